@@ -1,0 +1,72 @@
+# Sluice from a host's side: everything runs in containers; this only starts it.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+COMPOSE := docker compose
+VENV := .venv
+HOST_CA_BUNDLE := $(firstword $(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem))
+export CA_BUNDLE ?= $(HOST_CA_BUNDLE)
+export BASE_IMAGE ?= debian:trixie-slim
+ifeq ($(CA_BUNDLE),)
+unexport CA_BUNDLE
+endif
+
+.PHONY: help assess up build check plan down destroy logs ps psql lint test test-unit engine
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+assess: up ## From nothing to a finished risk assessment of eight sites
+	@$(COMPOSE) exec api python -m app.client http://127.0.0.1:8000
+
+up: check ## Install Docker if missing, build, start the stack, wait until healthy
+	@$(COMPOSE) up --detach --wait
+
+engine:
+	@infra/host/docker-engine.sh ensure
+	@infra/host/base-image.sh
+
+build: engine ## Build every image
+	@$(COMPOSE) --profile ops build --quiet
+
+check: build
+	@$(COMPOSE) run --rm --no-deps --no-TTY ops plan --quiet
+
+plan: engine ## Print what the env file adds up to: every tier's budget and derived values
+	@$(COMPOSE) run --rm --no-deps ops plan
+
+down: ## Stop the stack; volumes (the data) stay
+	@$(COMPOSE) --profile ops down
+
+destroy: ## Stop the stack and delete its volumes: make destroy CONFIRM=yes
+	@[[ "$(CONFIRM)" == yes ]] || { echo "This deletes every assessment, result and secret: make destroy CONFIRM=yes" >&2; exit 2; }
+	@$(COMPOSE) --profile ops down --volumes
+
+logs: ## Follow every tier's log
+	@$(COMPOSE) logs --follow --tail 100
+
+ps: ## Show every container and its health
+	@$(COMPOSE) ps --all
+
+psql: ## A superuser's psql inside the PostgreSQL container
+	@$(COMPOSE) exec postgres psql --dbname risk
+
+$(VENV)/.installed: requirements/dev.txt infra/host/python-env.sh
+	@infra/host/python-env.sh $(VENV) requirements/dev.txt
+	@touch $@
+
+lint: engine $(VENV)/.installed ## ruff, mypy, shellcheck, hadolint, yamllint, compose config
+	@$(VENV)/bin/ruff format --check --quiet .
+	@$(VENV)/bin/ruff check --quiet .
+	@$(VENV)/bin/mypy --no-error-summary .
+	@$(VENV)/bin/shellcheck --external-sources $$(git ls-files '*.sh' .ci/run)
+	@$(VENV)/bin/hadolint $$(git ls-files '*Dockerfile')
+	@$(VENV)/bin/yamllint --strict compose.yaml
+	@$(COMPOSE) --profile ops config --quiet
+	@echo 'lint: clean'
+
+test-unit: $(VENV)/.installed ## Tests that need no container
+	@$(VENV)/bin/pytest tests/unit
+
+test: lint up ## Every test, against the running stack; sets up all it needs
+	@$(VENV)/bin/pytest

@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Creates the cluster once, applies the compiled roles when they changed, then becomes
+# the server. Configuration is read from /etc/sluice and never written here.
+set -euo pipefail
+
+readonly CONFIG=/etc/sluice
+readonly SOCKET_DIR=/run/postgresql
+readonly ROLES_APPLIED=$PGDATA/sluice_roles.sha256
+
+say() { printf 'entrypoint: %s\n' "$*" >&2; }
+die() { say "$*"; exit 1; }
+
+require_config() {
+    local file
+    for file in postgresql.conf pg_hba.conf roles.sql server.key server.crt; do
+        [[ -r $CONFIG/$file ]] || die "$CONFIG/$file is missing or unreadable; the config service writes it"
+    done
+}
+
+require_same_major() {
+    local found
+    found=$(<"$PGDATA/PG_VERSION")
+    [[ $found == 17 ]] || die "$PGDATA holds PostgreSQL $found data, this server is 17; upgrade it with pg_upgrade"
+}
+
+# Made beside its place and moved there whole: a killed first start leaves no half cluster.
+create_cluster() {
+    say "creating the cluster in $PGDATA"
+    rm -rf "$PGDATA.new"
+    initdb --pgdata="$PGDATA.new" --encoding=UTF8 --locale-provider=builtin \
+        --builtin-locale=C.UTF-8 --locale=C.UTF-8 --data-checksums --auth-local=peer \
+        --auth-host=reject --username=postgres >/dev/null
+    mv "$PGDATA.new" "$PGDATA"
+}
+
+roles_digest() { sha256sum <"$CONFIG/roles.sql"; }
+
+roles_are_current() {
+    [[ -r $ROLES_APPLIED && $(roles_digest) == "$(<"$ROLES_APPLIED")" ]]
+}
+
+# A server that only this container can reach: no TCP until the roles are right.
+apply_roles() {
+    say "applying roles and their limits"
+    trap 'pg_ctl stop --mode=fast --silent || true; exit 143' INT TERM
+    pg_ctl start --wait --silent --log=/tmp/roles.log \
+        --options="-c config_file=$CONFIG/postgresql.conf -c listen_addresses=''" \
+        || { cat /tmp/roles.log >&2; die "the server did not start"; }
+    if ! psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 --host="$SOCKET_DIR" \
+        --dbname=postgres --file="$CONFIG/roles.sql" >/dev/null; then
+        pg_ctl stop --wait --mode=fast --silent
+        die "$CONFIG/roles.sql failed; nothing is served"
+    fi
+    pg_ctl stop --wait --mode=fast --silent
+    roles_digest >"$ROLES_APPLIED"
+    trap - INT TERM
+}
+
+_main() {
+    require_config
+    [[ -s $PGDATA/PG_VERSION ]] || create_cluster
+    require_same_major
+    roles_are_current || apply_roles
+    exec "$@" -D "$PGDATA" -c config_file="$CONFIG/postgresql.conf"
+}
+
+_main "$@"
