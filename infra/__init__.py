@@ -1,0 +1,1 @@
+"""Provision and operate the stack: env files, the compiler and operator commands."""

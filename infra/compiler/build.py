@@ -1,0 +1,67 @@
+"""One compile: read, check, derive, gather secrets, render, and only then write."""
+
+import datetime
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from infra.compiler import budget, envfile, secrets
+from infra.compiler.certificates import Validity, certificates
+from infra.compiler.faults import Fault, FaultyInputError
+from infra.compiler.knobs import Values
+from infra.compiler.render import Inputs, Rendered, render
+from infra.compiler.secrets import SecretStore
+from infra.compiler.values import assign
+
+ENV_FILE_NAME = "stack.env"
+# What faults call the file, wherever it is mounted: the path an operator edits.
+ENV_FILE_SHOWN = "infra/env/stack.env"
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """An env file judged: its usable values, every fault and every warning."""
+
+    values: Values
+    faults: tuple[Fault, ...]
+    warnings: tuple[Fault, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """Everything that is to be written, and what the operator should know."""
+
+    files: tuple[Rendered, ...]
+    new_secrets: dict[str, bytes] = field(repr=False)
+    warnings: tuple[Fault, ...]
+
+
+def check(path: Path, *, shown: str = ENV_FILE_SHOWN) -> Checked:
+    """Judge an env file against the knob table and the budget; touch nothing else."""
+    assigned = assign(envfile.read(path, name=shown))
+    faults = (*assigned.faults, *budget.faults(assigned.values, file=shown))
+    return Checked(assigned.values, faults, budget.warnings(assigned.values, file=shown))
+
+
+def compile_stack(
+    path: Path, secrets_dir: Path, *, now: datetime.datetime, shown: str = ENV_FILE_SHOWN
+) -> Compiled:
+    """Return every file of the stack, or raise FaultyInputError with all faults at once."""
+    checked = check(path, shown=shown)
+    store = SecretStore(secrets_dir)
+    passwords, faults = secrets.passwords(store)
+    verifiers, more = secrets.verifiers(store, passwords)
+    pairs, others = certificates(store, _validity(checked, now))
+    faults = [*checked.faults, *faults, *more, *others]
+    if faults or pairs is None:
+        raise FaultyInputError(faults)
+    inputs = Inputs(checked.values, passwords, verifiers, pairs)
+    return Compiled(render(inputs), store.pending, checked.warnings)
+
+
+def _validity(checked: Checked, now: datetime.datetime) -> Validity:
+    """With a faulty certificate knob nothing is written, so any days serve to find faults."""
+    known = checked.values.as_dict()
+    days, renew = known.get("CERTIFICATE_DAYS"), known.get("CERTIFICATE_RENEW_DAYS")
+    if isinstance(days, int) and isinstance(renew, int):
+        return Validity(now, days, renew)
+    return Validity(now, days=365, renew_days=30)

@@ -1,0 +1,174 @@
+"""The private CA and the server certificates: made once, renewed in time, or supplied.
+
+Only a certificate made here is ever replaced. What an operator has placed is checked and
+refused with a reason, never changed.
+"""
+
+import datetime
+from dataclasses import dataclass, field
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from infra.compiler import issuing
+from infra.compiler.faults import Fault
+from infra.compiler.issuing import Pair, SigningKey
+from infra.compiler.secrets import SecretError, SecretStore
+
+SERVERS = ("postgres", "pgbouncer")
+_BOTH = "supply both files of the pair, or remove both to have them made"
+
+
+@dataclass(frozen=True, slots=True)
+class Validity:
+    """The moment of this run (UTC) and the two certificate knobs, in days."""
+
+    now: datetime.datetime
+    days: int
+    renew_days: int
+
+    def is_due(self, certificate: x509.Certificate) -> bool:
+        """Tell whether a certificate made here should be renewed now."""
+        margin = datetime.timedelta(days=self.renew_days)
+        return certificate.not_valid_after_utc <= self.now + margin
+
+
+@dataclass(frozen=True, slots=True)
+class Certificates:
+    """PEM: the CA certificate, and (certificate, key) of each server."""
+
+    ca: bytes
+    servers: dict[str, tuple[bytes, bytes]] = field(repr=False)
+
+
+def certificates(store: SecretStore, validity: Validity) -> tuple[Certificates | None, list[Fault]]:
+    """Return all certificates, or every fault of the supplied ones."""
+    try:
+        authority = _authority(store, validity)
+    except SecretError as error:
+        return None, [store.fault("ca.crt", str(error))]
+    servers: dict[str, tuple[bytes, bytes]] = {}
+    faults: list[Fault] = []
+    for host in SERVERS:
+        try:
+            pair = _server(store, host, authority, validity)
+        except SecretError as error:
+            faults.append(store.fault(f"{host}.crt", str(error)))
+        else:
+            servers[host] = (pair.certificate_pem, pair.key_pem)
+    if faults:
+        return None, faults
+    return Certificates(authority.certificate_pem, servers), []
+
+
+def _authority(store: SecretStore, validity: Validity) -> Pair:
+    """Return the CA. A supplied one may come without its key when it signs nothing here."""
+    found = _load(store, "ca", key_optional=True)
+    if found is None or (found.made_here and validity.is_due(found.certificate)):
+        found = issuing.make_authority(validity.now)
+        _store(store, "ca", found)
+    _check_dates(found.certificate, validity.now)
+    _check_is_authority(found.certificate)
+    return found
+
+
+def _server(store: SecretStore, host: str, authority: Pair, validity: Validity) -> Pair:
+    found = _load(store, host, key_optional=False)
+    if found is None or (found.made_here and _is_stale(found, host, authority, validity)):
+        if authority.key is None:
+            raise SecretError(f"missing certificate: there is no ca.key to make it; {_BOTH}")
+        found = issuing.make_server(host, authority, validity.now, validity.days)
+        _store(store, host, found)
+    _check_dates(found.certificate, validity.now)
+    _check_host(found.certificate, host)
+    _check_chain(found.certificate, authority.certificate)
+    return found
+
+
+def _is_stale(pair: Pair, host: str, authority: Pair, validity: Validity) -> bool:
+    """Tell whether a pair made here is due, of another CA or for another host."""
+    if validity.is_due(pair.certificate):
+        return True
+    try:
+        _check_chain(pair.certificate, authority.certificate)
+        _check_host(pair.certificate, host)
+    except SecretError:
+        return True
+    return False
+
+
+def _load(store: SecretStore, name: str, *, key_optional: bool) -> Pair | None:
+    certificate_pem, key_pem = store.read(f"{name}.crt"), store.read(f"{name}.key")
+    if certificate_pem is None and key_pem is None:
+        return None
+    if certificate_pem is None:
+        raise SecretError(f"missing certificate: {name}.key has no {name}.crt; {_BOTH}")
+    if key_pem is None and not key_optional:
+        raise SecretError(f"missing private key: there is no {name}.key; {_BOTH}")
+    certificate = _parse_certificate(certificate_pem)
+    key = None if key_pem is None else _parse_key(key_pem, certificate, f"{name}.key")
+    return Pair(certificate, certificate_pem, key, key_pem or b"")
+
+
+def _store(store: SecretStore, name: str, pair: Pair) -> None:
+    store.put(f"{name}.crt", pair.certificate_pem)
+    store.put(f"{name}.key", pair.key_pem)
+
+
+def _parse_certificate(pem: bytes) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(pem)
+    except ValueError as error:
+        raise SecretError("is not a PEM certificate") from error
+
+
+def _parse_key(pem: bytes, certificate: x509.Certificate, name: str) -> SigningKey:
+    try:
+        key = serialization.load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError) as error:
+        raise SecretError(f"{name} is not a PEM private key without passphrase") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
+        raise SecretError(f"{name} is neither an elliptic-curve nor an RSA key")
+    if key.public_key() != certificate.public_key():
+        raise SecretError(f"does not belong to {name}; supply a matching pair")
+    return key
+
+
+def _check_dates(certificate: x509.Certificate, now: datetime.datetime) -> None:
+    if certificate.not_valid_after_utc <= now:
+        raise SecretError(f"expired at {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC")
+    if certificate.not_valid_before_utc > now:
+        raise SecretError(
+            f"is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
+        )
+
+
+def _check_is_authority(certificate: x509.Certificate) -> None:
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
+    except x509.ExtensionNotFound:
+        raise SecretError("is not a CA certificate (no basic constraints)") from None
+    if not found.value.ca:
+        raise SecretError("is not a CA certificate (CA:FALSE)")
+
+
+def _check_host(certificate: x509.Certificate, host: str) -> None:
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except x509.ExtensionNotFound:
+        raise SecretError(f"has no subject alternative name; it must name {host}") from None
+    known = names.value.get_values_for_type(x509.DNSName)
+    missing = [wanted for wanted in (host, "localhost") if wanted not in known]
+    if missing:
+        raise SecretError(
+            f"names {', '.join(known) or 'nobody'}; it must also name {', '.join(missing)}"
+        )
+
+
+def _check_chain(certificate: x509.Certificate, authority: x509.Certificate) -> None:
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        raise SecretError("is not issued by ca.crt; supply a certificate of that CA") from None

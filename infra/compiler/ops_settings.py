@@ -1,0 +1,70 @@
+"""The files of the operator commands: where the tiers are, and what was compiled last."""
+
+from decimal import Decimal
+
+from infra.compiler import connections, derive, roles
+from infra.compiler.knobs import Value, Values
+
+Section = dict[str, object]
+
+_CONFIG_DIR = "/etc/sluice/ops"
+_PAUSE = ("DRAIN_SECONDS", "MAX_SECONDS", "QUERY_WAIT_TIMEOUT_SECONDS", "DEAD_MAN_SECONDS")
+
+
+def ops(values: Values) -> Section:
+    """Return the whole of ops.json."""
+    return {
+        "postgres": {"host": "postgres", "port": 5432, "dbname": "risk"},
+        "pgbouncer": {
+            "host": "pgbouncer",
+            "port": 6432,
+            "admin_dbname": "pgbouncer",
+            "replicas": values.integer("PGBOUNCER_REPLICAS"),
+        },
+        "users": {
+            "owner": _user(roles.OWNER, "owner"),
+            "operator": _user(roles.OPERATOR, "operator"),
+            "monitor": _user(roles.MONITOR, "monitor"),
+        },
+        "sslmode": "verify-full",
+        "sslrootcert": f"{_CONFIG_DIR}/ca.crt",
+        "connect_timeout_seconds": values.integer("APP_CONNECT_TIMEOUT_SECONDS"),
+        "worker_replicas": values.integer("WORKER_REPLICAS"),
+        "pause": {name.lower(): values.integer(f"PAUSE_{name}") for name in _PAUSE},
+        "budget": budget(values),
+    }
+
+
+def _user(name: str, file: str) -> Section:
+    return {"name": name, "password_file": f"{_CONFIG_DIR}/{file}.password"}
+
+
+def budget(values: Values) -> dict[str, int]:
+    """Return the connection arithmetic in whole numbers."""
+    clients = values.integer("PGBOUNCER_MAX_CLIENT_CONNECTIONS")
+    return {
+        "app_pool_connections": connections.app_pools(values),
+        "client_connections_max": clients,
+        "client_connections_spare": clients - connections.client_demand(values),
+        "server_connections_per_replica": connections.per_replica(values),
+        "server_connections_pooled": connections.pooled(values),
+        "server_connections_direct": connections.direct(values),
+        "server_connections_reserved": connections.reserved(values),
+        "server_connections_spare": connections.spare(values),
+        "max_connections": values.integer("POSTGRES_MAX_CONNECTIONS"),
+    }
+
+
+def compiled(values: Values) -> Section:
+    """Return every knob and derived setting as this run compiled them."""
+    return {
+        "knobs": {name: plain(value) for name, value in values.as_dict().items()},
+        "derived": {item.name: item.value for item in derive.derived_settings(values)},
+        "role_connection_limits": connections.role_limits(values),
+        "budget": budget(values),
+    }
+
+
+def plain(value: Value) -> int | float | str:
+    """Return a knob's value as JSON holds it."""
+    return float(value) if isinstance(value, Decimal) else value

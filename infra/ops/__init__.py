@@ -1,0 +1,1 @@
+"""Operator commands, run in a container: `docker compose run --rm ops <command>`."""

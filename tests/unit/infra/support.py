@@ -1,0 +1,28 @@
+"""Env files for tests: the defaults with some knobs changed."""
+
+import datetime
+from pathlib import Path
+
+from infra.compiler import catalogue
+from infra.compiler.build import Checked, check
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+NOW = datetime.datetime(2030, 6, 1, 12, 0, tzinfo=datetime.UTC)
+
+
+def write_env(directory: Path, **changed: object) -> Path:
+    """Write stack.env with every default and the changed knobs; return its path."""
+    values = catalogue.defaults().as_dict() | changed
+    path = directory / "stack.env"
+    path.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
+    return path
+
+
+def judge(directory: Path, **changed: object) -> Checked:
+    """Judge the defaults with the changed knobs."""
+    return check(write_env(directory, **changed))
+
+
+def messages(checked: Checked) -> str:
+    """Return every fault on its own line."""
+    return "\n".join(str(fault) for fault in checked.faults)

@@ -1,0 +1,273 @@
+"""Every rule of the budget: accepted at the limit, refused just beyond."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.compiler import catalogue, connections, derive
+from infra.compiler.knobs import Values
+from tests.unit.infra.support import judge, messages
+
+Knobs = dict[str, Any]
+
+# (rule, knobs exactly at the limit, the same just beyond it, what the fault says)
+LIMITS: list[tuple[str, Knobs, Knobs, str]] = [
+    (
+        "1 server connections fit into max_connections",
+        {"POSTGRES_MAX_CONNECTIONS": 56},
+        {"POSTGRES_MAX_CONNECTIONS": 55},
+        "2 x 19 server connections",
+    ),
+    (
+        "1 replicas multiply the pools",
+        {"PGBOUNCER_REPLICAS": 3, "POSTGRES_MAX_CONNECTIONS": 75},
+        {"PGBOUNCER_REPLICAS": 3, "POSTGRES_MAX_CONNECTIONS": 74},
+        "= 75 exceeds POSTGRES_MAX_CONNECTIONS=74",
+    ),
+    (
+        "2 app pools and headroom fit into one replica",
+        {"PGBOUNCER_MAX_CLIENT_CONNECTIONS": 38},
+        {"PGBOUNCER_MAX_CLIENT_CONNECTIONS": 37},
+        "need 38 client connections",
+    ),
+    (
+        "2 connections fit into the open files",
+        {"PGBOUNCER_OPEN_FILES": 1083},
+        {"PGBOUNCER_OPEN_FILES": 1082},
+        "= 1083 exceeds PGBOUNCER_OPEN_FILES=1082",
+    ),
+    (
+        "TLS clients fit into PgBouncer's memory",
+        {"PGBOUNCER_MAX_CLIENT_CONNECTIONS": 1228, "PGBOUNCER_MEMORY_MB": 64},
+        {"PGBOUNCER_MAX_CLIENT_CONNECTIONS": 1229, "PGBOUNCER_MEMORY_MB": 64},
+        "exceeds PGBOUNCER_MEMORY_MB=64",
+    ),
+    (
+        "3 api minimum",
+        {"API_POOL_MIN_SIZE": 16},
+        {"API_POOL_MIN_SIZE": 17},
+        "API_POOL_MIN_SIZE=17 exceeds API_POOL_MAX_SIZE=16",
+    ),
+    (
+        "3 worker minimum",
+        {"WORKER_POOL_MIN_SIZE": 6},
+        {"WORKER_POOL_MIN_SIZE": 7},
+        "WORKER_POOL_MIN_SIZE=7 exceeds WORKER_POOL_MAX_SIZE=6",
+    ),
+    (
+        "3 interactive minimum",
+        {"PGBOUNCER_INTERACTIVE_MIN_POOL_SIZE": 8},
+        {"PGBOUNCER_INTERACTIVE_MIN_POOL_SIZE": 9},
+        "exceeds PGBOUNCER_INTERACTIVE_POOL_SIZE=8",
+    ),
+    (
+        "3 batch minimum",
+        {"PGBOUNCER_BATCH_MIN_POOL_SIZE": 8},
+        {"PGBOUNCER_BATCH_MIN_POOL_SIZE": 9},
+        "exceeds PGBOUNCER_BATCH_POOL_SIZE=8",
+    ),
+    (
+        "3 worker threads",
+        {"WORKER_THREADS": 6},
+        {"WORKER_THREADS": 7},
+        "WORKER_THREADS=7 exceeds WORKER_POOL_MAX_SIZE=6; a thread would wait for another thread",
+    ),
+    (
+        "5 work_mem fits into memory",
+        {"POSTGRES_WORK_MEM_KB": 3942},
+        {"POSTGRES_WORK_MEM_KB": 3943},
+        "MB exceeds POSTGRES_MEMORY_MB=1024",
+    ),
+    (
+        "6 prepared statements",
+        {"APP_PREPARED_MAX": 200},
+        {"APP_PREPARED_MAX": 201},
+        "APP_PREPARED_MAX=201 exceeds PGBOUNCER_MAX_PREPARED_STATEMENTS=200",
+    ),
+]
+
+# (shorter, longer, value of the shorter at the limit, value just beyond)
+TIMES: list[tuple[str, str, object, object]] = [
+    ("API_LOCK_TIMEOUT_MS", "API_STATEMENT_TIMEOUT_MS", 2999, 3000),
+    ("API_STATEMENT_TIMEOUT_MS", "API_IDLE_IN_TRANSACTION_TIMEOUT_MS", 4999, 5000),
+    ("API_IDLE_IN_TRANSACTION_TIMEOUT_MS", "API_TRANSACTION_TIMEOUT_MS", 5999, 6000),
+    ("API_TRANSACTION_TIMEOUT_MS", "API_QUERY_TIMEOUT_SECONDS", 7999, 8000),
+    ("API_QUERY_TIMEOUT_SECONDS", "API_REQUEST_DEADLINE_SECONDS", 9, 10),
+    ("API_POOL_TIMEOUT_MS", "API_REQUEST_DEADLINE_SECONDS", 9999, 10_000),
+    ("API_REQUEST_DEADLINE_SECONDS", "API_SHUTDOWN_GRACE_SECONDS", "19.9", 20),
+    ("WORKER_LOCK_TIMEOUT_MS", "WORKER_STATEMENT_TIMEOUT_MS", 19_999, 20_000),
+    ("WORKER_STATEMENT_TIMEOUT_MS", "WORKER_IDLE_IN_TRANSACTION_TIMEOUT_MS", 24_999, 25_000),
+    ("WORKER_IDLE_IN_TRANSACTION_TIMEOUT_MS", "WORKER_TRANSACTION_TIMEOUT_MS", 29_999, 30_000),
+    ("WORKER_TRANSACTION_TIMEOUT_MS", "WORKER_QUERY_TIMEOUT_SECONDS", 34_999, 35_000),
+    ("WORKER_QUERY_TIMEOUT_SECONDS", "WORKER_BATCH_DEADLINE_SECONDS", 39, 40),
+    ("WORKER_POOL_TIMEOUT_MS", "WORKER_BATCH_DEADLINE_SECONDS", 39_999, 40_000),
+    ("WORKER_BATCH_DEADLINE_SECONDS", "WORKER_LEASE_SECONDS", "59.9", 60),
+    ("APP_CONNECT_TIMEOUT_SECONDS", "API_REQUEST_DEADLINE_SECONDS", 9, 10),
+    ("TCP_USER_TIMEOUT_MS", "API_REQUEST_DEADLINE_SECONDS", 9999, 10_000),
+    ("PGBOUNCER_SERVER_CONNECT_TIMEOUT_SECONDS", "API_REQUEST_DEADLINE_SECONDS", 9, 10),
+    ("PGBOUNCER_DNS_MAX_TTL_SECONDS", "API_REQUEST_DEADLINE_SECONDS", 9, 10),
+    ("PGBOUNCER_RESERVE_TIMEOUT_SECONDS", "PGBOUNCER_QUERY_WAIT_TIMEOUT_SECONDS", 3, 4),
+    ("PGBOUNCER_SERVER_LOGIN_RETRY_SECONDS", "PGBOUNCER_QUERY_WAIT_TIMEOUT_SECONDS", 3, 4),
+    ("APP_POOL_MAX_IDLE_SECONDS", "APP_POOL_MAX_LIFETIME_SECONDS", 1799, 1800),
+    ("PAUSE_DRAIN_SECONDS", "PAUSE_MAX_SECONDS", 7, 8),
+    ("PAUSE_MAX_SECONDS", "API_REQUEST_DEADLINE_SECONDS", 9, 10),
+    ("CERTIFICATE_RENEW_DAYS", "CERTIFICATE_DAYS", 364, 365),
+]
+
+# (not longer, other, value at the limit, value just beyond)
+UP_TO: list[tuple[str, str, object, object]] = [
+    ("API_RETRY_BUDGET_SECONDS", "API_REQUEST_DEADLINE_SECONDS", 10, "10.1"),
+    ("API_POOL_LEAK_THRESHOLD_SECONDS", "API_REQUEST_DEADLINE_SECONDS", 10, "10.1"),
+    ("WORKER_RETRY_BUDGET_SECONDS", "WORKER_BATCH_DEADLINE_SECONDS", 40, "40.1"),
+    ("WORKER_POOL_LEAK_THRESHOLD_SECONDS", "WORKER_BATCH_DEADLINE_SECONDS", 40, "40.1"),
+    ("APP_POOL_CHECK_IDLE_SECONDS", "APP_POOL_MAX_IDLE_SECONDS", 300, "300.1"),
+]
+
+
+@pytest.mark.parametrize(("rule", "at", "beyond", "says"), LIMITS, ids=[row[0] for row in LIMITS])
+def test_a_rule_accepts_its_limit_and_refuses_more(
+    tmp_path: Path, rule: str, at: Knobs, beyond: Knobs, says: str
+) -> None:
+    assert messages(judge(tmp_path, **at)) == ""
+    refused = judge(tmp_path, **beyond)
+    assert [fault.file for fault in refused.faults] == ["infra/env/stack.env"]
+    assert says in messages(refused)
+
+
+@pytest.mark.parametrize(("low", "high", "at", "beyond"), TIMES, ids=[row[0] for row in TIMES])
+def test_a_shorter_time_stays_below_the_longer(
+    tmp_path: Path, low: str, high: str, at: object, beyond: object
+) -> None:
+    wanted = f"{low}={beyond} must be below {high}="
+    assert f"{low}=" not in messages(judge(tmp_path, **_with_room(low, at)))
+    assert wanted in messages(judge(tmp_path, **_with_room(low, beyond)))
+
+
+def _with_room(low: str, value: object) -> Knobs:
+    """Lengthen the queue's budget where a longer statement would also break that rule."""
+    room: Knobs = {"PAUSE_QUERY_WAIT_TIMEOUT_SECONDS": 100, "PAUSE_DEAD_MAN_SECONDS": 100}
+    return room | {low: value}
+
+
+@pytest.mark.parametrize(("low", "high", "at", "beyond"), UP_TO, ids=[row[0] for row in UP_TO])
+def test_a_time_may_reach_but_not_exceed_the_other(
+    tmp_path: Path, low: str, high: str, at: object, beyond: object
+) -> None:
+    assert messages(judge(tmp_path, **{low: at})) == ""
+    assert f"{low}={beyond} exceeds {high}=" in messages(judge(tmp_path, **{low: beyond}))
+
+
+def test_queue_and_statement_stay_below_the_request_deadline(tmp_path: Path) -> None:
+    at: Knobs = {"PGBOUNCER_QUERY_WAIT_TIMEOUT_SECONDS": 6, "API_STATEMENT_TIMEOUT_MS": 3999}
+    assert messages(judge(tmp_path, **at)) == ""
+    beyond = at | {"API_STATEMENT_TIMEOUT_MS": 4000}
+    assert "= 10 s must be below API_REQUEST_DEADLINE_SECONDS=10.0" in messages(
+        judge(tmp_path, **beyond)
+    )
+
+
+def test_queue_and_statement_stay_below_the_batch_deadline(tmp_path: Path) -> None:
+    beyond = {"WORKER_STATEMENT_TIMEOUT_MS": 24_000, "WORKER_BATCH_DEADLINE_SECONDS": 28}
+    assert "must be below WORKER_BATCH_DEADLINE_SECONDS=28" in messages(judge(tmp_path, **beyond))
+
+
+def test_the_lease_outlasts_the_transaction(tmp_path: Path) -> None:
+    found = messages(judge(tmp_path, WORKER_LEASE_SECONDS=30))
+    assert "WORKER_TRANSACTION_TIMEOUT_MS=30000 must be below WORKER_LEASE_SECONDS=30" in found
+
+
+def test_a_login_may_take_as_long_as_pgbouncer_allows(tmp_path: Path) -> None:
+    at: Knobs = {"APP_CONNECT_TIMEOUT_SECONDS": 5, "PGBOUNCER_CLIENT_LOGIN_TIMEOUT_SECONDS": 5}
+    assert messages(judge(tmp_path, **at)) == ""
+    beyond = at | {"PGBOUNCER_CLIENT_LOGIN_TIMEOUT_SECONDS": 4}
+    assert "PgBouncer would cut a login" in messages(judge(tmp_path, **beyond))
+
+
+def test_a_reconnect_allows_one_whole_attempt(tmp_path: Path) -> None:
+    assert messages(judge(tmp_path, APP_POOL_RECONNECT_TIMEOUT_SECONDS=3)) == ""
+    beyond = judge(tmp_path, APP_POOL_RECONNECT_TIMEOUT_SECONDS=2)
+    assert "the pool would give up mid-attempt" in messages(beyond)
+
+
+@pytest.mark.parametrize(
+    ("name", "at", "beyond"),
+    [("PAUSE_QUERY_WAIT_TIMEOUT_SECONDS", 9, 8), ("PAUSE_DEAD_MAN_SECONDS", 9, 8)],
+)
+def test_a_planned_pause_ends_before_the_waits_around_it(
+    tmp_path: Path, name: str, at: int, beyond: int
+) -> None:
+    assert messages(judge(tmp_path, **{name: at})) == ""
+    assert f"PAUSE_MAX_SECONDS=8 must be below {name}=8" in messages(
+        judge(tmp_path, **{name: beyond})
+    )
+
+
+def test_several_broken_rules_are_reported_together(tmp_path: Path) -> None:
+    found = judge(tmp_path, WORKER_THREADS=16, APP_PREPARED_MAX=999, POSTGRES_MAX_CONNECTIONS=20)
+    assert len(found.faults) == 3
+
+
+def test_a_knob_out_of_range_is_not_judged_a_second_time(tmp_path: Path) -> None:
+    (fault,) = judge(tmp_path, WORKER_THREADS=100_000).faults
+    assert "is outside 1..256 threads" in fault.message
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"POSTGRES_CPUS": "1.0"}, "is more than 2 x POSTGRES_CPUS=1.0"),
+        ({"PGBOUNCER_INTERACTIVE_MIN_POOL_SIZE": 0}, "wait for logins"),
+        ({"API_THREADS": 8}, "API_POOL_MAX_SIZE=16, API_THREADS=8"),
+        ({"WORKER_THREADS": 1}, "WORKER_POOL_MAX_SIZE=6, WORKER_THREADS=1"),
+        ({"POSTGRES_MEMORY_MB": 512}, "sorts go to disk"),
+    ],
+)
+def test_what_is_only_unwise_is_a_warning(tmp_path: Path, changed: Knobs, says: str) -> None:
+    checked = judge(tmp_path, **changed)
+    assert not checked.faults
+    assert says in "\n".join(str(warning) for warning in checked.warnings)
+
+
+def test_pools_within_twice_the_cores_are_no_warning(tmp_path: Path) -> None:
+    sizes = ("PGBOUNCER_INTERACTIVE_POOL_SIZE", "PGBOUNCER_BATCH_POOL_SIZE")
+    at = judge(tmp_path, POSTGRES_CPUS="8.0", **dict.fromkeys(sizes, 8))
+    assert not at.warnings
+    beyond = judge(tmp_path, POSTGRES_CPUS="7.9", **dict.fromkeys(sizes, 8))
+    assert len(beyond.warnings) == 2
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_role_may_have_what_pgbouncer_may_open(replicas: int) -> None:
+    values = Values(catalogue.defaults().as_dict() | {"PGBOUNCER_REPLICAS": replicas})
+    limits = connections.role_limits(values)
+    for pool in connections.pools(values):
+        assert limits[pool.user] >= pool.limit * replicas
+
+
+def test_role_limits_leave_the_direct_sessions_alone() -> None:
+    values = catalogue.defaults()
+    limits = connections.role_limits(values)
+    others = connections.direct(values) + connections.reserved(values)
+    for user in ("risk_api", "risk_worker"):
+        claimed = connections.pooled(values) - next(
+            pool.limit * 2 for pool in connections.pools(values) if pool.user == user
+        )
+        assert limits[user] + claimed + others <= values.integer("POSTGRES_MAX_CONNECTIONS")
+
+
+@pytest.mark.parametrize("memory", [1024, 2048, 8192, 65_536])
+@pytest.mark.parametrize("sessions", [60, 100, 200])
+def test_derived_work_mem_always_fits_unless_it_is_at_its_minimum(
+    memory: int, sessions: int
+) -> None:
+    changed = {"POSTGRES_MEMORY_MB": memory, "POSTGRES_MAX_CONNECTIONS": sessions}
+    values = Values(catalogue.defaults().as_dict() | changed)
+    fits = derive.memory_demand_kb(values) <= derive.memory_kb(values)
+    assert fits or derive.work_mem_kb(values) == derive.WORK_MEM_MIN_KB
+
+
+def test_every_derived_setting_has_a_formula() -> None:
+    for item in derive.derived_settings(catalogue.defaults()):
+        assert item.value
+        assert item.formula

@@ -1,0 +1,239 @@
+"""The private CA and server certificates: made, kept, renewed, supplied, refused."""
+
+import datetime
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from infra.compiler.certificates import Certificates, Validity, certificates
+from infra.compiler.secrets import SecretStore
+from infra.compiler.write import write_secrets
+from tests.unit.infra.support import NOW
+
+DAY = datetime.timedelta(days=1)
+
+
+def _gather(
+    directory: Path, now: datetime.datetime = NOW
+) -> tuple[Certificates | None, list[str], SecretStore]:
+    store = SecretStore(directory)
+    found, faults = certificates(store, Validity(now, days=365, renew_days=30))
+    return found, [str(fault) for fault in faults], store
+
+
+def _made(directory: Path, now: datetime.datetime = NOW) -> Certificates:
+    found, faults, store = _gather(directory, now)
+    assert not faults
+    assert found
+    write_secrets(store.pending, directory)
+    return found
+
+
+def _names(pem: bytes) -> list[str]:
+    certificate = x509.load_pem_x509_certificate(pem)
+    found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    return found.value.get_values_for_type(x509.DNSName)
+
+
+class Supplied:
+    """Certificates as an operator's own tools make them."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.subject = _subject("A company CA")
+        self.put("ca.crt", self.sign(self.subject, self.key, ca=True))
+
+    def sign(
+        self,
+        subject: x509.Name,
+        key: ec.EllipticCurvePrivateKey,
+        *,
+        ca: bool = False,
+        names: tuple[str, ...] = (),
+        ends: datetime.datetime = NOW + 90 * DAY,
+        starts: datetime.datetime = NOW - DAY,
+    ) -> bytes:
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self.subject)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(starts)
+            .not_valid_after(ends)
+            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+        )
+        if names:
+            found = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
+            builder = builder.add_extension(found, critical=False)
+        signed = builder.sign(self.key, hashes.SHA256())
+        return signed.public_bytes(serialization.Encoding.PEM)
+
+    def server(self, host: str, **changed: object) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        options = {"names": (host, "localhost")} | changed
+        self.put(f"{host}.crt", self.sign(_subject(host), key, **options))  # type: ignore[arg-type]
+        self.put(f"{host}.key", _pem(key))
+
+    def put(self, name: str, content: bytes) -> None:
+        (self.directory / name).write_bytes(content)
+
+
+def _subject(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.TraditionalOpenSSL,
+        serialization.NoEncryption(),
+    )
+
+
+@pytest.fixture
+def supplied(tmp_path: Path) -> Supplied:
+    made = Supplied(tmp_path)
+    made.server("postgres")
+    made.server("pgbouncer")
+    return made
+
+
+def test_each_server_gets_a_certificate_for_its_name_and_localhost(tmp_path: Path) -> None:
+    found = _made(tmp_path)
+    for host in ("postgres", "pgbouncer"):
+        assert _names(found.servers[host][0]) == [host, "localhost"]
+        certificate = x509.load_pem_x509_certificate(found.servers[host][0])
+        certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(found.ca))
+
+
+def test_what_was_made_is_kept_until_it_is_due(tmp_path: Path) -> None:
+    first = _made(tmp_path)
+    second, _, store = _gather(tmp_path, NOW + 334 * DAY)
+    assert second == first
+    assert not store.pending
+
+
+def test_a_certificate_is_renewed_when_it_is_due_and_the_ca_stays(tmp_path: Path) -> None:
+    first = _made(tmp_path)
+    second, faults, store = _gather(tmp_path, NOW + 335 * DAY)
+    assert not faults
+    assert second
+    assert second.ca == first.ca
+    assert second.servers["postgres"] != first.servers["postgres"]
+    assert sorted(store.pending) == [
+        "pgbouncer.crt",
+        "pgbouncer.key",
+        "postgres.crt",
+        "postgres.key",
+    ]
+
+
+def test_a_new_ca_renews_the_certificates_made_here(tmp_path: Path) -> None:
+    first = _made(tmp_path)
+    for name in ("ca.crt", "ca.key"):
+        (tmp_path / name).unlink()
+    second = _made(tmp_path)
+    assert second.ca != first.ca
+    assert second.servers["pgbouncer"] != first.servers["pgbouncer"]
+
+
+def test_a_ca_that_is_due_is_renewed_with_everything_below_it(tmp_path: Path) -> None:
+    first = _made(tmp_path)
+    second = _made(tmp_path, NOW + 3640 * DAY)
+    assert second.ca != first.ca
+
+
+def test_supplied_certificates_are_taken_unchanged(supplied: Supplied) -> None:
+    found, faults, store = _gather(supplied.directory)
+    assert not faults
+    assert found
+    assert found.ca == (supplied.directory / "ca.crt").read_bytes()
+    assert not store.pending
+
+
+def test_a_supplied_certificate_is_not_renewed(supplied: Supplied) -> None:
+    _, faults, store = _gather(supplied.directory, NOW + 89 * DAY)
+    assert not faults
+    assert not store.pending
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"ends": NOW}, "expired at 2030-06-01 12:00 UTC"),
+        ({"starts": NOW + DAY}, "is not valid before"),
+        ({"names": ("other", "localhost")}, "it must also name postgres"),
+        ({"names": ("postgres",)}, "it must also name localhost"),
+        ({"names": ()}, "has no subject alternative name"),
+    ],
+)
+def test_an_unusable_supplied_certificate_is_refused(
+    supplied: Supplied, changed: dict[str, object], says: str
+) -> None:
+    supplied.server("postgres", **changed)
+    _, (fault,), _ = _gather(supplied.directory)
+    assert fault.startswith(f"{supplied.directory}/postgres.crt: ")
+    assert says in fault
+
+
+def test_a_certificate_of_another_ca_is_refused(supplied: Supplied) -> None:
+    supplied.key = ec.generate_private_key(ec.SECP256R1())
+    supplied.put("ca.crt", supplied.sign(supplied.subject, supplied.key, ca=True))
+    _, faults, _ = _gather(supplied.directory)
+    assert len(faults) == 2
+    assert all("is not issued by ca.crt" in fault for fault in faults)
+
+
+def test_a_key_of_another_certificate_is_refused(supplied: Supplied) -> None:
+    supplied.put("postgres.key", _pem(ec.generate_private_key(ec.SECP256R1())))
+    _, (fault,), _ = _gather(supplied.directory)
+    assert "does not belong to postgres.key" in fault
+
+
+@pytest.mark.parametrize(
+    ("missing", "says"),
+    [
+        ("postgres.crt", "missing certificate: postgres.key has no postgres.crt"),
+        ("postgres.key", "missing private key: there is no postgres.key"),
+    ],
+)
+def test_half_a_pair_is_refused(supplied: Supplied, missing: str, says: str) -> None:
+    (supplied.directory / missing).unlink()
+    _, (fault,), _ = _gather(supplied.directory)
+    assert says in fault
+
+
+def test_a_ca_without_key_cannot_make_a_missing_certificate(supplied: Supplied) -> None:
+    for name in ("postgres.crt", "postgres.key"):
+        (supplied.directory / name).unlink()
+    _, (fault,), _ = _gather(supplied.directory)
+    assert "missing certificate: there is no ca.key" in fault
+
+
+def test_a_supplied_ca_with_its_key_makes_missing_certificates(supplied: Supplied) -> None:
+    supplied.put("ca.key", _pem(supplied.key))
+    for name in ("postgres.crt", "postgres.key"):
+        (supplied.directory / name).unlink()
+    found, faults, store = _gather(supplied.directory)
+    assert not faults
+    assert found
+    assert sorted(store.pending) == ["postgres.crt", "postgres.key"]
+
+
+@pytest.mark.parametrize("name", ["ca.crt", "postgres.crt", "postgres.key"])
+def test_what_is_not_pem_is_refused(supplied: Supplied, name: str) -> None:
+    supplied.put(name, b"nonsense")
+    _, (fault,), _ = _gather(supplied.directory)
+    assert "is not a PEM" in fault
+
+
+def test_a_server_certificate_is_no_ca(supplied: Supplied) -> None:
+    supplied.put("ca.crt", (supplied.directory / "postgres.crt").read_bytes())
+    _, (fault,), _ = _gather(supplied.directory)
+    assert "is not a CA certificate" in fault

@@ -1,0 +1,101 @@
+"""`plan`: exit codes, tables, JSON and differences."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from infra.compiler import catalogue
+from infra.compiler.build import compile_stack
+from infra.ops.cli import create_app
+from tests.unit.infra.support import NOW, REPOSITORY, write_env
+
+
+def _plan(env_file: Path, *options: str) -> Result:
+    arguments = ["plan", "--env-file", str(env_file), "--compiled", str(env_file.parent / "none")]
+    return CliRunner(env={"COLUMNS": "200"}).invoke(create_app(), [*arguments, *options])
+
+
+def test_a_sound_env_file_is_shown_in_tables(tmp_path: Path) -> None:
+    result = _plan(write_env(tmp_path))
+    assert result.exit_code == 0
+    for name in catalogue.by_name():
+        assert name in result.stdout
+    for part in ("PostgreSQL sessions", "work_mem", "pooled and direct sessions", "left"):
+        assert part in result.stdout
+    assert "infra/env/stack.env: the budget holds" in result.stdout
+
+
+def test_warnings_are_shown_and_do_not_refuse(tmp_path: Path) -> None:
+    result = _plan(write_env(tmp_path))
+    assert "warning: infra/env/stack.env: PGBOUNCER_INTERACTIVE_POOL_SIZE=8" in result.stdout
+
+
+def test_all_faults_come_at_once_with_exit_code_2(tmp_path: Path) -> None:
+    result = _plan(write_env(tmp_path, WORKER_THREADS=16, API_PORT="x", ZZZ=1))
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    for part in ("WORKER_THREADS=16 exceeds", "API_PORT=x is not", "ZZZ=1 is not a knob"):
+        assert part in result.stderr
+    assert "3 fault(s)" in result.stderr
+
+
+def test_json_holds_everything(tmp_path: Path) -> None:
+    result = _plan(write_env(tmp_path), "--json")
+    assert result.exit_code == 0
+    plan = json.loads(result.stdout)
+    assert plan["ok"] is True
+    assert set(plan["knobs"]) == set(catalogue.by_name())
+    assert plan["budget"]["server_connections_spare"] == 4
+    assert plan["role_connection_limits"]["risk_api"] == 24
+    assert {"name": "max_connections", "value": "60", "formula": "POSTGRES_MAX_CONNECTIONS"} in (
+        plan["derived"]
+    )
+    assert plan["differences"] is None
+
+
+def test_json_lists_faults_with_exit_code_2(tmp_path: Path) -> None:
+    result = _plan(write_env(tmp_path, API_PORT="x"), "--json")
+    assert result.exit_code == 2
+    plan = json.loads(result.stdout)
+    assert plan["ok"] is False
+    (fault,) = plan["faults"]
+    assert fault["file"] == "infra/env/stack.env"
+    assert fault["line"] > 0
+    assert "API_PORT=x" in fault["message"]
+
+
+def test_differences_to_the_last_compile_name_their_cost(tmp_path: Path) -> None:
+    made = compile_stack(write_env(tmp_path), tmp_path / "secrets", now=NOW)
+    record = next(file.content for file in made.files if file.path == "ops/compiled.json")
+    (tmp_path / "none").write_bytes(record)
+    env_file = write_env(tmp_path, PGBOUNCER_BATCH_POOL_SIZE=7, POSTGRES_MAX_CONNECTIONS=61)
+    assert json.loads(_plan(env_file, "--json").stdout)["differences"] == [
+        {"knob": "POSTGRES_MAX_CONNECTIONS", "was": 60, "now": 61, "change": "restart of postgres"},
+        {"knob": "PGBOUNCER_BATCH_POOL_SIZE", "was": 8, "now": 7, "change": "live"},
+    ]
+    assert "Changed since the last compile" in _plan(env_file).stdout
+
+
+def test_an_unchanged_file_has_no_differences(tmp_path: Path) -> None:
+    made = compile_stack(write_env(tmp_path), tmp_path / "secrets", now=NOW)
+    record = next(file.content for file in made.files if file.path == "ops/compiled.json")
+    (tmp_path / "none").write_bytes(record)
+    assert json.loads(_plan(tmp_path / "stack.env", "--json").stdout)["differences"] == []
+
+
+@pytest.mark.parametrize("preset", ["laptop", "small", "medium", "large"])
+def test_a_preset_can_be_planned(preset: str) -> None:
+    result = _plan(REPOSITORY / "infra" / "env" / "presets" / f"{preset}.env")
+    assert result.exit_code == 0
+
+
+def test_loading_without_compiled_settings_says_who_writes_them(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("a\n")
+    settings = tmp_path / "ops.json"
+    arguments = ["load-reference", "grid_cells", str(table), "--settings", str(settings)]
+    result = CliRunner().invoke(create_app(), arguments)
+    assert result.exit_code == 1
+    assert f"{settings}: No such file or directory" in result.stderr
