@@ -1,0 +1,32 @@
+"""The pure risk model: types in `types`, the entry points in `model`."""
+
+from app.risk.model import SiteModel, assess_task
+from app.risk.types import (
+    YEARS,
+    AssetTerms,
+    Building,
+    ProbabilityBins,
+    RiskLevel,
+    RiskResult,
+    RiskType,
+    Scenario,
+    SiteInputs,
+    Structure,
+    TaskInputs,
+)
+
+__all__ = [
+    "YEARS",
+    "AssetTerms",
+    "Building",
+    "ProbabilityBins",
+    "RiskLevel",
+    "RiskResult",
+    "RiskType",
+    "Scenario",
+    "SiteInputs",
+    "SiteModel",
+    "Structure",
+    "TaskInputs",
+    "assess_task",
+]

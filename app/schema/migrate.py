@@ -1,0 +1,140 @@
+"""Bring the database to the newest schema and make sure that it has reference data.
+
+`python -m app.schema.migrate` is idempotent and safe to run twice at once. It connects
+directly, never through the pooler: it holds a session lock and changes session settings.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import sqlalchemy
+from alembic import command
+from alembic.config import Config
+from psycopg.rows import TupleRow
+
+from app.log import Logger, configure_logging, get_logger
+from app.pool.connection import driver_arguments
+from app.pool.settings import ConnectionSettings
+from app.schema.reference import ReferenceInUseError, ensure_reference
+from app.schema.settings import MigrateSettings, load_migrate_settings, read_password
+from app.settings import DatabaseSettings, SettingsError, settings_path
+
+# Any number will do, as long as every migration of this database uses the same.
+MIGRATION_LOCK = 7_216_043_905
+CONNECT_WAIT_SECONDS = 60.0
+CONNECT_PAUSE_SECONDS = 1.0
+
+# The role's limits suit requests; a migration may take minutes. Only waiting for
+# somebody else's lock stays bounded.
+SESSION_SETTINGS = """
+SET statement_timeout = 0;
+SET transaction_timeout = 0;
+SET idle_in_transaction_session_timeout = 0;
+SET lock_timeout = '60s';
+"""
+
+
+def main() -> int:
+    """Migrate; return the exit status."""
+    log = get_logger("migrate")
+    try:
+        settings = load_migrate_settings(settings_path("migrate"))
+    except SettingsError as error:
+        print(error, file=sys.stderr)  # noqa: T201  # the log level is not known yet
+        return 1
+    configure_logging("migrate", settings.log.level)
+    try:
+        migrate(settings, log)
+    except (SettingsError, ReferenceInUseError, psycopg.Error, sqlalchemy.exc.DBAPIError) as error:
+        log.error("migration failed", reason=str(error).strip(), kind=type(error).__name__)
+        return 1
+    return 0
+
+
+def migrate(settings: MigrateSettings, log: Logger) -> None:
+    """Upgrade the schema, then fill schema reference when it needs it.
+
+    Raises psycopg.Error, sqlalchemy DBAPIError, SettingsError or ReferenceInUseError.
+    """
+    with connect(settings.database, log) as connection, migration_lock(connection):
+        upgrade_schema(connection, log)
+        ensure_reference(connection, settings.reference.grid_degrees, log)
+
+
+def connect(settings: DatabaseSettings, log: Logger) -> psycopg.Connection[TupleRow]:
+    """Return an autocommit connection, waiting a bounded time for a server that starts."""
+    give_up_at = time.monotonic() + CONNECT_WAIT_SECONDS
+    while True:
+        try:
+            connection = connect_once(settings)
+        except psycopg.OperationalError as error:
+            if time.monotonic() > give_up_at:
+                raise
+            log.warning("database not reachable yet", reason=str(error).strip())
+            time.sleep(CONNECT_PAUSE_SECONDS)
+        else:
+            connection.execute(SESSION_SETTINGS)
+            return connection
+
+
+def connect_once(settings: DatabaseSettings) -> psycopg.Connection[TupleRow]:
+    """Connect with the same arguments as the service's pools."""
+    arguments = driver_arguments(ConnectionSettings(**settings.model_dump()))
+    return psycopg.connect(**arguments, password=read_password(settings))
+
+
+@contextmanager
+def migration_lock(connection: psycopg.Connection[TupleRow]) -> Iterator[None]:
+    """Let one migration run at a time; the lock ends with the session at the latest."""
+    connection.execute("SELECT pg_advisory_lock(%s)", (MIGRATION_LOCK,))
+    try:
+        yield
+    finally:
+        if not connection.closed:
+            connection.execute("SELECT pg_advisory_unlock(%s)", (MIGRATION_LOCK,))
+
+
+def upgrade_schema(connection: psycopg.Connection[TupleRow], log: Logger) -> None:
+    """Run the outstanding migrations, all in one transaction."""
+    connection.execute("CREATE SCHEMA IF NOT EXISTS risk")
+    before = schema_version(connection)
+    connection.autocommit = False
+    try:
+        engine = sqlalchemy.create_engine(
+            "postgresql+psycopg://",
+            creator=lambda: connection,
+            poolclass=sqlalchemy.pool.StaticPool,
+        )
+        with engine.connect() as wrapped:
+            command.upgrade(alembic_config(wrapped), "head")
+            wrapped.commit()
+    finally:
+        if not connection.closed:
+            connection.rollback()
+            connection.autocommit = True
+    log.info("schema is up to date", before=before, after=schema_version(connection))
+
+
+def alembic_config(connection: sqlalchemy.Connection) -> Config:
+    """Return Alembic's configuration for this package's scripts and that connection."""
+    config = Config(attributes={"connection": connection})
+    config.set_main_option("script_location", str(Path(__file__).parent))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def schema_version(connection: psycopg.Connection[TupleRow]) -> str | None:
+    """Return the revision the database is at; None for an empty database."""
+    exists = connection.execute("SELECT to_regclass('risk.alembic_version')").fetchone()
+    if exists is None or exists[0] is None:
+        return None
+    row = connection.execute("SELECT version_num FROM risk.alembic_version").fetchone()
+    return None if row is None else str(row[0])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
