@@ -1,0 +1,34 @@
+"""A connection pool on psycopg_pool with cheap checks, hard deadlines and safe retries.
+
+It imports nothing of the application around it; README.md beside this file documents
+the knobs and what is guaranteed.
+"""
+
+from .classification import RULES, FailureClass, classify
+from .deadline import Deadline
+from .errors import (
+    CommitOutcomeUnknown,
+    DatabaseUnavailable,
+    DeadlineExceeded,
+    PoolSaturated,
+    TransactionMisuse,
+)
+from .pool import DatabasePool
+from .settings import ConnectionSettings, PoolSettings
+from .state import PoolState
+
+__all__ = [
+    "RULES",
+    "CommitOutcomeUnknown",
+    "ConnectionSettings",
+    "DatabasePool",
+    "DatabaseUnavailable",
+    "Deadline",
+    "DeadlineExceeded",
+    "FailureClass",
+    "PoolSaturated",
+    "PoolSettings",
+    "PoolState",
+    "TransactionMisuse",
+    "classify",
+]

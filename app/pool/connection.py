@@ -1,0 +1,154 @@
+"""One pooled connection: made with every parameter spelt out, and cut from outside."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from contextlib import suppress
+from pathlib import Path
+from threading import Lock
+from time import monotonic
+from typing import Any, Self
+
+from psycopg import Connection
+from psycopg.rows import TupleRow, tuple_row
+
+from .polling import SocketPoll
+from .settings import ConnectionSettings
+from .state import ConnectRecord
+
+
+class PooledConnection(Connection[TupleRow]):
+    """A psycopg connection with a second descriptor for its socket.
+
+    The duplicate is what the pool polls and what the watchdog shuts down. A
+    descriptor of our own stays ours until `close`, whereas libpq closes the number
+    it uses whenever it meets an error, and the number may belong to another
+    connection a microsecond later.
+    """
+
+    verified_at: float = float("-inf")
+    """Monotonic time when this connection last proved that it works."""
+
+    _tap: socket.socket | None = None
+    _tap_lock: Lock
+    _poll: SocketPoll | None = None
+
+    @classmethod
+    def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:
+        """Connect as psycopg does and note the outcome in the argument `record`."""
+        record: ConnectRecord = kwargs.pop("record")
+        try:
+            connection = super().connect(conninfo, **kwargs)
+        except Exception as error:
+            record.note_failed(monotonic(), error)
+            raise
+        connection.tap()
+        record.note_opened(monotonic())
+        return connection
+
+    def tap(self) -> None:
+        """Duplicate the socket's descriptor for polling and cutting."""
+        self._tap_lock = Lock()
+        try:
+            self._tap = socket.socket(fileno=os.dup(self.fileno()))
+        except OSError:
+            self.close()
+            raise
+        self._poll = SocketPoll(self._tap.fileno())
+        self.verified_at = monotonic()
+
+    def events(self) -> int:
+        """Return the poll events pending on the idle socket: 0 is healthy silence."""
+        return self._poll.events() if self._poll is not None else select.POLLNVAL
+
+    def cut(self) -> None:
+        """End the connection from any thread; a call in flight on it fails at once."""
+        with self._tap_lock:
+            if self._tap is not None:
+                with suppress(OSError):
+                    self._tap.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close the connection and the duplicate descriptor; safe to call again."""
+        super().close()
+        with self._tap_lock:
+            self._poll = None
+            if self._tap is not None:
+                self._tap.close()
+                self._tap = None
+
+
+def connect_arguments(settings: ConnectionSettings, record: ConnectRecord) -> dict[str, Any]:
+    """Return the arguments of one connection attempt.
+
+    psycopg_pool calls this for every attempt, so that a rotated password counts from
+    the next connection on.
+    """
+    try:
+        password = Path(settings.password_file).read_text(encoding="utf-8").rstrip("\r\n")
+    except OSError as error:
+        record.note_failed(monotonic(), error)
+        raise
+    return driver_arguments(settings) | {"password": password, "record": record}
+
+
+def driver_arguments(settings: ConnectionSettings) -> dict[str, Any]:
+    """Return everything that psycopg and libpq are told, except the password."""
+    return {
+        "host": settings.host,
+        "port": settings.port,
+        "dbname": settings.dbname,
+        "user": settings.user,
+        "sslmode": settings.sslmode,
+        # libpq would look for ~/.postgresql/root.crt; an empty value must not turn that off.
+        **({"sslrootcert": settings.sslrootcert} if settings.sslrootcert else {}),
+        # Spreads connections over the poolers behind one name.
+        "load_balance_hosts": settings.load_balance_hosts,
+        # Any server: what is writable is the pooler's business, and asking costs a query.
+        "target_session_attrs": "any",
+        "application_name": settings.application_name,
+        # Per address; the default of 130 s outlives every request.
+        "connect_timeout": settings.connect_timeout_seconds,
+        # What the kernel does about a dead peer while nobody's deadline is running.
+        "tcp_user_timeout": settings.tcp_user_timeout_ms,
+        "keepalives": 1,
+        "keepalives_idle": settings.keepalives_idle_seconds,
+        "keepalives_interval": settings.keepalives_interval_seconds,
+        "keepalives_count": settings.keepalives_count,
+        # No attempt at Kerberos first: it would cost a round trip to be refused.
+        "gssencmode": "disable",
+        "client_encoding": "UTF8",
+        # A transaction is opened only where one is wanted: reads save two round trips.
+        "autocommit": True,
+        # Executions before a statement is prepared on the server (None: never).
+        "prepare_threshold": settings.prepare_threshold,
+    }
+
+
+def configure(connection: PooledConnection, settings: ConnectionSettings) -> None:
+    """Set what is an attribute and not a parameter; makes no round trip."""
+    connection.prepared_max = settings.prepared_max
+
+
+def restore(connection: PooledConnection, settings: ConnectionSettings) -> bool:
+    """Put back client-side settings that a borrower changed; tell whether any was.
+
+    None of these makes a round trip. The connection must be outside a transaction.
+    """
+    clean = (
+        connection.autocommit
+        and connection.row_factory is tuple_row
+        and connection.prepare_threshold == settings.prepare_threshold
+        and connection.isolation_level is None
+        and connection.read_only is None
+        and connection.deferrable is None
+    )
+    if clean:
+        return False
+    connection.autocommit = True
+    connection.row_factory = tuple_row
+    connection.prepare_threshold = settings.prepare_threshold
+    connection.isolation_level = connection.read_only = connection.deferrable = None
+    return True

@@ -1,0 +1,120 @@
+"""Is this connection still good? A poll of its socket, and a round trip only in doubt."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from time import monotonic
+
+import psycopg
+
+from .connection import PooledConnection
+from .metrics import Tally
+from .polling import GONE
+from .watchdog import Lease, Watchdog
+
+SWEEP_SECONDS = 1.0  # the longest one connection may keep a sweep waiting
+SWEEP_NAME = "pool-check"
+
+
+class Health:
+    """Decides about connections at checkout, and sweeps the pool after a failure.
+
+    A connection gets a full round trip when its socket has something to read, when
+    it has been idle for `check_idle_seconds`, or when it last proved itself before
+    the latest failure of any connection of the pool.
+    """
+
+    def __init__(
+        self,
+        *,
+        check_idle_seconds: float,
+        watchdog: Watchdog[PooledConnection],
+        tally: Tally,
+        sweep_pool: Callable[[Callable[[PooledConnection], None]], None],
+    ) -> None:
+        self._sweep_pool = sweep_pool
+        self._check_idle_seconds = check_idle_seconds
+        self._watchdog = watchdog
+        self._tally = tally
+        self._suspect_since = float("-inf")
+        self._sweeping = threading.Lock()
+        self._silent = False
+
+    def fault(self, connection: PooledConnection, limit_at: float) -> str | None:
+        """Return why an idle connection must not be lent, or None when it is good.
+
+        Costs one poll (a microsecond) where nothing raises doubt. `limit_at` is the
+        monotonic time by which the caller must have a connection; a round trip takes
+        at most half of what is left, so that another connection can be tried.
+        """
+        events = connection.events()
+        if events & GONE:
+            self.suspect()
+            return "closed_by_peer"
+        now = monotonic()
+        oldest = max(self._suspect_since, now - self._check_idle_seconds)
+        if not events and connection.verified_at > oldest:
+            return None
+        fault = self.round_trip(connection, now + (limit_at - now) / 2)
+        if fault:
+            self.suspect()
+        else:
+            self._tally.asked_at_checkout()
+        return fault
+
+    def round_trip(self, connection: PooledConnection, until: float) -> str | None:
+        """Ask the server for an empty answer, ended at `until`; return the fault or None."""
+        started = monotonic()
+        lease = Lease(connection, until, float("inf"), SWEEP_NAME, started)
+        self._watchdog.arm(lease)
+        try:
+            connection.execute("")
+        except psycopg.Error:
+            failed = True
+        else:
+            failed = False
+        finally:
+            cut = self._watchdog.disarm(lease)
+        fault = "check_timeout" if cut else "check_failed" if failed else None
+        self._tally.add("checks", "failed" if fault else "passed")
+        if fault is None:
+            # From before the question, so that a failure noted since then still counts.
+            connection.verified_at = started
+        return fault
+
+    def suspect(self) -> None:
+        """Note that a connection failed: the others must prove themselves once more.
+
+        Idle ones are swept in the background, at most one sweep at a time; those
+        that the sweep misses are checked when they are next lent.
+        """
+        self._suspect_since = monotonic()
+        if not self._sweeping.locked():
+            threading.Thread(target=self.sweep, name=SWEEP_NAME, daemon=True).start()
+
+    def sweep(self) -> bool:
+        """Check every idle connection once; False when a sweep is under way already."""
+        if not self._sweeping.acquire(blocking=False):
+            return False
+        try:
+            self._silent = False
+            self._sweep_pool(self._probe)
+        finally:
+            self._sweeping.release()
+        return True
+
+    def _probe(self, connection: PooledConnection) -> None:
+        """Close an idle connection that must be replaced.
+
+        After one peer that does not answer, the sweep only polls: waiting for each in
+        turn would keep the good connections from their callers. The rest stay
+        suspect and prove themselves when they are next lent.
+        """
+        fault = "closed_by_peer" if connection.events() & GONE else None
+        if fault is None and not self._silent:
+            fault = self.round_trip(connection, monotonic() + SWEEP_SECONDS)
+            self._silent = fault == "check_timeout"
+        if fault:
+            self._tally.add("discards", fault)
+            connection.close()

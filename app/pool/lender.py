@@ -1,0 +1,208 @@
+"""Lending one connection: wait for it, check it, watch it, take it back clean."""
+
+from __future__ import annotations
+
+from functools import partial
+from time import monotonic
+
+import psycopg
+import structlog
+from psycopg.pq import TransactionStatus
+from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
+
+from .connection import PooledConnection, configure, connect_arguments, restore
+from .deadline import Deadline
+from .errors import DatabaseUnavailable, DeadlineExceeded, PoolSaturated
+from .health import Health
+from .metrics import Tally
+from .reservoir import Reservoir
+from .settings import ConnectionSettings, PoolSettings
+from .state import ConnectRecord, PoolState, is_outage
+from .watchdog import LeakReport, Lease, Watchdog
+
+log = structlog.get_logger(__name__)
+
+
+class Lender:
+    """Owns the connections of one pool and what watches over them."""
+
+    def __init__(self, connection: ConnectionSettings, pool: PoolSettings, name: str) -> None:
+        self._connection = connection
+        self._settings = pool
+        self._name = name
+        self.closing = False
+        """Set to refuse new borrowers while the present ones finish."""
+        self.connects = ConnectRecord()
+        self.tally = Tally()
+        self.watchdog: Watchdog[PooledConnection] = Watchdog(name, on_leak=self._report_leak)
+        self.reservoir = _reservoir(connection, pool, name, self.connects)
+        self.health = Health(
+            check_idle_seconds=pool.check_idle_seconds,
+            watchdog=self.watchdog,
+            tally=self.tally,
+            sweep_pool=self.reservoir.sweep,
+        )
+
+    def state(self) -> PoolState:
+        """Return the pool's numbers now; they are read one after the other."""
+        stats = self.reservoir.get_stats()
+        return PoolState(
+            name=self._name,
+            size=stats["pool_size"],
+            min_size=stats["pool_min"],
+            max_size=stats["pool_max"],
+            in_use=self.watchdog.active,
+            idle=stats["pool_available"],
+            waiting=stats["requests_waiting"],
+            max_waiting=self._settings.max_waiting,
+        )
+
+    def borrow(self, deadline: Deadline, name: str) -> Lease[PooledConnection]:
+        """Lend a connection that has just been found good.
+
+        Waits at most `timeout_seconds`, and never past the deadline.
+
+        Raises:
+            PoolSaturated: all connections stayed lent, or the queue is full.
+            DeadlineExceeded: the deadline came first.
+            DatabaseUnavailable: no connection can be made, or the pool is closed.
+
+        """
+        if self.closing:
+            raise DatabaseUnavailable(f"{name}: the pool is closed", self.state())
+        started = monotonic()
+        limit_at = min(deadline.at, started + self._settings.timeout_seconds)
+        connection = self._good_connection(deadline, limit_at, name)
+        now = monotonic()
+        lease = Lease(
+            connection, deadline.at, now + self._settings.leak_threshold_seconds, name, now
+        )
+        self.watchdog.arm(lease)
+        self.tally.acquired(now - started)
+        return lease
+
+    def give_back(self, lease: Lease[PooledConnection], discard: str | None) -> None:
+        """Take a connection back: clean and watched no more, or closed and replaced."""
+        connection = lease.connection
+        if connection.pgconn.transaction_status != TransactionStatus.IDLE and not discard:
+            discard = self._clean(lease)
+        if self.watchdog.disarm(lease):
+            self.tally.add("timeouts", "deadline")
+            discard = "deadline"
+        if discard:
+            self._discard(connection, discard)
+            self.health.suspect()
+            return
+        connection.verified_at = monotonic()
+        if restore(connection, self._connection):
+            self.tally.add("dirty_returns", "settings")
+        if not self.reservoir.give_back(connection):
+            self.tally.add("discards", "surplus")
+
+    def _good_connection(self, deadline: Deadline, limit_at: float, name: str) -> PooledConnection:
+        while True:
+            connection = self._any_connection(deadline, limit_at, name)
+            try:
+                fault = self.health.fault(connection, limit_at)
+            except BaseException:
+                # Whatever interrupts the check (Ctrl-C), the pool gets its connection back.
+                self._discard(connection, "check_failed")
+                raise
+            if fault is None:
+                return connection
+            self._discard(connection, fault)
+
+    def _any_connection(self, deadline: Deadline, limit_at: float, name: str) -> PooledConnection:
+        try:
+            return self.reservoir.getconn(timeout=limit_at - monotonic())
+        except TooManyRequests as error:
+            self.tally.add("timeouts", "queue_full")
+            raise PoolSaturated(f"{name}: the queue is full", self.state(), 1.0) from error
+        except PoolTimeout as error:
+            self.reservoir.forget_timed_out()
+            raise self._waited_in_vain(deadline, name) from error
+        except PoolClosed as error:
+            raise DatabaseUnavailable(f"{name}: the pool is closed", self.state()) from error
+
+    def _waited_in_vain(self, deadline: Deadline, name: str) -> DatabaseUnavailable:
+        state = self.state()
+        if is_outage(state, self.connects):
+            self.tally.add("timeouts", "outage")
+            why = self.connects.last_error if self.connects.failing else "no answer to connecting"
+            return DatabaseUnavailable(f"{name}: no connection can be made ({why})", state)
+        if deadline.expired:
+            self.tally.add("timeouts", "deadline")
+            return DeadlineExceeded(f"{name}: the deadline passed in the queue", state, 1.0)
+        self.tally.add("timeouts", "saturated")
+        waited = self._settings.timeout_seconds
+        return PoolSaturated(f"{name}: no connection came free in {waited:g} s", state, 1.0)
+
+    def _clean(self, lease: Lease[PooledConnection]) -> str | None:
+        """End what the borrower left open; return why the connection must go, or None.
+
+        The loan is still watched, so a rollback that gets no answer is cut off.
+        """
+        connection = lease.connection
+        status = TransactionStatus(connection.pgconn.transaction_status)
+        if status is TransactionStatus.UNKNOWN:
+            return "lost"
+        self.tally.add("dirty_returns", status.name.lower())
+        log.warning("connection returned dirty", pool=self._name, work=lease.name, left=status.name)
+        if status is TransactionStatus.ACTIVE:
+            return "dirty"
+        try:
+            connection.rollback()
+        except psycopg.Error:
+            return "dirty"
+        return None
+
+    def _discard(self, connection: PooledConnection, reason: str) -> None:
+        """Close a connection; the pool replaces it in the background."""
+        self.tally.add("discards", reason)
+        log.info("connection discarded", pool=self._name, reason=reason)
+        self.reservoir.replace(connection)
+
+    def _report_leak(self, report: LeakReport) -> None:
+        log.warning(
+            "connection held too long",
+            pool=self._name,
+            work=report.name,
+            held_seconds=round(report.held_seconds, 3),
+            thread=report.thread,
+            stack=report.stack,
+        )
+
+
+def _reservoir(
+    connection: ConnectionSettings, pool: PoolSettings, name: str, record: ConnectRecord
+) -> Reservoir:
+    """Build the library's pool, closed, with every argument spelt out."""
+    return Reservoir(
+        # All parameters are in kwargs, where none needs quoting.
+        conninfo="",
+        connection_class=PooledConnection,
+        # A callable, so that the password file is read again for each connection.
+        kwargs=partial(connect_arguments, connection, record),
+        min_size=pool.min_size,
+        max_size=pool.max_size,
+        # Opened by the application, after it has set up its logging.
+        open=False,
+        configure=partial(configure, settings=connection),
+        # The library's check loop sleeps a second between two dead connections, and
+        # `timeout` does not bound the check: both are done here instead.
+        check=None,
+        # Would move every return to a worker thread; `give_back` cleans in place.
+        reset=None,
+        name=name,
+        # `close` on a lent connection closes it: the pool takes it back another way.
+        close_returns=False,
+        timeout=pool.timeout_seconds,
+        max_waiting=pool.max_waiting,
+        max_lifetime=pool.max_lifetime_seconds,
+        max_idle=pool.max_idle_seconds,
+        # After this the pool gives up, and the next request makes it try again.
+        reconnect_timeout=pool.reconnect_timeout_seconds,
+        # Failed attempts to connect are in the record; the library logs each.
+        reconnect_failed=None,
+        num_workers=pool.num_workers,
+    )

@@ -1,0 +1,250 @@
+"""One way to run work: try, judge the failure, repeat what is safe to repeat."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import uniform
+from time import monotonic
+from typing import Any, Generic, Protocol, TypeVar
+
+import psycopg
+import tenacity
+from psycopg import Connection
+from psycopg.rows import TupleRow
+
+from .classification import RULES, Answer, FailureClass, classify, is_fatal
+from .connection import PooledConnection
+from .deadline import Deadline
+from .errors import CommitOutcomeUnknown, DatabaseUnavailable, DeadlineExceeded
+from .metrics import Tally
+from .settings import PoolSettings
+from .state import PoolState, summary
+from .transaction import run_read, run_write
+from .watchdog import Lease
+
+T = TypeVar("T")
+Work = Callable[[Connection[TupleRow]], T]
+
+BACKOFF_MAX_SECONDS = 2.0
+
+
+class Lender(Protocol):
+    """What the runner needs of the pool."""
+
+    def borrow(self, deadline: Deadline, name: str) -> Lease[PooledConnection]:
+        """Lend a checked connection, or raise DatabaseUnavailable."""
+
+    def give_back(self, lease: Lease[PooledConnection], discard: str | None) -> None:
+        """Take a connection back; `discard` is why it must not be lent again."""
+
+    def state(self) -> PoolState:
+        """Return the pool's numbers now."""
+
+
+@dataclass(slots=True, eq=False)
+class Job(Generic[T]):
+    """One call of run and what has happened to it so far."""
+
+    work: Work[T]
+    deadline: Deadline
+    name: str
+    read_only: bool
+    lookup: Work[T | None] | None
+    idempotent: bool
+    give_up_at: float
+    in_doubt: bool = False
+    """A COMMIT of an earlier try got no answer, and nothing has resolved it since."""
+    failures: Counter[FailureClass] = field(default_factory=Counter)
+
+
+class _Again(Exception):  # noqa: N818 - a signal to the retry loop, never seen outside
+    """Asks for another try; `final` is what to raise where none is possible."""
+
+    def __init__(self, failure: FailureClass, final: DatabaseUnavailable) -> None:
+        self.failure = failure
+        self.final = final
+        super().__init__(str(final))
+
+
+class Runner:
+    """Repeats tries within the deadline, the retry budget and the number of tries."""
+
+    def __init__(self, lender: Lender, settings: PoolSettings, tally: Tally) -> None:
+        self._lender = lender
+        self._settings = settings
+        self._tally = tally
+        # One object serves all threads: what differs between calls is in the job.
+        self._retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(_Again),
+            stop=self._must_stop,
+            wait=_backoff,
+            before_sleep=self._count,
+            reraise=True,
+        )
+
+    def job(
+        self,
+        work: Work[T],
+        deadline: Deadline,
+        name: str,
+        *,
+        read_only: bool,
+        lookup: Work[T | None] | None,
+        idempotent: bool,
+    ) -> Job[T]:
+        """Return the job of one call; its retry budget starts now."""
+        budget_at = monotonic() + self._settings.retry_budget_seconds
+        give_up_at = min(deadline.at, budget_at)
+        return Job(work, deadline, name, read_only, lookup, idempotent, give_up_at)
+
+    def run(self, job: Job[T]) -> T:
+        """Return the work's result, or raise what the caller is to see."""
+        try:
+            return self._tries(job)
+        except CommitOutcomeUnknown:
+            self._tally.add("commits_in_doubt", "unknown")
+            raise
+        except DatabaseUnavailable as error:
+            if not job.in_doubt:
+                raise
+            self._tally.add("commits_in_doubt", "unknown")
+            raise self._unknown(job, error.reason) from error
+
+    def _tries(self, job: Job[T]) -> T:
+        try:
+            result: T = self._retrying(self._attempt, job)
+        except _Again as again:
+            return self._last_resort(job, again.final)
+        return result
+
+    def _last_resort(self, job: Job[T], final: DatabaseUnavailable) -> T:
+        """Look an open commit up once more after the last try; otherwise give up."""
+        if job.in_doubt and job.lookup is not None and not job.deadline.expired:
+            try:
+                found = self._look_up(job, job.lookup)
+            except _Again:
+                raise final from final.__cause__
+            if found is not None:
+                return found
+            raise DatabaseUnavailable(final.reason, self._lender.state()) from final
+        raise final from final.__cause__
+
+    def _attempt(self, job: Job[T]) -> T:
+        if job.in_doubt and job.lookup is not None:
+            found = self._look_up(job, job.lookup)
+            if found is not None:
+                return found
+        try:
+            result = self._once(job, job.work, job.read_only)
+        except psycopg.Error as error:
+            return self._replay(job, error)
+        if job.in_doubt:
+            self._resolve(job, "repeated")
+        return result
+
+    def _replay(self, job: Job[T], error: psycopg.Error) -> T:
+        """Answer a taken unique key with the result that took it, where there is one."""
+        if job.lookup is not None and classify(error) is FailureClass.DUPLICATE:
+            found = self._once(job, job.lookup, read_only=True)
+            if found is not None:
+                return found
+        raise error
+
+    def _look_up(self, job: Job[T], lookup: Work[T | None]) -> T | None:
+        found = self._once(job, lookup, read_only=True)
+        self._resolve(job, "absent" if found is None else "found")
+        return found
+
+    def _resolve(self, job: Job[Any], outcome: str) -> None:
+        job.in_doubt = False
+        self._tally.add("commits_in_doubt", outcome)
+
+    def _once(self, job: Job[Any], work: Work[T], read_only: bool) -> T:
+        lease = self._borrow(job)
+        try:
+            result = run_read(work, lease) if read_only else run_write(work, lease)
+        except psycopg.Error as error:
+            verdict = self._judge(job, lease, error)
+            if verdict is None:
+                raise
+            raise verdict from error
+        except BaseException:
+            self._lender.give_back(lease, None)
+            raise
+        self._lender.give_back(lease, None)
+        return result
+
+    def _borrow(self, job: Job[Any]) -> Lease[PooledConnection]:
+        try:
+            return self._lender.borrow(job.deadline, job.name)
+        except DeadlineExceeded:
+            raise
+        except DatabaseUnavailable as refusal:
+            failure = classify(refusal.__cause__) if refusal.__cause__ else FailureClass.PERMANENT
+            if RULES[failure].retries_max == 0:
+                raise
+            raise _Again(failure, refusal) from refusal.__cause__
+
+    def _judge(
+        self, job: Job[Any], lease: Lease[PooledConnection], error: psycopg.Error
+    ) -> Exception | None:
+        """Give the connection back; return what to raise, or None for the error itself."""
+        gone = lease.connection.closed or is_fatal(error)
+        failure = classify(error, broken=gone)
+        discard = gone or RULES[failure].discard
+        self._lender.give_back(lease, failure.value if discard else None)
+        in_doubt = lease.committing and (gone or failure is FailureClass.LOST)
+        if in_doubt:
+            job.in_doubt = True
+        if lease.cut and RULES[failure].answer is not Answer.ORIGINAL:
+            return DeadlineExceeded(f"{job.name}: the deadline passed", self._lender.state())
+        if in_doubt:
+            return self._doubtful(job, error)
+        return self._known(job, failure, error)
+
+    def _doubtful(self, job: Job[Any], error: psycopg.Error) -> Exception:
+        final = self._unknown(job, summary(error))
+        final.__cause__ = error
+        repeatable = job.lookup is not None or job.idempotent
+        return _Again(FailureClass.LOST, final) if repeatable else final
+
+    def _known(
+        self, job: Job[Any], failure: FailureClass, error: psycopg.Error
+    ) -> Exception | None:
+        rule = RULES[failure]
+        if rule.answer is Answer.ORIGINAL:
+            return None
+        job.failures[failure] += 1
+        final = DatabaseUnavailable(f"{job.name}: {summary(error)}", self._lender.state())
+        final.__cause__ = error
+        exhausted = rule.retries_max is not None and job.failures[failure] > rule.retries_max
+        return final if exhausted else _Again(failure, final)
+
+    def _unknown(self, job: Job[Any], reason: str) -> CommitOutcomeUnknown:
+        return CommitOutcomeUnknown(
+            f"{job.name}: COMMIT got no answer ({reason})", self._lender.state()
+        )
+
+    def _must_stop(self, call: tenacity.RetryCallState) -> bool:
+        job: Job[Any] = call.args[0]
+        if call.attempt_number >= self._settings.retry_attempts_max:
+            return True
+        return monotonic() + call.upcoming_sleep >= job.give_up_at
+
+    def _count(self, call: tenacity.RetryCallState) -> None:
+        self._tally.add("retries", _again(call).failure.value)
+
+
+def _again(call: tenacity.RetryCallState) -> _Again:
+    error = call.outcome.exception() if call.outcome else None
+    if not isinstance(error, _Again):
+        raise TypeError(f"the retry loop met {error!r} where it repeats only _Again")
+    return error
+
+
+def _backoff(call: tenacity.RetryCallState) -> float:
+    """Return the seconds to wait: the class's own, doubled each time, half to half again."""
+    base: float = RULES[_again(call).failure].backoff_seconds * 2.0 ** (call.attempt_number - 1)
+    return min(BACKOFF_MAX_SECONDS, base) * uniform(0.5, 1.5)  # noqa: S311 - jitter, not a secret
