@@ -1,0 +1,69 @@
+"""The application: settings in, FastAPI out."""
+
+import contextlib
+from collections.abc import AsyncIterator
+
+from anyio import to_thread
+from fastapi import FastAPI
+
+from app.api import events, health, reading, submission
+from app.api.body_limit import BodyLimit
+from app.api.context import RequestContext
+from app.api.errors import register_handlers
+from app.api.services import Services
+from app.database import Database, make_database, open_or_warn
+from app.metrics import HttpMetrics, make_registry
+from app.settings import ApiSettings
+
+CLOSE_SECONDS = 5.0
+# Enough to keep the threads busy through a burst, few enough to answer in time.
+ADMITTED_PER_THREAD = 10
+DESCRIPTION = (
+    "Assesses sites for nine climate perils under four scenarios, 2021-2100. "
+    "Submit, follow the progress, read the results."
+)
+
+
+def create_app(settings: ApiSettings, database: Database | None = None) -> FastAPI:
+    """Build the api; nothing is opened before the application starts.
+
+    `database` replaces the pool that the settings describe.
+    """
+    registry = make_registry()
+    services = Services(settings, database or make_database(settings, registry), registry)
+    app = FastAPI(
+        title="Sluice risk service", version="1", description=DESCRIPTION, lifespan=_lifespan
+    )
+    app.state.services = services
+    for router in (submission.router, reading.router, events.router, health.router):
+        app.include_router(router)
+    register_handlers(app)
+    _add_layers(app, services)
+    return app
+
+
+def _add_layers(app: FastAPI, services: Services) -> None:
+    http = services.settings.http
+    # Added last is outermost.
+    app.add_middleware(
+        BodyLimit,
+        max_bytes=http.max_body_bytes,
+        timeout_seconds=http.request_deadline_seconds,
+    )
+    app.add_middleware(
+        RequestContext,
+        deadline_seconds=http.request_deadline_seconds,
+        admitted_max=http.threads * ADMITTED_PER_THREAD,
+        metrics=HttpMetrics(services.registry),
+    )
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    services: Services = app.state.services
+    to_thread.current_default_thread_limiter().total_tokens = services.settings.http.threads
+    await to_thread.run_sync(open_or_warn, services.database)
+    try:
+        yield
+    finally:
+        await to_thread.run_sync(services.database.close, CLOSE_SECONDS)

@@ -1,0 +1,115 @@
+"""Bodies are read here, whole, before anything parses them; too large or too slow is refused."""
+
+import asyncio
+from http import HTTPStatus
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.errors import error_response
+
+# A client that is still sending when the answer comes loses it to a connection reset.
+# So much more is read and thrown away first, but no longer than that.
+DRAIN_BYTES_MAX = 32 * 1024 * 1024
+DRAIN_SECONDS_MAX = 2.0
+
+
+class _TooLargeError(Exception):
+    """The body exceeds the limit."""
+
+
+class _DisconnectedError(Exception):
+    """The client left before its body was complete."""
+
+
+class BodyLimit:
+    """Answers 413 to a body above `max_bytes`, chunked or not, and 408 to one that stalls."""
+
+    def __init__(self, app: ASGIApp, *, max_bytes: int, timeout_seconds: float) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+        self._timeout_seconds = timeout_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI connection."""
+        if scope["type"] != "http" or not _has_body(Headers(scope=scope)):
+            await self._app(scope, receive, send)
+            return
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                body = await self._read(Headers(scope=scope), receive)
+        except _TooLargeError:
+            await _drain(receive)
+            await self._refuse_size(scope, receive, send)
+        except TimeoutError:
+            await self._refuse_time(scope, receive, send)
+        except _DisconnectedError:
+            return
+        else:
+            await self._app(scope, _Replay(body, receive), send)
+
+    async def _read(self, headers: Headers, receive: Receive) -> bytes:
+        declared = headers.get("content-length", "")
+        if declared.isdecimal() and int(declared[:19]) > self._max_bytes:
+            raise _TooLargeError
+        body = bytearray()
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":
+                raise _DisconnectedError
+            body += message.get("body", b"")
+            if len(body) > self._max_bytes:
+                raise _TooLargeError
+            more = message.get("more_body", False)
+        return bytes(body)
+
+    async def _refuse_size(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = error_response(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            "body_too_large",
+            f"the body exceeds {self._max_bytes} bytes; send fewer sites per request",
+            headers={"Connection": "close"},
+            rule=f"at most {self._max_bytes} bytes",
+        )
+        await response(scope, receive, send)
+
+    async def _refuse_time(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = error_response(
+            HTTPStatus.REQUEST_TIMEOUT,
+            "body_too_slow",
+            f"the body did not arrive within {self._timeout_seconds:g} s",
+            headers={"Connection": "close"},
+        )
+        await response(scope, receive, send)
+
+
+class _Replay:
+    """A `receive` that hands the read body on, then whatever the server has next."""
+
+    def __init__(self, body: bytes, receive: Receive) -> None:
+        self._body: bytes | None = body
+        self._receive = receive
+
+    async def __call__(self) -> Message:
+        if self._body is None:
+            return await self._receive()
+        body, self._body = self._body, None
+        return {"type": "http.request", "body": body, "more_body": False}
+
+
+def _has_body(headers: Headers) -> bool:
+    return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+
+
+async def _drain(receive: Receive) -> None:
+    seen = 0
+    try:
+        async with asyncio.timeout(DRAIN_SECONDS_MAX):
+            while seen < DRAIN_BYTES_MAX:
+                message = await receive()
+                seen += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
+    except TimeoutError:
+        return

@@ -1,0 +1,122 @@
+"""The outermost layer: request id, deadline, admission, access log and metrics."""
+
+import re
+import time
+import uuid
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.errors import error_response, unavailable_response
+from app.log import get_logger
+from app.metrics import HttpMetrics
+from app.pool import Deadline
+
+SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}", re.ASCII)
+log = get_logger("app.api.access")
+
+
+class RequestContext:
+    """Gives each request an id and a deadline, and accounts for its answer.
+
+    At most `admitted_max` api requests are in hand at once; the next is told to come
+    back. An endless queue for the thread pool would answer no one in time.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        deadline_seconds: float,
+        admitted_max: int,
+        metrics: HttpMetrics,
+    ) -> None:
+        self._app = app
+        self._deadline_seconds = deadline_seconds
+        self._admitted_max = admitted_max
+        self._metrics = metrics
+        self._admitted = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        scope.setdefault("state", {})["deadline"] = Deadline.after(self._deadline_seconds)
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        answer = _Answer(send, request_id)
+        try:
+            await self._admit(scope, receive, answer)
+        finally:
+            self._account(scope, answer)
+
+    async def _admit(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
+        if not _counted(scope["path"]):
+            await self._answer(scope, receive, answer)
+            return
+        if self._admitted >= self._admitted_max:
+            message = f"{self._admitted} requests are in hand already"
+            await unavailable_response("busy", message, None)(scope, receive, answer.send)
+            return
+        self._admitted += 1
+        try:
+            await self._answer(scope, receive, answer)
+        finally:
+            self._admitted -= 1
+
+    async def _answer(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
+        try:
+            await self._app(scope, receive, answer.send)
+        except Exception:
+            log.exception("request failed", method=scope["method"], path=scope["path"])
+            if answer.status is not None:
+                # The client must see a cut answer, not one that looks complete.
+                raise
+            message = "an unexpected error; the log has it under this request id"
+            response = error_response(500, "internal", message, request_id=answer.request_id)
+            await response(scope, receive, answer.send)
+
+    def _account(self, scope: Scope, answer: "_Answer") -> None:
+        seconds = time.monotonic() - answer.started
+        route = getattr(scope.get("route"), "path", "unmatched")
+        status = answer.status or 499
+        self._metrics.observe(scope["method"], route, status, seconds)
+        level = "info" if _counted(scope["path"]) or status >= 400 else "debug"
+        getattr(log, level)(
+            "request",
+            method=scope["method"],
+            path=scope["path"],
+            route=route,
+            status=status,
+            seconds=round(seconds, 6),
+            client=(scope.get("client") or ("",))[0],
+        )
+
+
+class _Answer:
+    """What has been sent; adds the request id to the headers on the way."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send = send
+        self.request_id = request_id
+        self.status: int | None = None
+        self.started = time.monotonic()
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            MutableHeaders(scope=message)["X-Request-ID"] = self.request_id
+        await self._send(message)
+
+
+def _counted(path: str) -> bool:
+    """Tell whether a path uses the thread pool; event streams have a bound of their own."""
+    return path.startswith("/api/") and not path.endswith("/events")
+
+
+def _request_id(scope: Scope) -> str:
+    given = Headers(scope=scope).get("x-request-id", "")
+    return given if SANE_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex

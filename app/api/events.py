@@ -1,0 +1,118 @@
+"""Progress as server-sent events; no connection is held between two of them."""
+
+import json
+from collections.abc import AsyncIterator, Callable
+from uuid import UUID
+
+import anyio
+from anyio import to_thread
+from fastapi import APIRouter
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.types import Receive, Scope, Send
+
+from app.api.errors import ServiceBusyError
+from app.api.models import ErrorBody
+from app.api.reading import fetch_status
+from app.api.services import DeadlineDep, Services, ServicesDep
+from app.api.submission import PATH
+from app.assessments.status import Status
+from app.log import get_logger
+from app.pool import DatabaseUnavailable, Deadline
+
+POLL_SECONDS = 0.5
+PING_SECONDS = 15
+# A client that stopped reading must not keep its stream for ever.
+SEND_SECONDS_MAX = 10.0
+STREAM_SECONDS_MAX = 3600.0
+log = get_logger("app.api.events")
+router = APIRouter(tags=["assessments"])
+
+
+class CountedStream(EventSourceResponse):
+    """An event stream that gives its slot back however it ends."""
+
+    def __init__(self, events: AsyncIterator[ServerSentEvent], ended: Callable[[], None]) -> None:
+        super().__init__(events, ping=PING_SECONDS, send_timeout=SEND_SECONDS_MAX)
+        self._ended = ended
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Stream until the events end, the client leaves or the service stops."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._ended()
+
+
+@router.get(
+    PATH + "/{assessment_id}/events",
+    response_class=EventSourceResponse,
+    responses={
+        200: {"content": {"text/event-stream": {}}},
+        404: {"model": ErrorBody},
+        422: {"model": ErrorBody},
+        503: {"model": ErrorBody},
+    },
+    summary="Progress as server-sent events",
+)
+async def get_events(
+    assessment_id: UUID, services: ServicesDep, deadline: DeadlineDep
+) -> CountedStream:
+    """Send `progress` whenever the counts change, and `end` with the last of them."""
+    _require_slot(services)
+    status = await _poll(services, assessment_id, deadline)
+    _require_slot(services)
+    services.streams_open += 1
+
+    def ended() -> None:
+        services.streams_open -= 1
+
+    return CountedStream(_events(services, status), ended)
+
+
+def _require_slot(services: Services) -> None:
+    largest = services.settings.http.event_streams_max
+    if services.streams_open >= largest:
+        raise ServiceBusyError(f"{largest} event streams are open already; poll the status instead")
+
+
+async def _poll(services: Services, assessment_id: UUID, deadline: Deadline) -> Status:
+    return await to_thread.run_sync(
+        fetch_status, services, assessment_id, deadline, limiter=services.stream_limiter
+    )
+
+
+async def _events(services: Services, status: Status) -> AsyncIterator[ServerSentEvent]:
+    sent = None
+    until = Deadline.after(STREAM_SECONDS_MAX)
+    while not until.expired:
+        progress = _progress(status)
+        if status.ended:
+            yield ServerSentEvent(progress, event="end")
+            return
+        if progress != sent:
+            yield ServerSentEvent(progress, event="progress")
+            sent = progress
+        await anyio.sleep(POLL_SECONDS)
+        status = await _poll_again(services, status)
+
+
+async def _poll_again(services: Services, status: Status) -> Status:
+    seconds = services.settings.http.request_deadline_seconds
+    try:
+        return await _poll(services, status.assessment_id, Deadline.after(seconds))
+    except DatabaseUnavailable as error:
+        # The stream outlives an outage; the next poll may succeed.
+        log.warning("event stream cannot poll", reason=error.reason)
+        return status
+
+
+def _progress(status: Status) -> str:
+    return json.dumps(
+        {
+            "status": status.status,
+            "total_tasks": status.total_tasks,
+            "done_tasks": status.done_tasks,
+            "failed_tasks": status.failed_tasks,
+            "missing_inputs": status.missing_inputs,
+        }
+    )

@@ -1,0 +1,199 @@
+"""GET: an assessment's status, results and summary."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlencode
+from uuid import UUID
+
+from fastapi import APIRouter, HTTPException, Query, Request
+from fastapi.responses import JSONResponse, Response
+
+from app.api.faults import Fault, InvalidRequestError, shorten
+from app.api.models import (
+    YEAR_FIRST,
+    YEAR_LAST,
+    AssessmentStatus,
+    AssessmentSummary,
+    ErrorBody,
+    ResultsPage,
+    SiteId,
+)
+from app.api.services import DeadlineDep, Services, ServicesDep
+from app.api.submission import PATH
+from app.assessments.results import (
+    COLUMNS,
+    ResultFilter,
+    ResultKey,
+    ResultPage,
+    UnknownSiteError,
+    read_results,
+)
+from app.assessments.status import Status, read_status
+from app.assessments.summary import read_summary
+from app.database import Work
+from app.pool import Deadline
+from app.risk.types import RiskType, Scenario
+
+T = TypeVar("T")
+ROWS_DEFAULT = 1_000
+# Eight sites of 2,880 rows fit into one CSV file; JSON costs more to build and to read.
+ROWS_MAX = {"json": 10_000, "csv": 50_000}
+router = APIRouter(tags=["assessments"])
+ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": ErrorBody} for code in (404, 422, 503)}
+
+
+@router.get(
+    PATH + "/{assessment_id}",
+    response_model=AssessmentStatus,
+    responses=ERRORS,
+    summary="Progress of an assessment",
+)
+def get_status(assessment_id: UUID, services: ServicesDep, deadline: DeadlineDep) -> JSONResponse:
+    """Return how far the assessment is, by site, and the first failed tasks."""
+    status = fetch_status(services, assessment_id, deadline)
+    return JSONResponse(status_body(status))
+
+
+@router.get(
+    PATH + "/{assessment_id}/results",
+    response_model=ResultsPage,
+    responses={
+        **ERRORS,
+        200: {"content": {"text/csv": {"schema": {"type": "string"}}}},
+    },
+    summary="Result rows of an assessment",
+)
+def get_results(
+    request: Request,
+    assessment_id: UUID,
+    services: ServicesDep,
+    deadline: DeadlineDep,
+    site_id: Annotated[SiteId | None, Query()] = None,
+    scenario: Scenario | None = None,
+    year: Annotated[int | None, Query(ge=YEAR_FIRST, le=YEAR_LAST)] = None,
+    risk_type: RiskType | None = None,
+    format: Literal["json", "csv"] = "json",  # noqa: A002  # the name in the URL
+    limit: Annotated[int | None, Query(ge=1, description="Rows per page")] = None,
+    cursor: Annotated[str | None, Query(max_length=200, description="From `next`")] = None,
+) -> Response:
+    """Return rows ordered by site, scenario, year and peril, a page at a time.
+
+    The next page is in `next` and in the Link header. CSV gives up to 50,000 rows at
+    once unless a limit is set.
+    """
+    rows = _limit(limit, format)
+    after = None if cursor is None else _decode(cursor)
+    wanted = ResultFilter(site_id, scenario, year, risk_type)
+    try:
+        page = _read(
+            services,
+            deadline,
+            "results",
+            lambda connection: read_results(
+                connection, assessment_id, wanted, after=after, limit=rows
+            ),
+        )
+    except UnknownSiteError as error:
+        rule = "no such site in this assessment; its status lists them"
+        raise InvalidRequestError([Fault("query.site_id", shorten(site_id), rule)]) from error
+    following = None if page.next is None else _next_path(request, page.next)
+    if format == "csv":
+        return _csv(assessment_id, page, following)
+    return _json(assessment_id, page, following)
+
+
+@router.get(
+    PATH + "/{assessment_id}/summary",
+    response_model=AssessmentSummary,
+    responses=ERRORS,
+    summary="Averages, highest risks, AAL by year",
+)
+def get_summary(assessment_id: UUID, services: ServicesDep, deadline: DeadlineDep) -> JSONResponse:
+    """Return what the assessment found so far."""
+    status = fetch_status(services, assessment_id, deadline)
+    found = _read(
+        services, deadline, "summary", lambda connection: read_summary(connection, assessment_id)
+    )
+    return JSONResponse({"assessment_id": str(assessment_id), "status": status.status, **found})
+
+
+def fetch_status(services: Services, assessment_id: UUID, deadline: Deadline) -> Status:
+    """Read an assessment's status; raise 404 when there is no such assessment."""
+    return _read(
+        services, deadline, "status", lambda connection: read_status(connection, assessment_id)
+    )
+
+
+def status_body(status: Status) -> dict[str, Any]:
+    """Return the JSON form of a status."""
+    body = AssessmentStatus.model_validate(
+        {
+            **asdict(status),
+            "done_tasks": status.done_tasks,
+            "failed_tasks": status.failed_tasks,
+            "missing_inputs": status.missing_inputs,
+        }
+    )
+    return body.model_dump(mode="json")
+
+
+def _read(services: Services, deadline: Deadline, name: str, work: Callable[[Work], T | None]) -> T:
+    found = services.database.run(work, deadline=deadline, name=name, read_only=True)
+    if found is None:
+        raise HTTPException(404, "no such assessment")
+    return found
+
+
+def _limit(limit: int | None, form: str) -> int:
+    largest = ROWS_MAX[form]
+    if limit is None:
+        return ROWS_DEFAULT if form == "json" else largest
+    if limit > largest:
+        rule = f"at most {largest} rows a page as {form}; follow `next` for more"
+        raise InvalidRequestError([Fault("query.limit", shorten(limit), rule)])
+    return limit
+
+
+def _decode(cursor: str) -> ResultKey:
+    try:
+        return ResultKey.decode(cursor)
+    except ValueError as error:
+        rule = "must be taken from the `next` link of a page"
+        raise InvalidRequestError([Fault("query.cursor", shorten(cursor), rule)]) from error
+
+
+def _next_path(request: Request, key: ResultKey) -> str:
+    query = [(name, value) for name, value in request.query_params.items() if name != "cursor"]
+    return f"{request.url.path}?{urlencode([*query, ('cursor', key.encode())])}"
+
+
+def _link(following: str | None) -> dict[str, str]:
+    return {} if following is None else {"Link": f'<{following}>; rel="next"'}
+
+
+def _json(assessment_id: UUID, page: ResultPage, following: str | None) -> Response:
+    body = {
+        "assessment_id": str(assessment_id),
+        "results": [dict(zip(COLUMNS, row, strict=True)) for row in page.rows],
+        "next": following,
+    }
+    # Ten thousand rows: plain json.dumps, because a model would validate each again.
+    text = json.dumps(body, allow_nan=False, separators=(",", ":"))
+    return Response(text, media_type="application/json", headers=_link(following))
+
+
+def _csv(assessment_id: UUID, page: ResultPage, following: str | None) -> Response:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\r\n")
+    writer.writerow(COLUMNS)
+    writer.writerows((*row[:-1], "|".join(row[-1])) for row in page.rows)
+    name = f'attachment; filename="assessment-{assessment_id}.csv"'
+    return Response(
+        text.getvalue(),
+        media_type="text/csv",
+        headers={"Content-Disposition": name, **_link(following)},
+    )

@@ -1,0 +1,6 @@
+"""Assessments in the database: one module per noun, SQL beside the code that runs it.
+
+Every function takes a psycopg connection and is meant to be passed to the pool's `run`.
+All names are fully qualified and nothing depends on session state, so every statement
+is safe through a transaction pool.
+"""

@@ -1,0 +1,191 @@
+"""Result rows of an assessment, page by page in key order."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from app.database import Work
+from app.risk.types import RiskType, Scenario
+
+COLUMNS = (
+    "site_id",
+    "scenario",
+    "year",
+    "risk_type",
+    "hazard_score",
+    "exposure_score",
+    "vulnerability_score",
+    "base_aal",
+    "final_aal",
+    "expected_loss",
+    "integrated_risk",
+    "risk_level",
+    "missing_inputs",
+)
+SMALLINT_MAX = 32767
+Row = tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ResultFilter:
+    """Which rows are wanted; None means all."""
+
+    site_id: str | None = None
+    scenario: Scenario | None = None
+    year: int | None = None
+    risk_type: RiskType | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResultKey:
+    """Where a page ended: the key of its last row."""
+
+    site_no: int
+    scenario: Scenario
+    year: int
+    risk_type: RiskType
+
+    def encode(self) -> str:
+        """Return the key as an opaque cursor for a URL."""
+        text = f"{self.site_no}.{self.scenario}.{self.year}.{self.risk_type}"
+        return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+    @classmethod
+    def decode(cls, cursor: str) -> "ResultKey":
+        """Read a cursor back; raise ValueError when it is not one of ours."""
+        try:
+            padded = cursor + "=" * (-len(cursor) % 4)
+            text = base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")
+            site_no, scenario, year, risk_type = text.split(".")
+            return cls(_small(site_no), Scenario(scenario), _small(year), RiskType(risk_type))
+        except ValueError as error:
+            raise ValueError("not a cursor of this service") from error
+
+
+@dataclass(frozen=True, slots=True)
+class ResultPage:
+    """Rows in the order of COLUMNS, and where the next page starts if there is one."""
+
+    rows: Sequence[Row]
+    next: ResultKey | None
+
+
+class UnknownSiteError(Exception):
+    """The assessment has no site of that name."""
+
+
+EXISTS = """
+SELECT %(site_id)s::text IS NULL OR EXISTS (
+    SELECT FROM risk.assessment_sites
+    WHERE assessment_id = %(assessment_id)s AND site_id = %(site_id)s)
+FROM risk.assessments
+WHERE assessment_id = %(assessment_id)s
+"""
+
+# The page is cut out of one table first; the other two are then looked up row by row by
+# their whole key. Plain joins on five columns tempt the planner, as long as it has no
+# statistics of a fresh assessment, to compare every row with every other. The three rows
+# of a key come in one transaction, so the inner joins lose nothing.
+PAGE = """
+SELECT aal.site_no, aal.site_id, aal.scenario::text, aal.year, aal.risk_type::text,
+       aal.hazard_score, exposure.exposure_score, vulnerability.vulnerability_score,
+       aal.base_aal, aal.final_aal, aal.expected_loss, aal.integrated_risk,
+       aal.risk_level::text,
+       CASE WHEN cardinality(missing.names) = 0 THEN missing.names
+            ELSE ARRAY(SELECT DISTINCT name FROM unnest(missing.names) AS name ORDER BY name)
+       END
+FROM (
+    SELECT result.*, site.site_id
+    FROM risk.assessment_sites AS site
+    JOIN risk.aal_scaled_results AS result USING (assessment_id, site_no)
+    WHERE result.assessment_id = %(assessment_id)s
+      AND (%(site_id)s::text IS NULL OR site.site_id = %(site_id)s)
+      AND (%(scenario)s::text IS NULL
+           OR result.scenario = %(scenario)s::text::risk.scenario)
+      AND (%(year)s::smallint IS NULL OR result.year = %(year)s)
+      AND (%(risk_type)s::text IS NULL
+           OR result.risk_type = %(risk_type)s::text::risk.risk_type)
+      AND (result.site_no, result.scenario, result.year, result.risk_type)
+          > (%(after_site_no)s, %(after_scenario)s::text::risk.scenario, %(after_year)s,
+             %(after_risk_type)s::text::risk.risk_type)
+    ORDER BY result.site_no, result.scenario, result.year, result.risk_type
+    LIMIT %(limit)s
+) AS aal
+CROSS JOIN LATERAL (
+    SELECT exposure_score, missing_inputs
+    FROM risk.exposure_results AS other
+    WHERE (other.assessment_id, other.site_no, other.scenario, other.year, other.risk_type)
+        = (aal.assessment_id, aal.site_no, aal.scenario, aal.year, aal.risk_type)
+    LIMIT 1
+) AS exposure
+CROSS JOIN LATERAL (
+    SELECT vulnerability_score, missing_inputs
+    FROM risk.vulnerability_results AS other
+    WHERE (other.assessment_id, other.site_no, other.scenario, other.year, other.risk_type)
+        = (aal.assessment_id, aal.site_no, aal.scenario, aal.year, aal.risk_type)
+    LIMIT 1
+) AS vulnerability
+CROSS JOIN LATERAL (
+    SELECT exposure.missing_inputs || vulnerability.missing_inputs || aal.missing_inputs
+) AS missing (names)
+ORDER BY aal.site_no, aal.scenario, aal.year, aal.risk_type
+"""
+
+
+BEFORE_ALL = ResultKey(-1, Scenario.SSP126, 0, RiskType.EXTREME_HEAT)
+
+
+def read_results(
+    connection: Work,
+    assessment_id: UUID,
+    wanted: ResultFilter,
+    *,
+    after: ResultKey | None,
+    limit: int,
+) -> ResultPage | None:
+    """Return the next `limit` rows after a key; None when there is no such assessment.
+
+    Raises UnknownSiteError for a site that the assessment does not have.
+    """
+    found = connection.execute(
+        EXISTS, {"assessment_id": assessment_id, "site_id": wanted.site_id}
+    ).fetchone()
+    if found is None:
+        return None
+    if not found[0]:
+        raise UnknownSiteError
+    # One row more tells whether a further page exists.
+    parameters = _parameters(assessment_id, wanted, after or BEFORE_ALL, limit + 1)
+    rows = connection.execute(PAGE, parameters).fetchall()
+    last = rows[limit - 1] if len(rows) > limit else None
+    key = (
+        None if last is None else ResultKey(last[0], Scenario(last[2]), last[3], RiskType(last[4]))
+    )
+    return ResultPage([row[1:] for row in rows[:limit]], key)
+
+
+def _small(text: str) -> int:
+    number = int(text)
+    # Both columns are smallint: a forged cursor must not overflow them.
+    if not 0 <= number <= SMALLINT_MAX:
+        raise ValueError(f"{number} is out of range")
+    return number
+
+
+def _parameters(
+    assessment_id: UUID, wanted: ResultFilter, after: ResultKey, limit: int
+) -> dict[str, object]:
+    return {
+        "assessment_id": assessment_id,
+        "site_id": wanted.site_id,
+        "scenario": wanted.scenario and wanted.scenario.value,
+        "year": wanted.year,
+        "risk_type": wanted.risk_type and wanted.risk_type.value,
+        "after_site_no": after.site_no,
+        "after_scenario": after.scenario.value,
+        "after_year": after.year,
+        "after_risk_type": after.risk_type.value,
+        "limit": limit,
+    }

@@ -1,0 +1,246 @@
+"""Tasks and their leases: claim, complete, give back.
+
+A claim leases up to a batch of one site's tasks under a fresh token and returns each
+task's attempt. Attempt and token together fence every later write: a holder whose lease
+ran out and was claimed again changes nothing. All times are the database's.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from app.assessments.batch import Batch, Task, TaskFailure, TaskResults
+from app.assessments.result_rows import write_results
+from app.database import Work
+from app.risk.types import AssetTerms, Scenario
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRules:
+    """How many tasks, for how long, and how often one may be tried."""
+
+    batch_tasks: int
+    lease_seconds: float
+    attempts_max: int
+
+
+class FenceRefusedError(Exception):
+    """The lease was lost and claimed again; nothing of this batch was written."""
+
+
+# The oldest live assessment first; one whose tasks are all leased or waiting is passed
+# over. A task that was tried before comes alone, so that one which kills its worker
+# cannot use up the attempts of its neighbours.
+CLAIM = """
+WITH first AS (
+    SELECT task.assessment_id, task.site_no, task.attempt
+    FROM (
+        SELECT assessment_id, created_at
+        FROM risk.assessments
+        WHERE finished_at IS NULL
+        ORDER BY created_at, assessment_id
+    ) AS live
+    CROSS JOIN LATERAL (
+        SELECT candidate.assessment_id, candidate.site_no, candidate.attempt
+        FROM risk.tasks AS candidate
+        WHERE candidate.assessment_id = live.assessment_id
+          AND candidate.state IN ('queued', 'running')
+          AND (candidate.state = 'queued' OR candidate.lease_expires_at < now())
+          AND (candidate.not_before IS NULL OR candidate.not_before <= now())
+          AND candidate.attempt < %(attempts_max)s
+        ORDER BY candidate.site_no, candidate.scenario, candidate.year
+        LIMIT 1
+        FOR UPDATE SKIP LOCKED
+    ) AS task
+    LIMIT 1
+), batch AS (
+    SELECT task.assessment_id, task.site_no, task.scenario, task.year
+    FROM first
+    JOIN risk.tasks AS task USING (assessment_id, site_no)
+    WHERE task.state IN ('queued', 'running')
+      AND (task.state = 'queued' OR task.lease_expires_at < now())
+      AND (task.not_before IS NULL OR task.not_before <= now())
+      AND task.attempt = first.attempt
+    ORDER BY task.scenario, task.year
+    LIMIT (SELECT CASE WHEN attempt = 0 THEN %(batch_tasks)s ELSE 1 END FROM first)
+    FOR UPDATE OF task SKIP LOCKED
+), leased AS (
+    UPDATE risk.tasks AS task
+    SET state = 'running', attempt = task.attempt + 1, leased_by = %(token)s,
+        lease_expires_at = now() + make_interval(secs => %(lease_seconds)s),
+        not_before = NULL
+    FROM batch
+    WHERE (task.assessment_id, task.site_no, task.scenario, task.year)
+        = (batch.assessment_id, batch.site_no, batch.scenario, batch.year)
+    RETURNING task.assessment_id, task.site_no, task.scenario, task.year, task.attempt
+), started AS (
+    UPDATE risk.assessments
+    SET status = 'running', started_at = coalesce(started_at, now())
+    WHERE assessment_id = (SELECT assessment_id FROM first) AND status = 'queued'
+)
+SELECT leased.assessment_id, leased.site_no, site.site_id, site.cell_id,
+       assessment.asset_value, assessment.insurance_coverage_rate,
+       leased.scenario::text, leased.year, leased.attempt
+FROM leased
+JOIN risk.assessment_sites AS site USING (assessment_id, site_no)
+JOIN risk.assessments AS assessment USING (assessment_id)
+ORDER BY leased.scenario, leased.year
+"""
+
+FIND_CLAIM = """
+SELECT task.assessment_id, task.site_no, site.site_id, site.cell_id,
+       assessment.asset_value, assessment.insurance_coverage_rate,
+       task.scenario::text, task.year, task.attempt
+FROM risk.tasks AS task
+JOIN risk.assessment_sites AS site USING (assessment_id, site_no)
+JOIN risk.assessments AS assessment USING (assessment_id)
+WHERE task.state = 'running' AND task.leased_by = %(token)s
+ORDER BY task.scenario, task.year
+"""
+
+OURS = """
+    FROM unnest(%(scenarios)s::text[]::risk.scenario[], %(years)s::smallint[],
+                %(attempts)s::smallint[], %(missing_inputs)s::integer[], %(errors)s::text[])
+         AS ours (scenario, year, attempt, missing_inputs, error)
+    WHERE task.assessment_id = %(assessment_id)s AND task.site_no = %(site_no)s
+      AND task.scenario = ours.scenario AND task.year = ours.year
+      AND task.attempt = ours.attempt AND task.leased_by = %(token)s
+      AND task.state = 'running'
+"""
+
+COMPLETE = f"""
+UPDATE risk.tasks AS task
+SET state = 'done', lease_expires_at = NULL, error = NULL,
+    missing_inputs = ours.missing_inputs
+{OURS}
+"""  # noqa: S608  # constant text only
+
+FAIL = f"""
+UPDATE risk.tasks AS task
+SET state = CASE WHEN task.attempt >= %(attempts_max)s THEN 'failed'
+                 ELSE 'queued' END::risk.task_state,
+    not_before = now() + make_interval(secs => %(retry_delay_seconds)s),
+    lease_expires_at = NULL, leased_by = NULL, error = ours.error
+{OURS}
+RETURNING task.state = 'failed'
+"""  # noqa: S608  # constant text only
+
+# The attempt is not counted. That cannot revive an old fence: the token is checked too,
+# and a later claim has another.
+RELEASE = f"""
+UPDATE risk.tasks AS task
+SET state = 'queued', attempt = task.attempt - 1, lease_expires_at = NULL, leased_by = NULL
+{OURS}
+"""  # noqa: S608  # constant text only
+
+COUNT_HELD = """
+SELECT count(*) FILTER (WHERE state = 'running'), count(*) FILTER (WHERE state = 'done')
+FROM risk.tasks
+WHERE assessment_id = %(assessment_id)s AND site_no = %(site_no)s AND leased_by = %(token)s
+"""
+
+
+def claim(connection: Work, rules: ClaimRules, token: str) -> Batch | None:
+    """Lease the next tasks under `token`, which must be new; None when there is nothing."""
+    parameters = {
+        "batch_tasks": rules.batch_tasks,
+        "lease_seconds": rules.lease_seconds,
+        "attempts_max": rules.attempts_max,
+        "token": token,
+    }
+    return _batch(connection.execute(CLAIM, parameters).fetchall(), token)
+
+
+def find_claim(connection: Work, token: str) -> Batch | None:
+    """Return what a claim under `token` leased, when its own answer was lost."""
+    return _batch(connection.execute(FIND_CLAIM, {"token": token}).fetchall(), token)
+
+
+def complete(connection: Work, batch: Batch, results: Sequence[TaskResults]) -> None:
+    """Store the results and mark their tasks done, or raise FenceRefusedError.
+
+    The fence goes first: it locks the tasks, so no one can claim them in between.
+    """
+    if not results:
+        return
+    parameters = _ours(batch, [entry.task for entry in results])
+    parameters["missing_inputs"] = [entry.missing_inputs for entry in results]
+    if connection.execute(COMPLETE, parameters).rowcount != len(results):
+        raise FenceRefusedError(f"{batch.assessment_id} site {batch.site_no}")
+    write_results(connection, batch.assessment_id, batch.site_no, results)
+
+
+def fail(
+    connection: Work,
+    batch: Batch,
+    failures: Sequence[TaskFailure],
+    *,
+    attempts_max: int,
+    retry_delay_seconds: float,
+) -> int:
+    """Record what failed and queue it again; return how many have no attempt left.
+
+    Raises FenceRefusedError when the lease was lost.
+    """
+    if not failures:
+        return 0
+    parameters = _ours(batch, [failure.task for failure in failures])
+    parameters["errors"] = [failure.error for failure in failures]
+    parameters |= {"attempts_max": attempts_max, "retry_delay_seconds": retry_delay_seconds}
+    rows = connection.execute(FAIL, parameters).fetchall()
+    if len(rows) != len(failures):
+        raise FenceRefusedError(f"{batch.assessment_id} site {batch.site_no}")
+    return sum(row[0] for row in rows)
+
+
+def release(connection: Work, batch: Batch) -> int:
+    """Give unfinished tasks of the batch back, uncounted; return how many there were."""
+    return connection.execute(RELEASE, _ours(batch, batch.tasks)).rowcount
+
+
+def committed(connection: Work, batch: Batch, done: int) -> bool | None:
+    """Tell, after an ambiguous commit, whether the batch's outcome is stored.
+
+    True when it is, None when the lease is still ours (nothing was stored); raises
+    FenceRefusedError when it is neither.
+    """
+    parameters = {
+        "assessment_id": batch.assessment_id,
+        "site_no": batch.site_no,
+        "token": batch.token,
+    }
+    row = connection.execute(COUNT_HELD, parameters).fetchone()
+    held, stored = row if row is not None else (0, 0)
+    if held == len(batch.tasks):
+        return None
+    if held == 0 and stored == done:
+        return True
+    raise FenceRefusedError(f"{batch.assessment_id} site {batch.site_no}")
+
+
+def _ours(batch: Batch, tasks: Sequence[Task]) -> dict[str, Any]:
+    return {
+        "assessment_id": batch.assessment_id,
+        "site_no": batch.site_no,
+        "token": batch.token,
+        "scenarios": [task.scenario.value for task in tasks],
+        "years": [task.year for task in tasks],
+        "attempts": [task.attempt for task in tasks],
+        "missing_inputs": [0] * len(tasks),
+        "errors": [None] * len(tasks),
+    }
+
+
+def _batch(rows: Sequence[tuple[Any, ...]], token: str) -> Batch | None:
+    if not rows:
+        return None
+    assessment_id, site_no, site_id, cell_id, asset_value, coverage = rows[0][:6]
+    return Batch(
+        assessment_id=assessment_id,
+        site_no=site_no,
+        site_id=site_id,
+        cell_id=cell_id,
+        terms=AssetTerms(asset_value, coverage),
+        token=token,
+        tasks=tuple(Task(Scenario(row[6]), row[7], row[8]) for row in rows),
+    )

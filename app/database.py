@@ -1,0 +1,80 @@
+"""The service's view of its database pool, and how the pool is made from settings."""
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+from prometheus_client import CollectorRegistry
+from psycopg import Connection
+
+from app.log import get_logger
+from app.pool import (
+    ConnectionSettings,
+    DatabasePool,
+    DatabaseUnavailable,
+    Deadline,
+    PoolSettings,
+    PoolState,
+)
+from app.settings import ApiSettings, WorkerSettings
+
+OPEN_SECONDS = 5.0
+log = get_logger("app.database")
+
+Work = Connection[tuple[Any, ...]]
+T = TypeVar("T")
+
+
+class Database(Protocol):
+    """What api and worker need of `app.pool.DatabasePool`; tests pass their own."""
+
+    def open(self, *, deadline: Deadline) -> None:
+        """Open the pool, or raise DatabaseUnavailable."""
+
+    def close(self, timeout_seconds: float) -> None:
+        """Close every connection; wait at most that long for borrowers."""
+
+    def state(self) -> PoolState:
+        """Return sizes and queue length now."""
+
+    def run(
+        self,
+        work: Callable[[Work], T],
+        *,
+        deadline: Deadline,
+        name: str,
+        read_only: bool = False,
+        lookup: Callable[[Work], T | None] | None = None,
+        idempotent: bool = False,
+    ) -> T:
+        """Run `work` on a pooled connection, in one transaction unless read_only."""
+
+
+def make_database(
+    settings: ApiSettings | WorkerSettings, registry: CollectorRegistry
+) -> DatabasePool:
+    """Build the closed pool that a settings file describes."""
+    return DatabasePool(
+        ConnectionSettings(**settings.database.model_dump()),
+        PoolSettings(**settings.pool.model_dump()),
+        name=settings.database.dbname,
+        registry=registry,
+    )
+
+
+def open_or_warn(database: Database) -> None:
+    """Open the pool; without a database now, warn and leave it trying on its own.
+
+    The process is live and not ready until then. Raises only what waiting cannot mend,
+    such as a libpq that is too old.
+    """
+    try:
+        database.open(deadline=Deadline.after(OPEN_SECONDS))
+    except DatabaseUnavailable as error:
+        log.warning("database pool is not open yet", reason=error.reason)
+    else:
+        log.info("database pool is open", state=str(database.state()))
+
+
+def ping(connection: Work) -> None:
+    """Make one round trip to the server."""
+    connection.execute("SELECT 1")

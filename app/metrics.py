@@ -1,0 +1,75 @@
+"""The service's Prometheus metrics, each group on a registry that the caller owns."""
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+def make_registry() -> CollectorRegistry:
+    """Return a registry with the process's own figures (memory, files, garbage)."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+    return registry
+
+
+class HttpMetrics:
+    """Requests by method, route and status; latency by method and route."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._requests = Counter(
+            "sluice_http_requests",
+            "Requests answered, by status (499: the client left first)",
+            ("method", "route", "status"),
+            registry=registry,
+        )
+        self._seconds = Histogram(
+            "sluice_http_request_seconds",
+            "Time from request to the end of its answer",
+            ("method", "route"),
+            buckets=SECONDS,
+            registry=registry,
+        )
+
+    def observe(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count one answered request."""
+        # A method is the client's own word; as a label it must come from a fixed set.
+        label = method if method in METHODS else "OTHER"
+        self._requests.labels(label, route, str(status)).inc()
+        self._seconds.labels(label, route).observe(seconds)
+
+
+class WorkMetrics:
+    """What happened to tasks, and how long batches took."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.done = _tasks("done", "Tasks whose results were stored", registry)
+        self.failed = _tasks("failed", "Tasks that used up their attempts", registry)
+        self.retried = _tasks("retried", "Tasks that raised and were queued again", registry)
+        self.fenced = _tasks("fenced", "Tasks whose lease was lost before completion", registry)
+        self.released = _tasks("released", "Tasks given back unfinished", registry)
+        self.batch_seconds = Histogram(
+            "sluice_batch_seconds",
+            "Time from claim to commit of a batch",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.loop_errors = Counter(
+            "sluice_worker_errors",
+            "Turns of a worker thread that ended in an error, by kind",
+            ("kind",),
+            registry=registry,
+        )
+
+
+def _tasks(outcome: str, description: str, registry: CollectorRegistry) -> Counter:
+    return Counter(f"sluice_tasks_{outcome}", description, registry=registry)

@@ -1,0 +1,1 @@
+"""The worker: threads that claim tasks, assess them and store the results."""

@@ -1,0 +1,45 @@
+"""`python -m app.worker`: work until SIGTERM; exit 1 when a thread died of a bug."""
+
+import sys
+
+from app.database import make_database
+from app.log import configure_logging, get_logger
+from app.metrics import WorkMetrics, make_registry
+from app.server import Server, make_server
+from app.settings import SettingsError, WorkerSettings, load_settings, settings_path
+from app.worker.crew import Crew
+from app.worker.status import create_status_app
+
+
+def main() -> int:
+    """Work; return the exit code."""
+    try:
+        settings = load_settings(settings_path("worker"), WorkerSettings)
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    configure_logging("worker", settings.log.level)
+    crew, server = _assemble(settings)
+    get_logger("app.worker").info("starting", threads=settings.worker.threads)
+    server.run()
+    return int(crew.crashed or not server.started)
+
+
+def _assemble(settings: WorkerSettings) -> tuple[Crew, Server]:
+    registry = make_registry()
+    database = make_database(settings, registry)
+    # The server needs the crew to tell it to stop, the crew the server to end the process.
+    servers: list[Server] = []
+
+    def end_process() -> None:
+        for server in servers:
+            server.should_exit = True
+
+    crew = Crew(database, settings.worker, WorkMetrics(registry), on_crash=end_process)
+    app = create_status_app(crew, database, registry)
+    servers.append(make_server(app, settings.http, on_stop=crew.stop_claiming))
+    return crew, servers[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

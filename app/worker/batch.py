@@ -1,0 +1,202 @@
+"""One batch from claim to commit: read, assess, store, and account for what failed."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import psycopg
+import structlog
+
+from app.assessments.batch import Batch, Task, TaskFailure, TaskResults
+from app.assessments.reference import read_site, read_tasks
+from app.assessments.tasks import FenceRefusedError, committed, complete, fail
+from app.database import Database, Work
+from app.log import get_logger
+from app.metrics import WorkMetrics
+from app.pool import DatabaseUnavailable, Deadline
+from app.risk import SiteModel
+from app.settings import WorkSettings
+from app.worker.jitter import jittered
+from app.worker.sites import SiteModels
+
+T = TypeVar("T")
+ERROR_CHARACTERS_MAX = 1000
+OUTAGE_PAUSE_SECONDS = 0.5
+log = get_logger("app.worker")
+
+
+class BatchRunner:
+    """Takes claimed batches to their end; one object serves every thread."""
+
+    def __init__(
+        self,
+        database: Database,
+        settings: WorkSettings,
+        metrics: WorkMetrics,
+        stop: threading.Event,
+    ) -> None:
+        self._database = database
+        self._settings = settings
+        self._metrics = metrics
+        self._stop = stop
+        self._sites = SiteModels()
+
+    def process(self, batch: Batch) -> None:
+        """Assess and store a batch within its deadline.
+
+        A task that raises is recorded and queued again or failed; only
+        DatabaseUnavailable escapes, and then the lease runs out or is given back.
+        """
+        started = time.monotonic()
+        deadline = Deadline.after(self._settings.batch_deadline_seconds)
+        with structlog.contextvars.bound_contextvars(**_context(batch)):
+            log.info("batch started")
+            results, failures = self._assess(batch, deadline)
+            try:
+                self._store_or_fail(batch, results, failures, deadline)
+            except FenceRefusedError:
+                self._metrics.fenced.inc(len(batch.tasks))
+                log.warning("fence refused", seconds=round(time.monotonic() - started, 4))
+                return
+            seconds = time.monotonic() - started
+            self._metrics.batch_seconds.observe(seconds)
+            log.info("batch completed", seconds=round(seconds, 4))
+
+    def _assess(
+        self, batch: Batch, deadline: Deadline
+    ) -> tuple[list[TaskResults], list[TaskFailure]]:
+        try:
+            model = self._sites.get(batch.cell_id, lambda: self._load(batch.cell_id, deadline))
+            inputs = self._read(
+                "read tasks",
+                lambda connection: read_tasks(connection, batch.cell_id, batch.tasks),
+                deadline,
+            )
+        except DatabaseUnavailable:
+            raise
+        except Exception as error:
+            log.exception("inputs cannot be read")
+            return [], _all_failed(batch, error)
+        results, failures = [], []
+        for task in batch.tasks:
+            try:
+                outcome = model.assess(inputs[task.scenario, task.year], batch.terms)
+                results.append(TaskResults(task, outcome))
+            except Exception as error:
+                failures.append(_failure(task, error))
+        return results, failures
+
+    def _load(self, cell_id: int, deadline: Deadline) -> SiteModel:
+        return SiteModel(
+            self._read("read site", lambda connection: read_site(connection, cell_id), deadline)
+        )
+
+    def _store_or_fail(
+        self,
+        batch: Batch,
+        results: Sequence[TaskResults],
+        failures: Sequence[TaskFailure],
+        deadline: Deadline,
+    ) -> None:
+        try:
+            self._store(batch, results, failures, deadline)
+        except psycopg.Error as error:
+            # A row that the tables refuse. Which task it belongs to shows on the next
+            # attempt, where each comes alone.
+            log.exception("results were refused by the database")
+            self._store(batch, [], _all_failed(batch, error), deadline)
+
+    def _store(
+        self,
+        batch: Batch,
+        results: Sequence[TaskResults],
+        failures: Sequence[TaskFailure],
+        deadline: Deadline,
+    ) -> None:
+        def work(connection: Work) -> int:
+            complete(connection, batch, results)
+            return fail(
+                connection,
+                batch,
+                failures,
+                attempts_max=self._settings.attempts_max,
+                retry_delay_seconds=self._settings.retry_delay_seconds,
+            )
+
+        def lookup(connection: Work) -> int | None:
+            return committed(connection, batch, len(results))
+
+        def attempt() -> int:
+            return self._database.run(work, deadline=deadline, name="complete", lookup=lookup)
+
+        def attempt_again() -> int:
+            # The last try may have been committed without our hearing of it.
+            found = self._database.run(
+                lookup, deadline=deadline, name="complete lookup", read_only=True
+            )
+            return attempt() if found is None else found
+
+        failed = self._outlast_outage(attempt, attempt_again, deadline)
+        self._account(results, failures, failed)
+
+    def _read(self, name: str, work: Callable[[Work], T], deadline: Deadline) -> T:
+        def attempt() -> T:
+            return self._database.run(work, deadline=deadline, name=name, read_only=True)
+
+        return self._outlast_outage(attempt, attempt, deadline)
+
+    def _outlast_outage(
+        self, attempt: Callable[[], T], attempt_again: Callable[[], T], deadline: Deadline
+    ) -> T:
+        """Repeat through an outage until the batch's deadline, which ends before its lease."""
+        try:
+            return attempt()
+        except DatabaseUnavailable as error:
+            last = error
+        while not deadline.expired:
+            log.warning("waiting for the database", reason=last.reason)
+            time.sleep(min(jittered(OUTAGE_PAUSE_SECONDS), deadline.remaining()))
+            try:
+                return attempt_again()
+            except DatabaseUnavailable as error:
+                last = error
+        raise last
+
+    def _account(
+        self, results: Sequence[TaskResults], failures: Sequence[TaskFailure], failed: int
+    ) -> None:
+        self._metrics.done.inc(len(results))
+        self._metrics.failed.inc(failed)
+        self._metrics.retried.inc(len(failures) - failed)
+        for failure in failures:
+            task = failure.task
+            log.error(
+                "task failed",
+                scenario=task.scenario.value,
+                year=task.year,
+                attempt=task.attempt,
+                last=task.attempt >= self._settings.attempts_max,
+                error=failure.error,
+            )
+
+
+def _context(batch: Batch) -> dict[str, object]:
+    first, last = batch.tasks[0], batch.tasks[-1]
+    return {
+        "assessment_id": str(batch.assessment_id),
+        "site": batch.site_id,
+        "tasks": len(batch.tasks),
+        "first": f"{first.scenario}/{first.year}",
+        "last": f"{last.scenario}/{last.year}",
+        "attempt": first.attempt,
+    }
+
+
+def _all_failed(batch: Batch, error: Exception) -> list[TaskFailure]:
+    return [_failure(task, error) for task in batch.tasks]
+
+
+def _failure(task: Task, error: Exception) -> TaskFailure:
+    text = f"{type(error).__name__}: {error}".replace("\x00", "")
+    return TaskFailure(task, text.encode("utf-8", "replace").decode()[:ERROR_CHARACTERS_MAX])

@@ -1,0 +1,97 @@
+"""The worker's threads as a whole: start, watch, stop."""
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+from app.database import Database, open_or_warn
+from app.log import get_logger
+from app.metrics import WorkMetrics
+from app.pool import DatabaseUnavailable, Deadline
+from app.settings import WorkSettings
+from app.worker.batch import BatchRunner
+from app.worker.loop import CALL_SECONDS, Shared, WorkLoop
+
+RELEASE_SECONDS = 3.0
+CLOSE_SECONDS = 5.0
+# A turn is a sweep, a claim, a batch and its end; each call has its own deadline.
+CALLS_PER_TURN = 5
+log = get_logger("app.worker")
+
+
+class Crew:
+    """Threads that work until told to stop; `on_crash` is called when one dies of a bug."""
+
+    def __init__(
+        self,
+        database: Database,
+        settings: WorkSettings,
+        metrics: WorkMetrics,
+        on_crash: Callable[[], None],
+    ) -> None:
+        self._database = database
+        self._settings = settings
+        self._on_crash = on_crash
+        self._stop = threading.Event()
+        runner = BatchRunner(database, settings, metrics, self._stop)
+        shared = Shared(database, settings, metrics, runner, self._stop)
+        host = f"{socket.gethostname()}:{os.getpid()}"
+        self._loops = [WorkLoop(shared, f"{host}:{n}") for n in range(settings.threads)]
+        # Daemons, so that one stuck in a call cannot keep a stopped process alive.
+        self._threads = [
+            threading.Thread(target=self._run, args=(loop,), name=f"work-{n}", daemon=True)
+            for n, loop in enumerate(self._loops)
+        ]
+        self.crashed = False
+
+    def start(self) -> None:
+        """Open the pool and start every thread; the database may come later."""
+        open_or_warn(self._database)
+        for thread in self._threads:
+            thread.start()
+        log.info("working", threads=len(self._threads))
+
+    def stop_claiming(self) -> None:
+        """Let no thread claim another batch; returns at once."""
+        self._stop.set()
+
+    def shut_down(self) -> None:
+        """Wait for batches in hand, give back what does not end in time, close the pool."""
+        self.stop_claiming()
+        deadline = Deadline.after(self._settings.shutdown_grace_seconds)
+        for loop, thread in zip(self._loops, self._threads, strict=True):
+            thread.join(deadline.remaining())
+            if thread.is_alive():
+                self._give_back(loop)
+        self._database.close(CLOSE_SECONDS)
+        log.info("worker stopped", crashed=self.crashed)
+
+    def fault(self) -> str | None:
+        """Return why the crew is not fit for work, None when it is."""
+        if self._stop.is_set():
+            return "the worker is stopping"
+        dead = [thread.name for thread in self._threads if not thread.is_alive()]
+        if dead:
+            return f"threads not running: {', '.join(dead)}"
+        limit = self._settings.batch_deadline_seconds + CALLS_PER_TURN * CALL_SECONDS
+        age = time.monotonic() - min(loop.last_turn_at for loop in self._loops)
+        if age > limit:
+            return f"a thread has been in one turn for {age:.0f} s, more than {limit:.0f} s"
+        return None
+
+    def _run(self, loop: WorkLoop) -> None:
+        try:
+            loop.run()
+        except BaseException:
+            log.exception("worker thread died")
+            self.crashed = True
+            self.stop_claiming()
+            self._on_crash()
+
+    def _give_back(self, loop: WorkLoop) -> None:
+        try:
+            loop.give_back(Deadline.after(RELEASE_SECONDS))
+        except DatabaseUnavailable as error:
+            log.warning("leases not given back; they will run out", reason=error.reason)

@@ -1,0 +1,182 @@
+"""What each worker thread does, turn after turn, until it is told to stop."""
+
+import threading
+import time
+import uuid
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import psycopg
+
+from app.assessments.batch import Batch
+from app.assessments.finish import Ended, fail_lost, finish
+from app.assessments.tasks import ClaimRules, claim, find_claim, release
+from app.database import Database
+from app.log import get_logger
+from app.metrics import WorkMetrics
+from app.pool import DatabaseUnavailable, Deadline
+from app.settings import WorkSettings
+from app.worker.batch import BatchRunner
+from app.worker.jitter import jittered
+
+CALL_SECONDS = 10.0
+BACKOFF_FIRST_SECONDS = 0.2
+BACKOFF_MAX_SECONDS = 5.0
+SWEEP_SECONDS = 2.0
+log = get_logger("app.worker")
+
+
+class SweepTimer:
+    """Tells one thread at a time that a sweep is due."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._next = 0.0
+
+    def take(self) -> bool:
+        """Return True, and start the next interval, when a sweep is due."""
+        with self._lock:
+            if time.monotonic() < self._next:
+                return False
+            self._next = time.monotonic() + self._seconds
+            return True
+
+
+@dataclass(slots=True)
+class Shared:
+    """What the threads of one worker have in common."""
+
+    database: Database
+    settings: WorkSettings
+    metrics: WorkMetrics
+    runner: BatchRunner
+    stop: threading.Event
+    sweep: SweepTimer = field(default_factory=lambda: SweepTimer(SWEEP_SECONDS))
+
+
+class WorkLoop:
+    """One thread's loop: claim, process, finish; idle and back off in between."""
+
+    def __init__(self, shared: Shared, name: str) -> None:
+        self._shared = shared
+        self._name = name
+        self._backoff_seconds = BACKOFF_FIRST_SECONDS
+        self._unfinished: UUID | None = None
+        self.in_hand: Batch | None = None
+        self.last_turn_at = time.monotonic()
+
+    def run(self) -> None:
+        """Take turns until the stop event is set; only a bug of ours escapes."""
+        while not self._shared.stop.is_set():
+            self.last_turn_at = time.monotonic()
+            try:
+                busy = self._turn()
+                self._backoff_seconds = BACKOFF_FIRST_SECONDS
+            except DatabaseUnavailable as error:
+                self._back_off("database_unavailable", error.reason)
+            except psycopg.Error as error:
+                # A schema that is not there yet, a right that is missing: an operator
+                # mends those, and the worker goes on.
+                self._back_off("database_error", f"{type(error).__name__}: {error}")
+            else:
+                if not busy:
+                    self._idle()
+
+    def _turn(self) -> bool:
+        """Do one batch; return False when there was nothing to do."""
+        if self._shared.sweep.take():
+            self._sweep()
+        batch = self._claim()
+        self._finish_previous(batch)
+        if batch is None:
+            return False
+        self.in_hand = batch
+        self._unfinished = batch.assessment_id
+        self._shared.runner.process(batch)
+        self.in_hand = None
+        if self._shared.stop.is_set():
+            self._finish_previous(None)
+        return True
+
+    def _claim(self) -> Batch | None:
+        settings = self._shared.settings
+        rules = ClaimRules(settings.batch_tasks, settings.lease_seconds, settings.attempts_max)
+        # Fresh for every claim, so that it also tells this claim from our own earlier ones.
+        token = f"{self._name}/{uuid.uuid4().hex}"
+        return self._shared.database.run(
+            lambda connection: claim(connection, rules, token),
+            deadline=Deadline.after(CALL_SECONDS),
+            name="claim",
+            lookup=lambda connection: find_claim(connection, token),
+        )
+
+    def _finish_previous(self, batch: Batch | None) -> None:
+        """End the assessment this thread worked on once it has nothing left to claim."""
+        previous = self._unfinished
+        if previous is None or (batch is not None and batch.assessment_id == previous):
+            return
+        self._finish(previous)
+        self._unfinished = None
+
+    def _finish(self, assessment_id: UUID | None) -> None:
+        ended: Ended = self._shared.database.run(
+            lambda connection: finish(connection, assessment_id),
+            deadline=Deadline.after(CALL_SECONDS),
+            name="finish",
+            idempotent=True,
+        )
+        for ended_id, status in ended:
+            log.info("assessment ended", assessment_id=str(ended_id), status=status)
+
+    def _sweep(self) -> None:
+        """Fail tasks that lost their last lease; end assessments whose finisher died."""
+        attempts_max = self._shared.settings.attempts_max
+        lost = self._shared.database.run(
+            lambda connection: fail_lost(connection, attempts_max),
+            deadline=Deadline.after(CALL_SECONDS),
+            name="fail lost",
+            idempotent=True,
+        )
+        self._shared.metrics.failed.inc(len(lost))
+        for assessment_id, site_no, scenario, year, error in lost:
+            log.error(
+                "task failed",
+                assessment_id=str(assessment_id),
+                site_no=site_no,
+                scenario=scenario,
+                year=year,
+                last=True,
+                error=error,
+            )
+        self._finish(None)
+
+    def give_back(self, deadline: Deadline) -> None:
+        """Release the batch in hand, if any; for use once the thread cannot finish it."""
+        batch = self.in_hand
+        if batch is None:
+            return
+        count = self._shared.database.run(
+            lambda connection: release(connection, batch),
+            deadline=deadline,
+            name="release",
+            idempotent=True,
+        )
+        self._shared.metrics.released.inc(count)
+        log.warning(
+            "leases given back",
+            assessment_id=str(batch.assessment_id),
+            site=batch.site_id,
+            tasks=count,
+        )
+
+    def _idle(self) -> None:
+        # Jitter keeps threads and replicas from asking in step.
+        self._shared.stop.wait(jittered(self._shared.settings.poll_interval_seconds))
+
+    def _back_off(self, kind: str, reason: str) -> None:
+        self.in_hand = None
+        self._shared.metrics.loop_errors.labels(kind).inc()
+        log.warning("turn failed", kind=kind, reason=reason, pause=self._backoff_seconds)
+        self._shared.stop.wait(jittered(self._backoff_seconds))
+        self._backoff_seconds = min(self._backoff_seconds * 2, BACKOFF_MAX_SECONDS)

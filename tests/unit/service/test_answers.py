@@ -1,0 +1,282 @@
+"""Answers around the database: accepted, not found, unavailable, unexpected, too large."""
+
+import threading
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app.api.models import AssessmentStatus, AssessmentSummary, ResultsPage
+from app.assessments.results import ResultKey, ResultPage, UnknownSiteError
+from app.assessments.status import FailedTask, SiteProgress, Status
+from app.assessments.submit import Accepted, Area, ReferenceDataMissingError, SitesOutsideAreaError
+from app.pool import CommitOutcomeUnknown, DatabaseUnavailable, DeadlineExceeded, PoolSaturated
+from app.risk.types import RiskType, Scenario
+
+from .conftest import API, STATE, StandInDatabase
+
+PATH = "/api/v1/site-assessments"
+SOME_ID = uuid.UUID("11111111-2222-3333-4444-555555555555")
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+def status_of(state: str = "failed") -> Status:
+    site = SiteProgress("seoul", 37.5, 127.0, 4, 3, 1, 9)
+    failure = FailedTask("seoul", "SSP126", 2030, 3, "ValueError: no")
+    ended = NOW if state in ("failed", "succeeded") else None
+    return Status(SOME_ID, state, 4, NOW, NOW, ended, (site,), (failure,))
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (PoolSaturated("queue full", STATE, 3), "pool_saturated"),
+        (DeadlineExceeded("too late", STATE, 3), "deadline_exceeded"),
+        (CommitOutcomeUnknown("no answer", STATE, 3), "commit_outcome_unknown"),
+        (DatabaseUnavailable("gone", STATE, 3), "database_unavailable"),
+    ],
+)
+def test_an_unavailable_database_is_503_with_the_state_of_the_pool(
+    client: TestClient, database: StandInDatabase, error: Exception, code: str
+) -> None:
+    database.answers["status"] = error
+    answer = client.get(f"{PATH}/{SOME_ID}")
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "3"
+    assert answer.json()["error"]["code"] == code
+    assert answer.json()["error"]["pool"]["waiting"] == 7
+
+
+def test_an_unexpected_error_is_500_without_its_text(
+    client: TestClient, database: StandInDatabase
+) -> None:
+    database.answers["status"] = RuntimeError("a secret")
+    answer = client.get(f"{PATH}/{SOME_ID}", headers={"X-Request-ID": "abc-1"})
+    assert answer.status_code == 500
+    assert answer.json()["error"]["request_id"] == "abc-1"
+    assert "secret" not in answer.text
+
+
+def test_missing_reference_data_is_503(
+    client: TestClient, database: StandInDatabase, body: dict[str, Any]
+) -> None:
+    database.answers["submit"] = ReferenceDataMissingError()
+    answer = client.post(PATH, json=body)
+    assert answer.status_code == 503
+    assert answer.json()["error"]["code"] == "reference_data_missing"
+
+
+def test_a_site_outside_the_area_is_named_with_the_area(
+    client: TestClient, database: StandInDatabase, body: dict[str, Any]
+) -> None:
+    body["sites"].append({"site_id": "tokyo", "latitude": 35.7, "longitude": 139.7})
+    database.answers["submit"] = SitesOutsideAreaError([1], Area(33.0, 39.0, 124.5, 131.0))
+    answer = client.post(PATH, json=body)
+    assert answer.status_code == 422
+    error = answer.json()["error"]
+    assert (error["field"], error["value"]) == ("sites[1].longitude", 139.7)
+    assert "longitude 124.5 to 131" in error["rule"]
+
+
+def test_another_request_under_the_same_key_is_refused(
+    client: TestClient, database: StandInDatabase, body: dict[str, Any]
+) -> None:
+    database.answers["submit"] = Accepted(SOME_ID, "running", 2, b"another hash")
+    answer = client.post(PATH, json=body, headers={"Idempotency-Key": "k"})
+    assert answer.status_code == 422
+    assert answer.json()["error"]["field"] == "header.Idempotency-Key"
+
+
+def test_an_unknown_assessment_is_404(client: TestClient, database: StandInDatabase) -> None:
+    database.answers |= {"status": None, "results": None}
+    for tail in ("", "/results", "/summary", "/events"):
+        assert client.get(f"{PATH}/{SOME_ID}{tail}").status_code == 404
+
+
+def test_a_site_that_the_assessment_lacks_is_422(
+    client: TestClient, database: StandInDatabase
+) -> None:
+    database.answers["results"] = UnknownSiteError()
+    answer = client.get(f"{PATH}/{SOME_ID}/results?site_id=nowhere")
+    assert answer.json()["error"]["value"] == "nowhere"
+
+
+def test_a_status_says_which_tasks_failed(client: TestClient, database: StandInDatabase) -> None:
+    database.answers["status"] = status_of()
+    answer = AssessmentStatus.model_validate(client.get(f"{PATH}/{SOME_ID}").json())
+    assert (answer.done_tasks, answer.failed_tasks, answer.missing_inputs) == (3, 1, 9)
+    assert answer.failures[0].error == "ValueError: no"
+
+
+ROW = ("seoul", "SSP126", 2030, "drought", 1.5, None, 2.0, 0.1, 0.1, 5.0, None, None, ["building"])
+
+
+def test_results_link_to_their_next_page(client: TestClient, database: StandInDatabase) -> None:
+    key = ResultKey(0, Scenario.SSP126, 2030, RiskType.DROUGHT)
+    database.answers["results"] = ResultPage([ROW], key)
+    answer = client.get(f"{PATH}/{SOME_ID}/results?limit=1&scenario=SSP126&cursor={key.encode()}")
+    page = ResultsPage.model_validate(answer.json())
+    expected = f"{PATH}/{SOME_ID}/results?limit=1&scenario=SSP126&cursor={key.encode()}"
+    assert page.next == expected
+    assert answer.headers["link"] == f'<{expected}>; rel="next"'
+    assert page.results[0].exposure_score is None
+
+
+def test_results_come_as_csv(client: TestClient, database: StandInDatabase) -> None:
+    database.answers["results"] = ResultPage([("a,b", *ROW[1:])], None)
+    answer = client.get(f"{PATH}/{SOME_ID}/results?format=csv")
+    assert answer.headers["content-type"].startswith("text/csv")
+    assert "link" not in answer.headers
+    assert answer.text.splitlines()[1].startswith('"a,b",SSP126,2030,drought,1.5,,2.0,')
+
+
+def test_a_summary_has_the_documented_shape(client: TestClient, database: StandInDatabase) -> None:
+    database.answers["status"] = status_of("succeeded")
+    database.answers["summary"] = {
+        "averages": [],
+        "highest_risks": [],
+        "aal_by_year": [],
+        "sites": [
+            {
+                "site_id": "seoul",
+                "mean_final_aal": None,
+                "mean_expected_loss": None,
+                "missing_inputs": 0,
+                "highest_risk": None,
+            }
+        ],
+    }
+    AssessmentSummary.model_validate(client.get(f"{PATH}/{SOME_ID}/summary").json())
+
+
+def test_the_request_deadline_reaches_the_database(
+    client: TestClient, database: StandInDatabase
+) -> None:
+    database.answers["status"] = status_of()
+    client.get(f"{PATH}/{SOME_ID}")
+    assert 4.0 < database.deadlines[0].remaining() <= 5.0
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [("abc-1.2:3", True), ("x" * 129, False), ("a b", False), ('"><script>', False), ("", False)],
+)
+def test_a_sane_request_id_is_kept_and_another_replaced(
+    client: TestClient, given: str, kept: bool
+) -> None:
+    answer = client.get("/health/live", headers={"X-Request-ID": given})
+    assert (answer.headers["x-request-id"] == given) is kept
+    assert answer.headers["x-request-id"]
+
+
+def chunks(total: int) -> Iterator[bytes]:
+    for _ in range(total // 1024):
+        yield b" " * 1024
+
+
+def test_a_body_above_the_limit_is_413_declared_or_chunked(client: TestClient) -> None:
+    limit = API["http"]["max_body_bytes"]
+    headers = {"Content-Type": "application/json"}
+    declared = client.post(PATH, content=b" " * (limit + 1), headers=headers)
+    chunked = client.post(PATH, content=chunks(limit + 1024), headers=headers)
+    for answer in (declared, chunked):
+        assert answer.status_code == 413
+        assert answer.json()["error"]["code"] == "body_too_large"
+
+
+def test_a_body_at_the_limit_is_read(client: TestClient) -> None:
+    limit = API["http"]["max_body_bytes"]
+    headers = {"Content-Type": "application/json"}
+    assert client.post(PATH, content=chunks(limit), headers=headers).status_code == 422
+
+
+def test_events_end_with_the_assessment(client: TestClient, database: StandInDatabase) -> None:
+    reports = iter([status_of("running"), status_of("failed")])
+    database.answers["status"] = lambda: next(reports)
+    text = client.get(f"{PATH}/{SOME_ID}/events").text
+    assert [line for line in text.splitlines() if line.startswith("event:")] == [
+        "event: progress",
+        "event: end",
+    ]
+
+
+def test_event_streams_are_bounded(client: TestClient, database: StandInDatabase) -> None:
+    services: Any = client.app.state.services  # type: ignore[attr-defined]
+    database.answers["status"] = status_of()
+    services.streams_open = 1
+    answer = client.get(f"{PATH}/{SOME_ID}/events")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "busy")
+    services.streams_open = 0
+    client.get(f"{PATH}/{SOME_ID}/events")
+    assert services.streams_open == 0
+
+
+def test_health_answers_while_every_request_thread_is_stuck(
+    client: TestClient, database: StandInDatabase
+) -> None:
+    release = threading.Event()
+    database.answers["status"] = lambda: release.wait(10) and None
+    database.answers["ready"] = None
+    stuck = [
+        threading.Thread(target=client.get, args=(f"{PATH}/{SOME_ID}",))
+        for _ in range(API["http"]["threads"] * 2)
+    ]
+    for thread in stuck:
+        thread.start()
+    try:
+        answers = [client.get(path) for path in ("/health/live", "/health/ready", "/metrics")]
+    finally:
+        release.set()
+        for thread in stuck:
+            thread.join()
+    assert [answer.status_code for answer in answers] == [200, 200, 200]
+
+
+def test_readiness_gives_up_after_a_second(client: TestClient, database: StandInDatabase) -> None:
+    release = threading.Event()
+    database.answers["ready"] = lambda: release.wait(10) and None
+    answer = client.get("/health/ready")
+    release.set()
+    assert answer.status_code == 503
+    assert "within 1 s" in answer.json()["error"]["message"]
+
+
+def test_requests_beyond_what_can_be_answered_are_turned_away(
+    client: TestClient, database: StandInDatabase
+) -> None:
+    release = threading.Event()
+    database.answers["status"] = lambda: release.wait(10) and None
+    statuses: list[int] = []
+
+    def ask() -> None:
+        statuses.append(client.get(f"{PATH}/{SOME_ID}").status_code)
+
+    threads = [threading.Thread(target=ask) for _ in range(API["http"]["threads"] * 10 + 1)]
+    for thread in threads:
+        thread.start()
+    while not statuses:
+        threads[0].join(0.01)
+    release.set()
+    for thread in threads:
+        thread.join()
+    assert statuses.count(503) == 1
+
+
+def test_metrics_count_requests_by_route(client: TestClient, database: StandInDatabase) -> None:
+    database.answers["status"] = status_of()
+    client.get(f"{PATH}/{SOME_ID}")
+    client.get("/nowhere")
+    text = client.get("/metrics").text
+    route = PATH + "/{assessment_id}"
+    assert f'sluice_http_requests_total{{method="GET",route="{route}",status="200"}} 1.0' in text
+    assert 'route="unmatched",status="404"' in text
+
+
+def test_the_openapi_document_has_examples_and_errors(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    post = document["paths"][PATH]["post"]
+    assert {"202", "413", "415", "422", "503"} <= post["responses"].keys()
+    assert document["components"]["schemas"]["AssessmentRequest"]["examples"]

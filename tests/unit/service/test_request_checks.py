@@ -1,0 +1,174 @@
+"""What the api refuses, and how it says so. The database is never reached."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+PATH = "/api/v1/site-assessments"
+JSON = {"Content-Type": "application/json"}
+Change = Callable[[dict[str, Any]], Any]
+
+
+def refused(answer: Any, status: int = 422) -> dict[str, Any]:
+    assert answer.status_code == status, answer.text
+    error: dict[str, Any] = answer.json()["error"]
+    assert {"code", "message"} <= error.keys()
+    return error
+
+
+def site(**changes: Any) -> dict[str, Any]:
+    return {"site_id": "a", "latitude": 37.5, "longitude": 127.0} | changes
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "value"),
+    [
+        ({"sites": []}, "sites", "a list of 0 items"),
+        ({"sites": [site(latitude=91)]}, "sites[0].latitude", 91),
+        ({"sites": [site(latitude="37.5")]}, "sites[0].latitude", "37.5"),
+        ({"sites": [site(latitude=True)]}, "sites[0].latitude", True),
+        ({"sites": [site(longitude=10**40)]}, "sites[0].longitude", "an integer of 133 bits"),
+        ({"sites": [site(site_id="")]}, "sites[0].site_id", ""),
+        ({"sites": [site(site_id="a\x00b")]}, "sites[0].site_id", "a\x00b"),
+        ({"sites": [site(site_id="x" * 256)]}, "sites[0].site_id", "x" * 80 + "..."),
+        ({"sites": [site(site_id=5)]}, "sites[0].site_id", 5),
+        ({"sites": [site(altitude=1)]}, "sites[0].altitude", 1),
+        ({"sites": [site(), site()]}, "sites", "a"),
+        ({"sites": "seoul"}, "sites", "seoul"),
+        ({"asset_value": -1}, "asset_value", -1),
+        ({"asset_value": 10**400}, "asset_value", "an integer of 1329 bits"),
+        ({"insurance_coverage_rate": 1.1}, "insurance_coverage_rate", 1.1),
+        ({"scenarios": []}, "scenarios", "a list of 0 items"),
+        ({"scenarios": ["SSP999"]}, "scenarios[0]", "SSP999"),
+        ({"scenarios": ["SSP126", "SSP126"]}, "scenarios", "SSP126"),
+        ({"years": {"from": 2020, "to": 2030}}, "years.from", 2020),
+        ({"years": {"from": 2030, "to": 2101}}, "years.to", 2101),
+        ({"years": {"from": 2040, "to": 2030}}, "years.from", 2040),
+        ({"years": {"from": 2030.5, "to": 2040}}, "years.from", 2030.5),
+        ({"years": None}, "years", None),
+        ({"surprise": {"a": 1}}, "surprise", "an object with 1 fields"),
+    ],
+)
+def test_a_bad_field_is_named_with_its_value_and_rule(
+    client: TestClient, body: dict[str, Any], change: dict[str, Any], field: str, value: Any
+) -> None:
+    error = refused(client.post(PATH, json=body | change))
+    assert error["code"] == "invalid_request"
+    assert error["field"] == field
+    assert error.get("value") == value
+    assert error["rule"]
+
+
+def test_a_missing_field_is_named(client: TestClient, body: dict[str, Any]) -> None:
+    del body["asset_value"]
+    error = refused(client.post(PATH, json=body))
+    assert error["field"] == "asset_value"
+    assert "value" not in error
+
+
+def test_every_fault_is_listed(client: TestClient, body: dict[str, Any]) -> None:
+    body["sites"] = [site(latitude=91), site(site_id="b", longitude=181)]
+    error = refused(client.post(PATH, json=body | {"asset_value": -1}))
+    assert [fault["field"] for fault in error["faults"]] == [
+        "sites[0].latitude",
+        "sites[1].longitude",
+        "asset_value",
+    ]
+
+
+def test_more_sites_than_the_knob_allows_are_refused(
+    client: TestClient, body: dict[str, Any]
+) -> None:
+    body["sites"] = [site(site_id=str(number)) for number in range(6)]
+    error = refused(client.post(PATH, json=body))
+    assert error["field"] == "sites"
+    assert "at most 5" in error["rule"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'"sites"',
+        b'{"asset_value": NaN}',
+        b'{"asset_value": -Infinity}',
+        b'{"asset_value": 1e999}',
+        b'{"asset_value": ' + b"9" * 5000 + b"}",
+        b'{"sites": [{"site_id": "\\ud800"}]}',
+        b'{"sites": [{"site_id": "\xff"}]}',
+        b'{"\\u0000": 1}',
+        b"[" * 10_000,
+        b'{"a":' * 10_000,
+        b'{"a": 1} trailing',
+    ],
+    ids=lambda text: repr(text[:24]),
+)
+def test_hostile_json_is_refused(client: TestClient, text: bytes) -> None:
+    refused(client.post(PATH, content=text, headers=JSON))
+
+
+def test_an_infinite_number_is_named_not_echoed_raw(
+    client: TestClient, body: dict[str, Any]
+) -> None:
+    text = json.dumps(body).replace("1000000000.0", "1e999")
+    error = refused(client.post(PATH, content=text, headers=JSON))
+    assert (error["field"], error["value"]) == ("asset_value", "inf")
+
+
+@pytest.mark.parametrize("media_type", ["text/plain", "application/xml", "", "application/jsonx"])
+def test_another_content_type_is_refused(
+    client: TestClient, body: dict[str, Any], media_type: str
+) -> None:
+    headers = {"Content-Type": media_type}
+    refused(client.post(PATH, content=json.dumps(body), headers=headers), 415)
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, "caf\xe9", "a\tb"])
+def test_a_bad_idempotency_key_is_refused(
+    client: TestClient, body: dict[str, Any], key: str
+) -> None:
+    answer = client.post(PATH, json=body, headers={"Idempotency-Key": key.encode("latin-1")})
+    assert refused(answer)["field"] == "header.idempotency-key"
+
+
+@pytest.mark.parametrize("name", ["x", "123", "%00", "' OR 1=1 --", "a" * 5000])
+def test_an_assessment_id_that_is_no_uuid_is_refused(client: TestClient, name: str) -> None:
+    for tail in ("", "/results", "/summary", "/events"):
+        assert refused(client.get(f"{PATH}/{name}{tail}"))["field"] == "path.assessment_id"
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("year=2020", "query.year"),
+        ("year=99999999999999999999", "query.year"),
+        ("year=x", "query.year"),
+        ("scenario=SSP1", "query.scenario"),
+        ("risk_type=flood", "query.risk_type"),
+        ("format=xml", "query.format"),
+        ("limit=0", "query.limit"),
+        ("limit=10001", "query.limit"),
+        ("format=csv&limit=50001", "query.limit"),
+        ("site_id=%00", "query.site_id"),
+        ("site_id=", "query.site_id"),
+        ("cursor=nonsense", "query.cursor"),
+        ("cursor=%ff%fe", "query.cursor"),
+        ("cursor=" + "a" * 201, "query.cursor"),
+    ],
+)
+def test_a_bad_query_parameter_is_named(client: TestClient, query: str, field: str) -> None:
+    path = f"{PATH}/00000000-0000-0000-0000-000000000000/results?{query}"
+    assert refused(client.get(path))["field"] == field
+
+
+def test_an_unknown_path_and_method_have_the_same_error_shape(client: TestClient) -> None:
+    assert refused(client.get("/nowhere"), 404)["code"] == "not_found"
+    answer = client.delete(PATH)
+    assert refused(answer, 405)["code"] == "method_not_allowed"
+    assert answer.headers["allow"] == "POST"
