@@ -1,0 +1,88 @@
+"""Far more callers than the path can serve, and callers that give up."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.faults.load import Sample
+from tests.faults.oracle import (
+    check_answers,
+    check_deadlines,
+    check_nothing_left,
+    check_writes,
+    quantile,
+)
+from tests.fix_api import ASSESSMENTS, Api, assessment_body
+from tests.fix_faults import MakeLoad, hold, wait_for_traffic
+from tests.fix_sql import AdminConsole, Sql
+from tests.fix_stack import Stack
+
+BASE_THREADS, OVERLOAD = 20, 10
+
+
+def good_per_second(samples: list[Sample]) -> float:
+    """Return the rate of good answers from the first to the last sample."""
+    good = [one for one in samples if 200 <= one.status < 300]
+    return len(good) / (max(one.ended for one in samples) - min(one.started for one in samples))
+
+
+@pytest.mark.usefixtures("whole_again")
+def test_ten_times_overload_is_answered_with_503_and_steady_goodput(
+    sql: Sql, make_load: MakeLoad, deadline_seconds: float
+) -> None:
+    with make_load(threads=BASE_THREADS, pause_seconds=0) as base:
+        hold(10)
+    with make_load(threads=BASE_THREADS * OVERLOAD, pause_seconds=0) as load:
+        hold(20)
+    check_answers(load)
+    check_deadlines(load, deadline_seconds)
+    assert good_per_second(load.of()) > good_per_second(base.of()) / 2
+    health = [one.seconds for one in load.of("health")]
+    assert {one.status for one in load.of("health")} == {200}
+    assert quantile(health, 0.99) < quantile([one.seconds for one in load.of()], 0.99)
+    check_writes(load, sql)
+    check_nothing_left(sql, seconds=240)
+
+
+def test_a_write_that_waited_in_the_poolers_queue_does_not_happen_later(
+    stack: Stack, api: Api, sql: Sql, console: AdminConsole, unique_key: str
+) -> None:
+    replicas = range(len(stack.containers("pgbouncer")))
+    for replica in replicas:
+        console.command("PAUSE risk", replica=replica)
+    try:
+        answer = api.submit(assessment_body(), key=unique_key)
+    finally:
+        for replica in replicas:
+            console.command("RESUME risk", replica=replica)
+    assert answer.status_code == 503
+    assert answer.headers["Retry-After"].isdigit()
+    assert answer.json()["error"]["pool"]
+    assert api.http.get(f"{ASSESSMENTS}/00000000-0000-0000-0000-000000000000").status_code == 404
+    hold(1)
+    written = f"SELECT count(*) FROM risk.assessments WHERE idempotency_key = '{unique_key}'"
+    assert sql.value(written) == "0"
+
+
+def test_liveness_and_metrics_answer_while_every_request_thread_waits(
+    stack: Stack, api: Api, console: AdminConsole, make_load: MakeLoad
+) -> None:
+    replicas = range(len(stack.containers("pgbouncer")))
+    with make_load(threads=60, pause_seconds=0) as load:
+        wait_for_traffic(load)
+        for replica in replicas:
+            console.command("PAUSE risk", replica=replica)
+        try:
+            seconds = []
+            for path in ["/health/live", "/metrics"] * 20:
+                started = time.monotonic()
+                assert api.http.get(path).status_code == 200
+                seconds.append(time.monotonic() - started)
+        finally:
+            for replica in replicas:
+                console.command("RESUME risk", replica=replica)
+    stuck = [one.seconds for one in load.of() if one.status == 503]
+    assert stuck, "no request waited"
+    assert max(seconds) < max(stuck)

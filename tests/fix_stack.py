@@ -1,0 +1,131 @@
+"""The running deployment: its containers, found through Docker's API by their compose labels."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import docker
+import pytest
+import testinfra
+from docker.models.containers import Container
+from testinfra.host import Host
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+ENV_DIR = Path(os.environ.get("SLUICE_ENV_DIR", REPOSITORY / "infra" / "env"))
+ENV_FILE = ENV_DIR / "stack.env"
+TIERS = ("postgres", "pgbouncer", "api", "worker")
+
+T = TypeVar("T")
+
+
+def poll(condition: Callable[[], T], *, seconds: float, what: str, every: float = 0.1) -> T:
+    """Return the first truthy value of ``condition``; fail naming ``what`` after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {seconds} s: {what} (last: {value!r})")
+        time.sleep(every)
+
+
+def read_knobs(path: Path = ENV_FILE) -> dict[str, str]:
+    """Read the knobs of an env file as text, without the project's own parser."""
+    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    settings = (line for line in lines if line and not line.startswith("#"))
+    return dict(line.split("=", 1) for line in settings)
+
+
+def run_in(container: Container, command: list[str]) -> tuple[int, str]:
+    """Run a command in a container; return its exit code and what it printed."""
+    code, output = container.exec_run(command)
+    assert isinstance(output, bytes)
+    return int(code or 0), output.decode()
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The compose project that the tests look at."""
+
+    client: docker.DockerClient
+    project: str
+
+    def containers(self, service: str, *, all_states: bool = False) -> list[Container]:
+        """Return the service's containers in the order of their replica number."""
+        found = self.client.containers.list(
+            all=all_states,
+            filters={
+                "label": [
+                    f"com.docker.compose.project={self.project}",
+                    f"com.docker.compose.service={service}",
+                    "com.docker.compose.oneoff=False",
+                ]
+            },
+        )
+        return sorted(found, key=lambda one: str(one.name))
+
+    def container(self, service: str) -> Container:
+        """Return the service's first running container."""
+        found = self.containers(service)
+        assert found, f"no running container of {service}; start the stack with: make up"
+        return found[0]
+
+    def host(self, container: Container) -> Host:
+        """Return testinfra's view of the inside of a container."""
+        return testinfra.get_host(f"docker://{container.name}")
+
+    def health(self, container: Container) -> str:
+        """Return Docker's health verdict for a container, read anew."""
+        container.reload()
+        return str(container.attrs["State"].get("Health", {}).get("Status", "none"))
+
+    def wait_healthy(self, *, seconds: float = 60) -> None:
+        """Return when every container of every tier is healthy."""
+
+        def all_healthy() -> bool:
+            running = [one for tier in TIERS for one in self.containers(tier)]
+            return bool(running) and all(self.health(one) == "healthy" for one in running)
+
+        poll(all_healthy, seconds=seconds, what="every tier healthy")
+
+    def compose(
+        self, *arguments: str, env: dict[str, str] | None = None, timeout: float = 180
+    ) -> subprocess.CompletedProcess[str]:
+        """Run ``docker compose`` in the repository, as an operator does."""
+        return subprocess.run(
+            ["docker", "compose", "--env-file", str(ENV_FILE), "-p", self.project, *arguments],
+            cwd=REPOSITORY,
+            env={**os.environ, **(env or {})},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+
+@pytest.fixture(scope="session")
+def knobs() -> dict[str, str]:
+    """Return the knobs that the running stack was started with."""
+    return read_knobs()
+
+
+@pytest.fixture(scope="session")
+def stack() -> Stack:
+    """Return the running stack; it fails, never skips, where there is none."""
+    try:
+        client = docker.from_env()
+        client.ping()
+    except docker.errors.DockerException as error:
+        pytest.fail(f"Docker does not answer ({error}); start the stack with: make up")
+    running = Stack(client, os.environ.get("COMPOSE_PROJECT_NAME", "sluice"))
+    running.container("postgres")
+    running.wait_healthy()
+    return running

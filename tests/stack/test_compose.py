@@ -1,0 +1,139 @@
+"""What `docker compose` does to a running stack: starts again, stops, and meets a broken knob."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fix_api import Api, assessment_body
+from tests.fix_stack import ENV_FILE, REPOSITORY, TIERS, Stack
+
+
+def started(stack: Stack) -> dict[str, str]:
+    """Return when every tier's container started, by container id."""
+    return {
+        str(one.id): one.attrs["State"]["StartedAt"]
+        for tier in TIERS
+        for one in stack.containers(tier)
+    }
+
+
+def broken_env(folder: Path, old: str, new: str) -> dict[str, str]:
+    """Return the environment that makes compose read a copy of the env files with one change."""
+    copy = folder / "env"
+    shutil.copytree(ENV_FILE.parent, copy)
+    text = (copy / "stack.env").read_text(encoding="utf-8")
+    assert old in text
+    (copy / "stack.env").write_text(text.replace(old, new, 1), encoding="utf-8")
+    return {"SLUICE_ENV_DIR": str(copy)}
+
+
+def test_a_second_up_changes_nothing(stack: Stack) -> None:
+    before = started(stack)
+    result = stack.compose("up", "--detach", "--wait")
+    assert result.returncode == 0, result.stderr
+    assert started(stack) == before
+
+
+def test_down_and_up_keep_the_data(stack: Stack, api: Api) -> None:
+    final = api.run(assessment_body())
+    assert stack.compose("down").returncode == 0
+    assert stack.containers("postgres") == []
+    result = stack.compose("up", "--detach", "--wait")
+    assert result.returncode == 0, result.stderr
+    assert api.status(final["assessment_id"]) == final
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("WORKER_THREADS=", "WORKER_THREADS=9", "WORKER_THREADS"),
+        ("WORKER_THREADS=", "WORKER_TREADS=", "WORKER_THREADS"),
+        (
+            "PGBOUNCER_QUERY_WAIT_TIMEOUT_SECONDS=",
+            "PGBOUNCER_QUERY_WAIT_TIMEOUT_SECONDS=x",
+            "PGBOUNCER_QUERY_WAIT",
+        ),
+    ],
+    ids=["over budget", "misspelt", "not a number"],
+)
+def test_a_broken_knob_stops_up_with_the_reason_and_leaves_running_tiers_alone(
+    stack: Stack, api: Api, tmp_path: Path, old: str, new: str, reason: str
+) -> None:
+    before = started(stack)
+    environment = broken_env(tmp_path, old, new)
+    try:
+        result = stack.compose("up", "--detach", env=environment)
+        assert result.returncode != 0
+        said = stack.compose("logs", "--no-log-prefix", "config").stdout
+        assert reason in said
+        assert "stack.env" in said
+        assert started(stack) == before
+        assert api.http.get("/health/ready").status_code == 200
+    finally:
+        assert stack.compose("up", "--detach", "--wait").returncode == 0
+
+
+def test_an_unreadable_env_file_stops_up_and_says_so(stack: Stack, tmp_path: Path) -> None:
+    before = started(stack)
+    try:
+        result = stack.compose("up", "--detach", env={"SLUICE_ENV_DIR": str(tmp_path)})
+        assert result.returncode != 0
+        assert "stack.env" in stack.compose("logs", "--no-log-prefix", "config").stdout
+        assert started(stack) == before
+    finally:
+        assert stack.compose("up", "--detach", "--wait").returncode == 0
+
+
+def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a make target as the README has it."""
+    return subprocess.run(
+        ["make", *arguments],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_make_assess_finishes_with_a_table_of_all_eight_sites(stack: Stack) -> None:
+    result = make("assess")
+    assert result.returncode == 0, result.stdout + result.stderr
+    for name in ("Seoul", "Busan", "Incheon", "Daejeon", "Gwangju", "Ulsan", "Jeju", "Gangneung"):
+        assert name.lower() in result.stdout.lower()
+    assert "2,560" in result.stdout or "2560" in result.stdout
+
+
+def test_make_plan_prints_the_budget(knobs: dict[str, str]) -> None:
+    result = make("plan")
+    assert result.returncode == 0, result.stderr
+    assert "max_connections" in result.stdout
+    assert knobs["POSTGRES_MAX_CONNECTIONS"] in result.stdout
+
+
+def test_make_help_names_every_target_a_person_needs() -> None:
+    said = make("help").stdout
+    for target in ("assess", "up", "down", "logs", "psql", "lint", "test", "plan"):
+        assert f"make {target} " in said
+
+
+def test_the_default_env_file_is_the_one_compose_reads() -> None:
+    assert (REPOSITORY / ".env").resolve() == ENV_FILE
+
+
+def status_of(stack: Stack, service: str) -> dict[str, Any]:
+    """Return the state of a one-shot service's container."""
+    (container,) = stack.containers(service, all_states=True)
+    return dict(container.attrs["State"])
+
+
+@pytest.mark.parametrize("service", ["config", "migrate"])
+def test_the_one_shot_services_ended_well(stack: Stack, service: str) -> None:
+    state = status_of(stack, service)
+    assert (state["Status"], state["ExitCode"]) == ("exited", 0)

@@ -1,0 +1,181 @@
+"""What is configured is what is in force, on every process of every tier."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import math
+from typing import Any
+
+import pytest
+
+from tests.fix_sql import AdminConsole, Row, Sql
+from tests.fix_stack import Stack, run_in
+
+
+def pgbouncer_ini(stack: Stack) -> configparser.ConfigParser:
+    """Return the compiled configuration as PgBouncer's containers see it."""
+    code, text = run_in(stack.container("pgbouncer"), ["cat", "/etc/sluice/pgbouncer.ini"])
+    assert code == 0
+    parser = configparser.ConfigParser(interpolation=None, strict=True)
+    parser.read_string(text)
+    return parser
+
+
+def replicas(stack: Stack) -> range:
+    """Return the numbers of the PgBouncer replicas."""
+    return range(len(stack.containers("pgbouncer")))
+
+
+def test_every_pgbouncer_setting_is_in_force_on_every_replica(
+    stack: Stack, console: AdminConsole
+) -> None:
+    configured = dict(pgbouncer_ini(stack)["pgbouncer"])
+    assert len(configured) > 30
+    for replica in replicas(stack):
+        in_force = {row["key"]: row["value"] for row in console.show("CONFIG", replica=replica)}
+        # The one setting that PgBouncer reads as octal and shows as decimal.
+        in_force["unix_socket_mode"] = f"{int(in_force['unix_socket_mode']):04o}"
+        differs = {
+            key: (value, in_force.get(key))
+            for key, value in configured.items()
+            if in_force.get(key) != value
+        }
+        assert differs == {}
+
+
+def test_every_pgbouncer_pool_has_its_knobs_size(
+    stack: Stack, console: AdminConsole, knobs: dict[str, str]
+) -> None:
+    for replica in replicas(stack):
+        entries = {row["name"]: row for row in console.show("DATABASES", replica=replica)}
+        assert entries["risk"]["pool_size"] == knobs["PGBOUNCER_INTERACTIVE_POOL_SIZE"]
+        assert entries["risk_batch"]["pool_size"] == knobs["PGBOUNCER_BATCH_POOL_SIZE"]
+        for name in ("risk", "risk_batch"):
+            entry = entries[name]
+            cap = int(entry["pool_size"]) + int(entry["reserve_pool_size"])
+            assert int(entry["max_connections"]) == cap
+            assert entry["pool_mode"] in ("", "transaction")
+
+
+def test_there_are_as_many_pgbouncers_and_workers_as_the_knobs_say(
+    stack: Stack, knobs: dict[str, str]
+) -> None:
+    assert len(stack.containers("pgbouncer")) == int(knobs["PGBOUNCER_REPLICAS"])
+    assert len(stack.containers("worker")) == int(knobs["WORKER_REPLICAS"])
+
+
+def test_postgresql_applied_every_line_of_its_file(sql: Sql) -> None:
+    lines = sql.rows("SELECT name, setting, applied, error FROM pg_file_settings")
+    assert len(lines) > 60
+    assert [line for line in lines if line["applied"] != "t" or line["error"]] == []
+    waiting = sql.rows("SELECT name FROM pg_settings WHERE pending_restart")
+    assert waiting == []
+
+
+def test_postgresql_settings_are_the_files_and_not_another_sources(sql: Sql) -> None:
+    """A setting that the file gives must come from the file, not from a command line."""
+    elsewhere = sql.rows(
+        "SELECT name, source FROM pg_settings JOIN pg_file_settings USING (name)"
+        " WHERE source NOT IN ('configuration file', 'client', 'override')"
+        " AND name NOT IN (SELECT split_part(one, '=', 1) FROM pg_roles, unnest(rolconfig) AS one)"
+    )
+    assert elsewhere == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "knob"),
+    [
+        ("max_connections", "POSTGRES_MAX_CONNECTIONS"),
+        ("superuser_reserved_connections", "POSTGRES_SUPERUSER_RESERVED_CONNECTIONS"),
+        ("reserved_connections", "POSTGRES_RESERVED_CONNECTIONS"),
+        ("autovacuum_max_workers", "POSTGRES_AUTOVACUUM_WORKERS"),
+        ("max_wal_size", "POSTGRES_MAX_WAL_MB"),
+        ("checkpoint_timeout", "POSTGRES_CHECKPOINT_TIMEOUT_SECONDS"),
+        ("auto_explain.log_min_duration", "POSTGRES_SLOW_STATEMENT_MS"),
+    ],
+)
+def test_the_knob_reached_postgresql(
+    sql: Sql, knobs: dict[str, str], setting: str, knob: str
+) -> None:
+    assert sql.value(f"SELECT setting FROM pg_settings WHERE name = '{setting}'") == knobs[knob]
+
+
+def test_shared_buffers_are_the_stated_share_of_the_memory(sql: Sql, knobs: dict[str, str]) -> None:
+    blocks = int(sql.value("SELECT setting FROM pg_settings WHERE name = 'shared_buffers'"))
+    share = blocks * 8 / 1024 / int(knobs["POSTGRES_MEMORY_MB"])
+    assert math.isclose(share * 100, int(knobs["POSTGRES_SHARED_BUFFERS_PERCENT"]), abs_tol=1)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("jit", "off"),
+        ("huge_pages", "try"),
+        ("ssl", "on"),
+        ("password_encryption", "scram-sha-256"),
+        ("log_parameter_max_length", "0"),
+        ("log_parameter_max_length_on_error", "0"),
+        ("fsync", "on"),
+        ("data_checksums", "on"),
+        ("server_encoding", "UTF8"),
+    ],
+)
+def test_the_fixed_setting_is_in_force(sql: Sql, setting: str, value: str) -> None:
+    assert sql.value(f"SHOW {setting}") == value
+
+
+def test_statements_are_counted(sql: Sql) -> None:
+    counted = sql.value("SELECT count(*) FROM pg_stat_statements WHERE query LIKE '%risk.tasks%'")
+    assert int(counted) > 0
+
+
+def role_settings(sql: Sql, role: str) -> dict[str, str]:
+    """Return what ALTER ROLE ... SET holds for a role."""
+    rows: list[Row] = sql.rows(
+        "SELECT split_part(one, '=', 1) AS name, split_part(one, '=', 2) AS value"
+        f" FROM pg_roles, unnest(rolconfig) AS one WHERE rolname = '{role}'"
+    )
+    return {row["name"]: row["value"] for row in rows}
+
+
+@pytest.mark.parametrize(("role", "prefix"), [("risk_api", "API"), ("risk_worker", "WORKER")])
+def test_role_timeouts_are_the_knobs(
+    sql: Sql, knobs: dict[str, str], role: str, prefix: str
+) -> None:
+    settings = role_settings(sql, role)
+    assert settings["lock_timeout"] == f"{knobs[f'{prefix}_LOCK_TIMEOUT_MS']}ms"
+    assert settings["statement_timeout"] == f"{knobs[f'{prefix}_STATEMENT_TIMEOUT_MS']}ms"
+    assert settings["transaction_timeout"] == f"{knobs[f'{prefix}_TRANSACTION_TIMEOUT_MS']}ms"
+
+
+def opened_pool(stack: Stack, service: str) -> dict[str, Any]:
+    """Return the log line in which a service states the arguments of the pool it opened."""
+    lines = stack.container(service).logs().decode().splitlines()
+    events = [json.loads(line) for line in lines if line.startswith("{")]
+    opened = [event for event in events if event.get("event") == "pool opened"]
+    assert opened, f"{service} did not log its pool"
+    return dict(opened[-1])
+
+
+@pytest.mark.parametrize(("service", "prefix"), [("api", "API"), ("worker", "WORKER")])
+def test_every_pool_argument_is_its_knob(
+    stack: Stack, knobs: dict[str, str], service: str, prefix: str
+) -> None:
+    pool = opened_pool(stack, service)
+    expected = {
+        "min_size": float(knobs[f"{prefix}_POOL_MIN_SIZE"]),
+        "max_size": float(knobs[f"{prefix}_POOL_MAX_SIZE"]),
+        "timeout_seconds": float(knobs[f"{prefix}_POOL_TIMEOUT_MS"]) / 1000,
+        "max_waiting": float(knobs[f"{prefix}_POOL_MAX_WAITING"]),
+        "max_lifetime_seconds": float(knobs["APP_POOL_MAX_LIFETIME_SECONDS"]),
+        "max_idle_seconds": float(knobs["APP_POOL_MAX_IDLE_SECONDS"]),
+        "reconnect_timeout_seconds": float(knobs["APP_POOL_RECONNECT_TIMEOUT_SECONDS"]),
+        "check_idle_seconds": float(knobs["APP_POOL_CHECK_IDLE_SECONDS"]),
+        "connect_timeout_seconds": float(knobs["APP_CONNECT_TIMEOUT_SECONDS"]),
+        "tcp_user_timeout_ms": float(knobs["TCP_USER_TIMEOUT_MS"]),
+        "prepare_threshold": float(knobs["APP_PREPARE_THRESHOLD"]),
+        "prepared_max": float(knobs["APP_PREPARED_MAX"]),
+    }
+    assert {name: pool[name] for name in expected} == expected
+    assert pool["application_name"].startswith(f"sluice-{service}")

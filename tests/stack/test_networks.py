@@ -1,0 +1,65 @@
+"""Who can reach whom, and what is published."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.fix_stack import TIERS, Stack
+
+REACH = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 3)"
+
+
+def reaches(stack: Stack, service: str, host: str, port: int) -> bool:
+    """Return whether a service's container opens a TCP connection to host and port."""
+    code, _ = stack.container(service).exec_run(["python", "-c", REACH, host, str(port)])
+    return bool(code == 0)
+
+
+@pytest.mark.parametrize("service", ["api", "worker"])
+def test_the_app_reaches_the_pooler(stack: Stack, service: str) -> None:
+    assert reaches(stack, service, "pgbouncer", 6432)
+
+
+@pytest.mark.parametrize("service", ["api", "worker"])
+def test_the_app_cannot_reach_postgresql_by_name_or_address(stack: Stack, service: str) -> None:
+    addresses = [
+        network["IPAddress"]
+        for network in stack.container("postgres").attrs["NetworkSettings"]["Networks"].values()
+    ]
+    assert addresses
+    assert not any(reaches(stack, service, host, 5432) for host in ["postgres", *addresses])
+
+
+def test_only_the_api_is_published_and_only_on_loopback(
+    stack: Stack, knobs: dict[str, str]
+) -> None:
+    published = {
+        (tier, inside, binding["HostIp"], binding["HostPort"])
+        for tier in TIERS
+        for container in stack.containers(tier)
+        for inside, bindings in container.attrs["NetworkSettings"]["Ports"].items()
+        for binding in bindings or []
+    }
+    assert published == {("api", "8000/tcp", "127.0.0.1", knobs["API_PORT"])}
+
+
+@pytest.mark.parametrize(
+    ("service", "networks"),
+    [
+        ("postgres", {"db"}),
+        ("pgbouncer", {"pool", "db"}),
+        ("api", {"edge", "pool"}),
+        ("worker", {"pool"}),
+    ],
+)
+def test_the_service_is_on_its_networks_only(
+    stack: Stack, service: str, networks: set[str]
+) -> None:
+    for container in stack.containers(service):
+        names = set(container.attrs["NetworkSettings"]["Networks"])
+        assert names == {f"{stack.project}_{name}" for name in networks}
+
+
+@pytest.mark.parametrize("network", ["pool", "db"])
+def test_the_inner_networks_have_no_way_out(stack: Stack, network: str) -> None:
+    assert stack.client.networks.get(f"{stack.project}_{network}").attrs["Internal"]

@@ -1,0 +1,73 @@
+"""Transaction pooling as the app meets it: many clients, few servers, prepared statements."""
+
+from __future__ import annotations
+
+from tests.fix_api import ASSESSMENTS, Api
+from tests.fix_probe import Probe
+from tests.fix_sql import AdminConsole, Sql
+from tests.fix_stack import Stack
+
+
+def pool_size(console: AdminConsole, name: str) -> int:
+    """Return what one replica may open for a database entry, reserve included."""
+    (entry,) = (row for row in console.show("DATABASES") if row["name"] == name)
+    return int(entry["pool_size"]) + int(entry["reserve_pool_size"])
+
+
+def test_a_hundred_clients_share_a_handful_of_server_connections(
+    stack: Stack, probe: Probe, console: AdminConsole
+) -> None:
+    answer = probe("many_clients.py", "100", "20")
+    replicas = len(stack.containers("pgbouncer"))
+    assert answer["errors"] == []
+    assert 1 < answer["backends"] <= pool_size(console, "risk") * replicas < 100
+
+
+def test_prepared_statements_follow_a_client_across_server_connections(probe: Probe) -> None:
+    answer = probe("many_clients.py", "40", "50")
+    assert answer["errors"] == []
+    assert answer["most_backends_of_one_client"] > 1
+
+
+def test_prepared_statements_are_known_to_the_pooler(
+    stack: Stack, api: Api, console: AdminConsole
+) -> None:
+    for _ in range(60):
+        api.http.get(f"{ASSESSMENTS}/00000000-0000-0000-0000-000000000000")
+    servers = [
+        row
+        for replica in range(len(stack.containers("pgbouncer")))
+        for row in console.show("SERVERS", replica=replica)
+    ]
+    assert any(int(row["prepared_statements"]) > 0 for row in servers)
+
+
+def test_new_connections_spread_over_every_replica(stack: Stack, probe: Probe) -> None:
+    addresses = probe("replicas.py", "40")
+    replicas = {
+        container.attrs["NetworkSettings"]["Networks"][f"{stack.project}_pool"]["IPAddress"]
+        for container in stack.containers("pgbouncer")
+    }
+    assert len(replicas) >= 2
+    assert set(addresses) == replicas
+
+
+def test_both_pools_reach_postgresql_as_their_own_role(sql: Sql, console: AdminConsole) -> None:
+    pools = {(row["database"], row["user"]) for row in console.show("POOLS")}
+    assert pools <= {
+        ("risk", "risk_api"),
+        ("risk_batch", "risk_worker"),
+        ("risk_monitor", "sluice_monitor"),
+        ("pgbouncer", "pgbouncer"),
+        ("pgbouncer", "sluice_operator"),
+        ("pgbouncer", "sluice_monitor"),
+    }
+    backends = sql.rows(
+        "SELECT DISTINCT usename FROM pg_stat_activity WHERE backend_type = 'client backend'"
+    )
+    assert {row["usename"] for row in backends} <= {
+        "postgres",
+        "risk_api",
+        "risk_worker",
+        "sluice_monitor",
+    }
