@@ -4,39 +4,47 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from docker.errors import ContainerError
 
-from tests.fix_stack import Stack
+from tests.fix_stack import REPOSITORY, Stack
 
-PROBES = Path(__file__).parent / "stack" / "probes"
 Probe = Callable[..., Any]
 
 
 @pytest.fixture(scope="session")
 def probe(stack: Stack) -> Probe:
-    """Return a function that runs a script of ``probes/`` on a network of the stack.
+    """Return a function that runs a module of ``probes/`` on a network of the stack.
 
-    The script gets ``arguments`` as text, sees the service's configuration and prints one
-    JSON document, which is returned.
+    The module gets ``arguments`` as text, sees the service's configuration and ends with one
+    line of JSON, which is returned.
     """
 
     def run(
-        script: str, *arguments: str, service: str = "api", network: str = "pool", user: str = ""
+        module: str,
+        *arguments: str,
+        service: str = "api",
+        network: str = "pool",
+        environment: dict[str, str] | None = None,
     ) -> Any:
         container = stack.container(service)
-        volumes = {f"{stack.project}_app-config": {"bind": "/etc/sluice", "mode": "ro"}}
         try:
             output = stack.client.containers.run(
                 container.attrs["Config"]["Image"],
-                ["python", "-c", (PROBES / script).read_text(encoding="utf-8"), *arguments],
-                user=user or container.attrs["Config"]["User"],
+                ["python", "-m", f"tests.stack.probes.{module}", *arguments],
+                user=container.attrs["Config"]["User"],
                 network=f"{stack.project}_{network}",
-                volumes=volumes,
-                environment={"SLUICE_SETTINGS": f"/etc/sluice/{service}.json"},
+                volumes={
+                    f"{stack.project}_app-config": {"bind": "/etc/sluice", "mode": "ro"},
+                    str(REPOSITORY / "tests"): {"bind": "/opt/sluice/tests", "mode": "ro"},
+                },
+                environment={
+                    "SLUICE_SETTINGS": f"/etc/sluice/{service}.json",
+                    "PYTHONDONTWRITEBYTECODE": "1",
+                    **(environment or {}),
+                },
                 read_only=True,
                 cap_drop=["ALL"],
                 remove=True,
@@ -44,7 +52,8 @@ def probe(stack: Stack) -> Probe:
                 stderr=False,
             )
         except ContainerError as error:
-            raise AssertionError(f"{script}: {error.stderr!r}") from error
-        return json.loads(output.decode().strip().splitlines()[-1])
+            raise AssertionError(f"{module}: {error.stderr!r}") from error
+        # The last line: what the app logs goes to the same stream before it.
+        return json.loads(output.splitlines()[-1])
 
     return run

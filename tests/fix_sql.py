@@ -49,6 +49,11 @@ class AdminConsole:
         """Return the rows of ``SHOW what`` on one replica."""
         return self.command(f"SHOW {what}", replica=replica)
 
+    def on_all(self, statement: str) -> None:
+        """Run a statement of the console on every replica."""
+        for replica in range(len(self._stack.containers("pgbouncer"))):
+            self.command(statement, replica=replica)
+
     def command(self, statement: str, *, replica: int = 0) -> list[Row]:
         """Run any statement of the console on one replica and return its rows."""
         container = self._stack.containers("pgbouncer")[replica]

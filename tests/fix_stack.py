@@ -45,9 +45,18 @@ def read_knobs(path: Path = ENV_FILE) -> dict[str, str]:
 
 def run_in(container: Container, command: list[str]) -> tuple[int, str]:
     """Run a command in a container; return its exit code and what it printed."""
-    code, output = container.exec_run(command)
-    assert isinstance(output, bytes)
-    return int(code or 0), output.decode()
+    # The command line client, not the SDK: on a busy machine the SDK's stream can end before
+    # the command has, with no output and no exit code.
+    done = subprocess.run(
+        ["docker", "exec", str(container.name), *command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stdout
 
 
 @dataclass(frozen=True)

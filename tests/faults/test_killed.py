@@ -60,9 +60,8 @@ def test_a_hundred_requests_succeed_after_the_pooler_cut_every_idle_connection(
         )
 
     poll(lambda: clients() > 0, seconds=10, what="the api holds connections")
-    for replica in range(len(stack.containers("pgbouncer"))):
-        console.command("KILL risk", replica=replica)
-        console.command("RESUME risk", replica=replica)
+    console.on_all("KILL risk")
+    console.on_all("RESUME risk")
     answers = [
         api.http.get(f"{ASSESSMENTS}/00000000-0000-0000-0000-000000000000").status_code
         for _ in range(100)

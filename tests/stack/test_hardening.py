@@ -89,7 +89,7 @@ def test_configuration_belongs_to_the_tier_and_others_cannot_read_secrets(
 
 
 def test_the_api_cannot_read_the_password_of_another_role(stack: Stack) -> None:
-    code, _ = stack.container("api").exec_run(["cat", "/etc/sluice/worker.password"])
+    code, _ = run_in(stack.container("api"), ["cat", "/etc/sluice/worker.password"])
     assert code != 0
 
 

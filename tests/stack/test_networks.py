@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fix_stack import TIERS, Stack
+from tests.fix_stack import TIERS, Stack, run_in
 
 REACH = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 3)"
 
 
 def reaches(stack: Stack, service: str, host: str, port: int) -> bool:
     """Return whether a service's container opens a TCP connection to host and port."""
-    code, _ = stack.container(service).exec_run(["python", "-c", REACH, host, str(port)])
-    return bool(code == 0)
+    code, _ = run_in(stack.container(service), ["python", "-c", REACH, host, str(port)])
+    return code == 0
 
 
 @pytest.mark.parametrize("service", ["api", "worker"])
@@ -48,8 +48,8 @@ def test_only_the_api_is_published_and_only_on_loopback(
     [
         ("postgres", {"db"}),
         ("pgbouncer", {"pool", "db"}),
-        ("api", {"edge", "pool"}),
-        ("worker", {"pool"}),
+        ("api", {"edge", "pool", "control"}),
+        ("worker", {"pool", "control"}),
     ],
 )
 def test_the_service_is_on_its_networks_only(
@@ -60,6 +60,6 @@ def test_the_service_is_on_its_networks_only(
         assert names == {f"{stack.project}_{name}" for name in networks}
 
 
-@pytest.mark.parametrize("network", ["pool", "db"])
+@pytest.mark.parametrize("network", ["pool", "db", "control"])
 def test_the_inner_networks_have_no_way_out(stack: Stack, network: str) -> None:
     assert stack.client.networks.get(f"{stack.project}_{network}").attrs["Internal"]

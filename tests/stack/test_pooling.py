@@ -17,14 +17,14 @@ def pool_size(console: AdminConsole, name: str) -> int:
 def test_a_hundred_clients_share_a_handful_of_server_connections(
     stack: Stack, probe: Probe, console: AdminConsole
 ) -> None:
-    answer = probe("many_clients.py", "100", "20")
+    answer = probe("many_clients", "100", "20")
     replicas = len(stack.containers("pgbouncer"))
     assert answer["errors"] == []
     assert 1 < answer["backends"] <= pool_size(console, "risk") * replicas < 100
 
 
 def test_prepared_statements_follow_a_client_across_server_connections(probe: Probe) -> None:
-    answer = probe("many_clients.py", "40", "50")
+    answer = probe("many_clients", "40", "50")
     assert answer["errors"] == []
     assert answer["most_backends_of_one_client"] > 1
 
@@ -43,7 +43,7 @@ def test_prepared_statements_are_known_to_the_pooler(
 
 
 def test_new_connections_spread_over_every_replica(stack: Stack, probe: Probe) -> None:
-    addresses = probe("replicas.py", "40")
+    addresses = probe("replicas", "40")
     replicas = {
         container.attrs["NetworkSettings"]["Networks"][f"{stack.project}_pool"]["IPAddress"]
         for container in stack.containers("pgbouncer")

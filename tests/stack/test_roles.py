@@ -36,7 +36,7 @@ REFUSALS = ("42501", "0A000 ALTER SYSTEM is not allowed")
 @pytest.mark.parametrize("service", ["api", "worker"])
 @pytest.mark.parametrize("what", DENIED)
 def test_the_service_role_cannot(probe: Probe, service: str, what: str) -> None:
-    answer = probe("connect.py", f"sql:{DENIED[what]}", service=service)
+    answer = probe("connect", f"sql:{DENIED[what]}", service=service)
     assert answer["connected"], answer
     assert answer["errors"][0].startswith(REFUSALS), answer["errors"]
 

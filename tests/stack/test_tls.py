@@ -67,6 +67,6 @@ def test_pgbouncer_holds_the_same_verifiers_as_postgresql(stack: Stack, sql: Sql
 )
 def test_the_pooler_refuses(probe: Probe, change: dict[str, str], reason: str) -> None:
     arguments = [f"{name}={value}" for name, value in change.items()]
-    answer = probe("connect.py", *arguments)
+    answer = probe("connect", *arguments)
     assert not answer["connected"]
     assert reason.lower() in answer["error"].lower(), answer

@@ -1,0 +1,82 @@
+"""The operator's scripts on the host, run as `make` runs them, and the env file they read."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fix_stack import ENV_FILE, REPOSITORY, Stack
+
+SCRIPT_SECONDS = 240.0
+
+
+class Host:
+    """Runs the scripts of ``infra/host`` on the stack under test."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+
+    def start(self, script: str, *arguments: str) -> subprocess.Popen[str]:
+        """Start a script; its standard error is merged into its output."""
+        return subprocess.Popen(
+            [str(REPOSITORY / "infra" / "host" / script), *arguments],
+            cwd=REPOSITORY,
+            env={**os.environ, "COMPOSE_PROJECT_NAME": self._stack.project},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, script: str, *arguments: str) -> tuple[int, str]:
+        """Run a script to its end; return its exit code and what it printed."""
+        process = self.start(script, *arguments)
+        output, _ = process.communicate(timeout=SCRIPT_SECONDS)
+        return process.returncode, output
+
+    def ops(self, *arguments: str) -> tuple[int, str, str]:
+        """Run an operator command; return its exit code, output and standard error."""
+        done = self._stack.compose("run", "--rm", "--no-deps", "--no-TTY", "ops", *arguments)
+        return done.returncode, done.stdout, done.stderr
+
+
+class EnvFile:
+    """The env file of the stack under test, changed knob by knob."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def set(self, **knobs: str | int) -> None:
+        """Give knobs other values, in place."""
+        text = self._path.read_text(encoding="utf-8")
+        for name, value in knobs.items():
+            text, found = re.subn(rf"(?m)^{name}=.*$", f"{name}={value}", text)
+            assert found == 1, f"{name} is {found} times in {self._path}"
+        self._path.write_text(text, encoding="utf-8")
+
+    def get(self, name: str) -> str:
+        """Return the value of a knob as text."""
+        match = re.search(rf"(?m)^{name}=(.*)$", self._path.read_text(encoding="utf-8"))
+        assert match, f"{name} is not in {self._path}"
+        return match[1]
+
+
+@pytest.fixture(scope="session")
+def host(stack: Stack) -> Host:
+    """Return the operator's scripts."""
+    return Host(stack)
+
+
+@pytest.fixture
+def env_file() -> Iterator[EnvFile]:
+    """Return the env file; its text is put back afterwards, what is in force is not."""
+    before = ENV_FILE.read_text(encoding="utf-8")
+    try:
+        yield EnvFile(ENV_FILE)
+    finally:
+        ENV_FILE.write_text(before, encoding="utf-8")

@@ -1,0 +1,123 @@
+"""The operator's commands on the running stack, and env files for them to take."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fix_stack import ENV_DIR, REPOSITORY, Stack
+
+COMMAND_SECONDS = 240.0
+
+
+class EnvDir:
+    """A copy of the env directory in which knobs can be changed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        shutil.copytree(ENV_DIR, path)
+
+    @property
+    def file(self) -> Path:
+        """Return the path of its stack.env."""
+        return self.path / "stack.env"
+
+    def set(self, **knobs: object) -> EnvDir:
+        """Change knobs in place; each must be there already."""
+        text = self.file.read_text(encoding="utf-8")
+        for name, value in knobs.items():
+            text, count = re.subn(rf"(?m)^{name}=.*$", f"{name}={value}", text)
+            assert count == 1, f"{name} is not in {self.file}"
+        self.file.write_text(text, encoding="utf-8")
+        return self
+
+    def reset(self) -> EnvDir:
+        """Put the stack's own values back."""
+        shutil.copyfile(ENV_DIR / "stack.env", self.file)
+        return self
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """Return the JSON it printed."""
+        return dict(json.loads(self.stdout))
+
+    @property
+    def text(self) -> str:
+        """Return all that it printed."""
+        return self.stdout + self.stderr
+
+
+class Commands:
+    """Runs operator commands as `make` does, with any env directory."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+
+    def start(self, *arguments: str, env_dir: Path = ENV_DIR) -> subprocess.Popen[str]:
+        """Start a command and return its process."""
+        command = ["docker", "compose", "--env-file", str(ENV_DIR / "stack.env")]
+        command += ["-p", self._stack.project, "run", "--rm", "--no-deps", "--no-TTY", "ops"]
+        return subprocess.Popen(
+            [*command, *arguments],
+            cwd=REPOSITORY,
+            env={**os.environ, "SLUICE_ENV_DIR": str(env_dir)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *arguments: str, env_dir: Path = ENV_DIR) -> Done:
+        """Run a command to its end."""
+        return finished(self.start(*arguments, env_dir=env_dir))
+
+    def apply(self, env: EnvDir, *arguments: str) -> Done:
+        """Run `apply` with an env directory."""
+        return self.run("apply", *arguments, env_dir=env.path)
+
+
+def finished(process: subprocess.Popen[str]) -> Done:
+    """Wait for a started command and return how it ended."""
+    try:
+        stdout, stderr = process.communicate(timeout=COMMAND_SECONDS)
+    finally:
+        process.kill()
+    return Done(int(process.returncode), stdout, stderr)
+
+
+@pytest.fixture(scope="session")
+def ops(stack: Stack) -> Commands:
+    """Return the operator of the running stack."""
+    return Commands(stack)
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> EnvDir:
+    """Return a copy of the stack's env directory."""
+    return EnvDir(tmp_path / "env")
+
+
+@pytest.fixture
+def applied_again(ops: Commands) -> Iterator[None]:
+    """After the test, put the stack's own env file back in force, and see that it is."""
+    yield
+    done = ops.run("apply", "--wait", "60")
+    assert done.exit_code == 0, done.text

@@ -1,0 +1,1 @@
+"""Programs that the tests run in a container where the app runs; each prints one JSON document."""

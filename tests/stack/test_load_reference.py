@@ -1,0 +1,114 @@
+"""Loading reference data from CSV: everything, or nothing and every reason why."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fix_sql import Sql
+from tests.fix_stack import Stack
+
+GOOD_HEADER = (
+    "cell_id,structure,storeys,built_year,has_basement,"
+    "elevation_m,river_distance_m,coast_distance_m"
+)
+
+
+def load(
+    stack: Stack, folder: Path, table: str, content: str | bytes
+) -> subprocess.CompletedProcess[str]:
+    """Write a CSV file and load it as the README says."""
+    data = content.encode() if isinstance(content, str) else content
+    (folder / "rows.csv").write_bytes(data)
+    volume = f"{folder}:/data:ro"
+    return stack.compose(
+        "run", "--rm", "--no-deps", "-T", "--volume", volume,
+        "ops", "load-reference", table, "/data/rows.csv",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def building(sql: Sql) -> list[str]:
+    """Return one building's values in the order of the header."""
+    (row,) = sql.rows(f"SELECT {GOOD_HEADER} FROM reference.buildings ORDER BY cell_id LIMIT 1")
+    return list(row.values())
+
+
+@pytest.fixture
+def _source_kept(sql: Sql) -> Iterator[None]:
+    yield
+    sql.rows("UPDATE reference.grid SET source = 'synthetic', loaded_tables = '{}'")
+
+
+@pytest.fixture
+def digest(sql: Sql) -> Iterator[None]:
+    """Check that the test changed nothing in the table."""
+    question = "SELECT md5(string_agg(b::text, '' ORDER BY cell_id)) FROM reference.buildings AS b"
+    before = sql.value(question)
+    yield
+    assert sql.value(question) == before
+
+
+@pytest.mark.usefixtures("_source_kept", "digest")
+def test_good_rows_are_loaded_and_the_source_says_so(
+    stack: Stack, sql: Sql, tmp_path: Path, building: list[str]
+) -> None:
+    result = load(stack, tmp_path, "buildings", f"{GOOD_HEADER}\n{','.join(building)}\n")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert sql.value("SELECT source FROM reference.grid") == "loaded"
+
+
+@pytest.mark.usefixtures("digest")
+@pytest.mark.parametrize(
+    ("column", "value", "reason"),
+    [
+        (1, "straw", "structure"),
+        (2, "many", "storeys"),
+        (2, "70000", "storeys"),
+        (3, "900", "built_year"),
+        (4, "perhaps", "has_basement"),
+        (5, "NaN", "elevation_m"),
+        (6, "-1", "river_distance_m"),
+        (0, "99999999", "cell_id"),
+        (0, "", "cell_id"),
+    ],
+)
+def test_a_bad_value_is_refused_with_file_line_column_and_reason(
+    stack: Stack, tmp_path: Path, building: list[str], column: int, value: str, reason: str
+) -> None:
+    bad = [*building[:column], value, *building[column + 1 :]]
+    text = f"{GOOD_HEADER}\n{','.join(building)}\n{','.join(bad)}\n"
+    result = load(stack, tmp_path, "buildings", text)
+    said = (result.stdout + result.stderr).replace("\n", " ")
+    assert result.returncode != 0
+    assert "rows.csv:3" in said
+    assert reason in said
+
+
+@pytest.mark.usefixtures("digest")
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("", "empty"),
+        (f"{GOOD_HEADER}\n1,wood\n", "rows.csv:2"),
+        (GOOD_HEADER.replace("structure", "structur") + "\n", "structure"),
+        (b"cell_id\n\xff\xfe\n", "UTF-8"),
+        (b"cell_id\n1\x00\n", "NUL"),
+    ],
+    ids=["empty", "too few fields", "misspelt column", "not UTF-8", "NUL"],
+)
+def test_a_wrong_file_is_refused_with_the_reason(
+    stack: Stack, tmp_path: Path, content: str | bytes, reason: str
+) -> None:
+    result = load(stack, tmp_path, "buildings", content)
+    assert result.returncode != 0
+    assert reason.lower() in (result.stdout + result.stderr).lower()
+
+
+def test_an_unknown_table_is_refused_with_the_known_names(stack: Stack, tmp_path: Path) -> None:
+    result = load(stack, tmp_path, "building", f"{GOOD_HEADER}\n")
+    assert result.returncode != 0
+    assert "buildings" in result.stdout + result.stderr
