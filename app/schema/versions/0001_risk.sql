@@ -53,7 +53,8 @@ COMMENT ON TABLE risk.assessment_sites IS
     'The sites of an assessment, numbered in request order, with the grid cell they were put in; '
     'cell_id has no foreign key, so that reference data can be replaced under old assessments';
 
--- Small and covering the claim's order; the finished tasks, soon the great majority, are not in it.
+-- No foreign key to the site: tasks and sites are written in one transaction by one function,
+-- and a check per row would cost most of a large submission.
 CREATE TABLE risk.tasks (
     assessment_id uuid NOT NULL,
     site_no smallint NOT NULL,
@@ -67,7 +68,6 @@ CREATE TABLE risk.tasks (
     error text,
     missing_inputs integer NOT NULL DEFAULT 0 CHECK (missing_inputs >= 0),
     PRIMARY KEY (assessment_id, site_no, scenario, year),
-    FOREIGN KEY (assessment_id, site_no) REFERENCES risk.assessment_sites ON DELETE CASCADE,
     CONSTRAINT tasks_running_has_lease CHECK (
         state <> 'running' OR (lease_expires_at IS NOT NULL AND leased_by IS NOT NULL)
     ),
@@ -81,12 +81,12 @@ COMMENT ON TABLE risk.tasks IS
     'One (site, scenario, year) each. attempt counts claims and is the fence: a completion must '
     'carry the attempt it was claimed with. missing_inputs counts results that lack an input';
 
+-- Small and in the claim's order; the finished tasks, soon the great majority, are not in it.
 CREATE INDEX tasks_claimable ON risk.tasks (assessment_id, site_no, scenario, year)
 WHERE state IN ('queued', 'running');
 
--- Result rows have no foreign key: they are written only in the transaction that marks
--- their tasks done under the fence, and 8,640 row checks per assessment cost a quarter
--- of its database time.
+-- Result rows have no foreign key either: they are written only in the transaction that
+-- marks their tasks done under the fence.
 CREATE TABLE risk.exposure_results (
     assessment_id uuid NOT NULL,
     site_no smallint NOT NULL,
