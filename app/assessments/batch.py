@@ -27,6 +27,11 @@ class Batch:
     token: str
     tasks: tuple[Task, ...]
 
+    @property
+    def retried(self) -> bool:
+        """Tried before: such a task comes alone, as it may kill whoever works on it."""
+        return self.tasks[0].attempt > 1
+
 
 @dataclass(frozen=True, slots=True)
 class TaskResults:

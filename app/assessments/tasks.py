@@ -17,11 +17,12 @@ from app.risk.types import AssetTerms, Scenario
 
 @dataclass(frozen=True, slots=True)
 class ClaimRules:
-    """How many tasks, for how long, and how often one may be tried."""
+    """How many tasks, for how long, how often one may be tried, and whether again."""
 
     batch_tasks: int
     lease_seconds: float
     attempts_max: int
+    fresh_only: bool = False
 
 
 class FenceRefusedError(Exception):
@@ -47,7 +48,7 @@ WITH first AS (
           AND candidate.state IN ('queued', 'running')
           AND (candidate.state = 'queued' OR candidate.lease_expires_at < now())
           AND (candidate.not_before IS NULL OR candidate.not_before <= now())
-          AND candidate.attempt < %(attempts_max)s
+          AND candidate.attempt < CASE WHEN %(fresh_only)s THEN 1 ELSE %(attempts_max)s END
         ORDER BY candidate.site_no, candidate.scenario, candidate.year
         LIMIT 1
         FOR UPDATE SKIP LOCKED
@@ -146,6 +147,7 @@ def claim(connection: Work, rules: ClaimRules, token: str) -> Batch | None:
         "batch_tasks": rules.batch_tasks,
         "lease_seconds": rules.lease_seconds,
         "attempts_max": rules.attempts_max,
+        "fresh_only": rules.fresh_only,
         "token": token,
     }
     return _batch(connection.execute(CLAIM, parameters).fetchall(), token)

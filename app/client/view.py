@@ -23,10 +23,11 @@ NUMERIC = frozenset({"score", "AAL %/year", "loss/year", "done", "failed", "miss
 class ProgressBar:
     """One line that is redrawn on a terminal; elsewhere a line per change of ten per cent."""
 
-    def __init__(self, stream: TextIO = sys.stderr) -> None:
-        self._stream = stream
-        self._live = stream.isatty()
-        self._shown = -1
+    def __init__(self, stream: TextIO | None = None) -> None:
+        """Draw on `stream`, on stderr when there is none."""
+        self._stream = stream or sys.stderr
+        self._live = self._stream.isatty()
+        self._shown: tuple[int, str] | None = None
 
     def show(self, status: dict[str, Any], seconds: float) -> None:
         """Draw the progress that a status reports."""
@@ -38,8 +39,8 @@ class ProgressBar:
         )
         if self._live:
             self._stream.write(f"\r\x1b[K{text}")
-        elif int(share * 10) != self._shown:
-            self._shown = int(share * 10)
+        elif (step := (int(share * 10), status["status"])) != self._shown:
+            self._shown = step
             self._stream.write(f"{text}\n")
         self._stream.flush()
 

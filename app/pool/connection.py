@@ -11,12 +11,15 @@ from threading import Lock
 from time import monotonic
 from typing import Any, Self
 
+import structlog
 from psycopg import Connection
 from psycopg.rows import TupleRow, tuple_row
 
 from .polling import SocketPoll
 from .settings import ConnectionSettings
 from .state import ConnectRecord
+
+log = structlog.get_logger(__name__)
 
 
 class PooledConnection(Connection[TupleRow]):
@@ -42,10 +45,11 @@ class PooledConnection(Connection[TupleRow]):
         try:
             connection = super().connect(conninfo, **kwargs)
         except Exception as error:
-            record.note_failed(monotonic(), error)
+            _note_failed(record, error)
             raise
         connection.tap()
-        record.note_opened(monotonic())
+        if record.note_opened(monotonic()):
+            log.info("connecting works again", pool=record.pool, failed_attempts=record.failed)
         return connection
 
     def tap(self) -> None:
@@ -80,6 +84,12 @@ class PooledConnection(Connection[TupleRow]):
                 self._tap = None
 
 
+def _note_failed(record: ConnectRecord, error: BaseException) -> None:
+    """Count a failed attempt; log the first of an outage, not one line for each."""
+    if record.note_failed(monotonic(), error):
+        log.warning("connecting fails", pool=record.pool, error=record.last_error)
+
+
 def connect_arguments(settings: ConnectionSettings, record: ConnectRecord) -> dict[str, Any]:
     """Return the arguments of one connection attempt.
 
@@ -89,7 +99,7 @@ def connect_arguments(settings: ConnectionSettings, record: ConnectRecord) -> di
     try:
         password = Path(settings.password_file).read_text(encoding="utf-8").rstrip("\r\n")
     except OSError as error:
-        record.note_failed(monotonic(), error)
+        _note_failed(record, error)
         raise
     return driver_arguments(settings) | {"password": password, "record": record}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
 
 import psycopg
@@ -13,6 +14,7 @@ from .metrics import Tally
 from .polling import GONE
 from .watchdog import Lease, Watchdog
 
+CHECK_MIN_SECONDS = 0.1  # less would cut good connections for a caller in a hurry
 SWEEP_SECONDS = 1.0  # the longest one connection may keep a sweep waiting
 SWEEP_NAME = "pool-check"
 
@@ -46,7 +48,7 @@ class Health:
 
         Costs one poll (a microsecond) where nothing raises doubt. `limit_at` is the
         monotonic time by which the caller must have a connection; a round trip takes
-        at most half of what is left, so that another connection can be tried.
+        at most half of what is left (but has 0.1 s), so that another can be tried.
         """
         events = connection.events()
         if events & GONE:
@@ -56,7 +58,8 @@ class Health:
         oldest = max(self._suspect_since, now - self._check_idle_seconds)
         if not events and connection.verified_at > oldest:
             return None
-        fault = self.round_trip(connection, now + (limit_at - now) / 2)
+        patience = max(CHECK_MIN_SECONDS, (limit_at - now) / 2)
+        fault = self.round_trip(connection, now + patience)
         if fault:
             self.suspect()
         else:
@@ -91,7 +94,9 @@ class Health:
         """
         self._suspect_since = monotonic()
         if not self._sweeping.locked():
-            threading.Thread(target=self.sweep, name=SWEEP_NAME, daemon=True).start()
+            # Where no thread can be started, the checks at checkout do the work.
+            with suppress(RuntimeError):
+                threading.Thread(target=self.sweep, name=SWEEP_NAME, daemon=True).start()
 
     def sweep(self) -> bool:
         """Check every idle connection once; False when a sweep is under way already."""

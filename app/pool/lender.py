@@ -10,6 +10,7 @@ import structlog
 from psycopg.pq import TransactionStatus
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
+from .classification import FailureClass
 from .connection import PooledConnection, configure, connect_arguments, restore
 from .deadline import Deadline
 from .errors import DatabaseUnavailable, DeadlineExceeded, PoolSaturated
@@ -19,6 +20,9 @@ from .reservoir import Reservoir
 from .settings import ConnectionSettings, PoolSettings
 from .state import ConnectRecord, PoolState, is_outage
 from .watchdog import LeakReport, Lease, Watchdog
+
+HARMLESS = frozenset({"dirty", FailureClass.STALE_PLAN, FailureClass.WRONG_SERVER})
+"""Reasons for giving up a connection that say nothing about the others."""
 
 log = structlog.get_logger(__name__)
 
@@ -32,7 +36,7 @@ class Lender:
         self._name = name
         self.closing = False
         """Set to refuse new borrowers while the present ones finish."""
-        self.connects = ConnectRecord()
+        self.connects = ConnectRecord(pool=name)
         self.tally = Tally()
         self.watchdog: Watchdog[PooledConnection] = Watchdog(name, on_leak=self._report_leak)
         self.reservoir = _reservoir(connection, pool, name, self.connects)
@@ -91,7 +95,8 @@ class Lender:
             discard = "deadline"
         if discard:
             self._discard(connection, discard)
-            self.health.suspect()
+            if discard not in HARMLESS:
+                self.health.suspect()
             return
         connection.verified_at = monotonic()
         if restore(connection, self._connection):
@@ -130,12 +135,11 @@ class Lender:
             self.tally.add("timeouts", "outage")
             why = self.connects.last_error if self.connects.failing else "no answer to connecting"
             return DatabaseUnavailable(f"{name}: no connection can be made ({why})", state)
-        if deadline.expired:
+        if deadline.expired and state.in_use < state.max_size:
             self.tally.add("timeouts", "deadline")
             return DeadlineExceeded(f"{name}: the deadline passed in the queue", state, 1.0)
         self.tally.add("timeouts", "saturated")
-        waited = self._settings.timeout_seconds
-        return PoolSaturated(f"{name}: no connection came free in {waited:g} s", state, 1.0)
+        return PoolSaturated(f"{name}: no connection came free in time", state, 1.0)
 
     def _clean(self, lease: Lease[PooledConnection]) -> str | None:
         """End what the borrower left open; return why the connection must go, or None.
@@ -154,6 +158,10 @@ class Lender:
             connection.rollback()
         except psycopg.Error:
             return "dirty"
+        except BaseException:
+            self.watchdog.disarm(lease)
+            self._discard(connection, "dirty")
+            raise
         return None
 
     def _discard(self, connection: PooledConnection, reason: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from time import monotonic, sleep
 from typing import TypeVar
 
@@ -49,6 +50,9 @@ class DatabasePool:
     ) -> None:
         self.name = name
         self.registry = registry if registry is not None else CollectorRegistry()
+        # Without where the password is: a log of settings must not lead to it.
+        self._arguments = asdict(connection) | asdict(pool)
+        del self._arguments["password_file"]
         self._prepares = connection.prepare_threshold is not None
         self._lender = Lender(connection, pool, name)
         self._runner = Runner(self._lender, pool, self._lender.tally)
@@ -72,6 +76,8 @@ class DatabasePool:
         _quieten_library()
         self._lender.watchdog.start()
         self._collector.add(self._source)
+        if self._lender.reservoir.closed:
+            log.info("pool opened", name=self.name, **self._arguments)
         self._lender.reservoir.open(wait=False)
         while (state := self.state()).idle + state.in_use < state.min_size:
             if deadline.expired:
@@ -192,7 +198,11 @@ class DatabasePool:
 
 
 def _quieten_library() -> None:
-    """Keep the library from logging two lines for every checkout at INFO."""
+    """Keep the library from logging each checkout (INFO) and each failed attempt (WARNING).
+
+    A level that somebody has set stays. The pool logs what the warnings say itself,
+    once for each outage.
+    """
     logger = logging.getLogger(LIBRARY_LOGGER)
     if logger.level == logging.NOTSET:
-        logger.setLevel(logging.WARNING)
+        logger.setLevel(logging.ERROR)

@@ -57,6 +57,7 @@ class Job(Generic[T]):
     in_doubt: bool = False
     """A COMMIT of an earlier try got no answer, and nothing has resolved it since."""
     failures: Counter[FailureClass] = field(default_factory=Counter)
+    first_failure: Exception | None = None
 
 
 class _Again(Exception):  # noqa: N818 - a signal to the retry loop, never seen outside
@@ -113,11 +114,25 @@ class Runner:
             raise self._unknown(job, error.reason) from error
 
     def _tries(self, job: Job[T]) -> T:
+        """Make the first try bare: the retry loop costs more than a checkout.
+
+        A failure that may be repeated is handed to the loop as its first outcome.
+        """
         try:
-            result: T = self._retrying(self._attempt, job)
+            return self._attempt(job)
+        except _Again as again:
+            job.first_failure = again
+        try:
+            result: T = self._retrying(self._next, job)
         except _Again as again:
             return self._last_resort(job, again.final)
         return result
+
+    def _next(self, job: Job[T]) -> T:
+        first, job.first_failure = job.first_failure, None
+        if first is not None:
+            raise first
+        return self._attempt(job)
 
     def _last_resort(self, job: Job[T], final: DatabaseUnavailable) -> T:
         """Look an open commit up once more after the last try; otherwise give up."""
@@ -128,7 +143,8 @@ class Runner:
                 raise final from final.__cause__
             if found is not None:
                 return found
-            raise DatabaseUnavailable(final.reason, self._lender.state()) from final
+            reason = f"{final.reason}; looked up: nothing was committed"
+            raise DatabaseUnavailable(reason, self._lender.state()) from final
         raise final from final.__cause__
 
     def _attempt(self, job: Job[T]) -> T:

@@ -38,22 +38,27 @@ class ConnectRecord:
     assignment, and a reader that sees half of an update is wrong for microseconds.
     """
 
+    pool: str = ""
     opened: int = 0
     failed: int = 0
     last_opened_at: float = field(default=float("-inf"))
     last_failed_at: float = field(default=float("-inf"))
     last_error: str = ""
 
-    def note_opened(self, now: float) -> None:
-        """Count a connection that was made at `now` (monotonic seconds)."""
+    def note_opened(self, now: float) -> bool:
+        """Count a connection made at `now` (monotonic seconds); True ends an outage."""
+        recovered = self.failing
         self.opened += 1
         self.last_opened_at = now
+        return recovered
 
-    def note_failed(self, now: float, error: BaseException) -> None:
-        """Count an attempt that failed at `now` (monotonic seconds)."""
+    def note_failed(self, now: float, error: BaseException) -> bool:
+        """Count an attempt that failed at `now` (monotonic seconds); True begins an outage."""
+        begun = not self.failing
         self.failed += 1
         self.last_failed_at = now
         self.last_error = summary(error)
+        return begun
 
     @property
     def failing(self) -> bool:

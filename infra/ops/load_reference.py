@@ -89,6 +89,8 @@ def load_reference(
         _say(console, str(error))
     except OSError as error:
         _say(console, f"{path}: cannot be read: {error.strerror or error}")
+    except psycopg.errors.LockNotAvailable:
+        _say(console, f"{table}: another load is writing this table; try again when it is done")
     except psycopg.Error as error:
         _say(console, f"{table}: nothing was loaded; the database says: {str(error).strip()}")
     else:

@@ -70,7 +70,7 @@ def test_all_faults_are_named_at_once(write: Write) -> None:
 
 
 def test_an_absent_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="nowhere.json: cannot be read"):
+    with pytest.raises(SettingsError, match=r"nowhere\.json: cannot be read"):
         load_migrate_settings(tmp_path / "nowhere.json")
 
 

@@ -28,6 +28,12 @@ KNOWN_SITE = SiteInputs(KNOWN_BUILDING, {2021: 100_000.0, 2050: 10_000.0})
 KNOWN_BINS = ProbabilityBins((0.1, 0.02), (0.05, 0.5))
 TERMS = AssetTerms(asset_value=1_000_000.0, insurance_coverage_rate=0.25)
 
+
+def constant_population(people: float) -> dict[int, float]:
+    """Return that many people for every year there is a population for."""
+    return dict.fromkeys(range(2021, 2051), people)
+
+
 scores = st.floats(0, 100)
 distances = st.floats(0, 1_000_000)
 populations = st.floats(0, 1e9)
@@ -46,7 +52,7 @@ buildings = st.builds(
 sites = st.builds(
     SiteInputs,
     buildings,
-    populations.map(lambda people: {year: people for year in range(2021, 2051)}),
+    populations.map(constant_population),
 )
 bins = st.lists(st.tuples(st.floats(0, 0.1), st.floats(0, 1)), min_size=1, max_size=10).map(
     lambda pairs: ProbabilityBins(*(tuple(column) for column in zip(*pairs, strict=True)))

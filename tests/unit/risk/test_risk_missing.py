@@ -12,12 +12,13 @@ from tests.unit.risk.risk_strategies import (
     KNOWN_SITE,
     TERMS,
     buildings,
+    constant_population,
     known_task,
     without,
 )
 
 FIELDS = [field.name for field in fields(Building)]
-PEOPLE = dict.fromkeys(range(2021, 2051), 50_000.0)
+PEOPLE = constant_population(50_000.0)
 
 NEEDED_BY_EXPOSURE = {
     "has_basement": {RiskType.URBAN_FLOOD},

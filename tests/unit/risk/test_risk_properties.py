@@ -23,6 +23,7 @@ from tests.unit.risk.risk_strategies import (
     TERMS,
     bins,
     buildings,
+    constant_population,
     distances,
     known_task,
     populations,
@@ -33,7 +34,7 @@ from tests.unit.risk.risk_strategies import (
     years,
 )
 
-PEOPLE = dict.fromkeys(range(2021, 2051), 50_000.0)
+PEOPLE = constant_population(50_000.0)
 
 
 def assess(building: Building, year: int = 2030) -> dict[RiskType, RiskResult]:
@@ -110,9 +111,7 @@ def test_more_people_are_more_exposure_except_to_wildfire(
     building: Building, one: float, other: float
 ) -> None:
     few, many = (
-        assess_task(
-            SiteInputs(building, dict.fromkeys(range(2021, 2051), people)), known_task(), TERMS
-        )
+        assess_task(SiteInputs(building, constant_population(people)), known_task(), TERMS)
         for people in sorted((one, other))
     )
     for less, more in zip(few, many, strict=True):
@@ -185,5 +184,5 @@ def test_levels_follow_the_risk(one: float, other: float) -> None:
 
 def test_an_unknown_structure_is_refused_with_the_known_ones() -> None:
     building = Building("straw", 1, 2000, False, 0.0, 0.0, 0.0)
-    with pytest.raises(ValueError, match="'straw'.*wood, masonry, steel, reinforced_concrete"):
+    with pytest.raises(ValueError, match=r"'straw'.*wood, masonry, steel, reinforced_concrete"):
         assess(building)

@@ -9,6 +9,8 @@ from fastapi.testclient import TestClient
 from psycopg import Connection
 
 from app.api.application import create_app
+from app.live import Live
+from app.log import configure_logging
 from app.pool import Deadline, PoolState
 from app.settings import ApiSettings
 
@@ -57,9 +59,16 @@ API: dict[str, Any] = {
     },
     "limits": {"sites_max": 5},
     "log": {"level": "INFO"},
+    "control": {
+        "alias": "localhost",
+        "port": 0,
+        "certificate_file": "control.crt",
+        "key_file": "control.key",
+        "token_file": "control.token",
+    },
 }
 WORKER: dict[str, Any] = {
-    **{name: API[name] for name in ("http", "database", "pool", "log")},
+    **{name: API[name] for name in ("http", "database", "pool", "log", "control")},
     "service": "worker",
     "worker": {
         "threads": 4,
@@ -95,6 +104,12 @@ class StandInDatabase:
     def state(self) -> PoolState:
         return STATE
 
+    def resize(self, min_size: int, max_size: int) -> None:
+        del min_size, max_size
+
+    def drain(self) -> None:
+        pass
+
     def run(
         self,
         work: Callable[[Connection[Any]], Any],
@@ -116,6 +131,11 @@ class StandInDatabase:
         return answer
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _json_logs() -> None:
+    configure_logging("test", "INFO")
+
+
 @pytest.fixture
 def api_document() -> dict[str, Any]:
     return copy.deepcopy(API)
@@ -133,7 +153,7 @@ def database() -> StandInDatabase:
 
 @pytest.fixture
 def client(database: StandInDatabase) -> Iterator[TestClient]:
-    app = create_app(ApiSettings.model_validate(API), database)
+    app = create_app(Live(ApiSettings.model_validate(API)), database)
     with TestClient(app, raise_server_exceptions=False) as test_client:
         yield test_client
 

@@ -88,6 +88,12 @@ def test_more_sites_than_the_knob_allows_are_refused(
     assert "at most 5" in error["rule"]
 
 
+def test_a_body_full_of_unknown_fields_is_refused_as_a_whole(client: TestClient) -> None:
+    error = refused(client.post(PATH, json={f"k{number}": 1 for number in range(5000)}))
+    assert (error["field"], error["value"]) == ("body", "an object with 5000 fields")
+    assert len(error["faults"]) == 1
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -134,7 +140,7 @@ def test_a_bad_idempotency_key_is_refused(
     client: TestClient, body: dict[str, Any], key: str
 ) -> None:
     answer = client.post(PATH, json=body, headers={"Idempotency-Key": key.encode("latin-1")})
-    assert refused(answer)["field"] == "header.idempotency-key"
+    assert refused(answer)["field"] == "header.Idempotency-Key"
 
 
 @pytest.mark.parametrize("name", ["x", "123", "%00", "' OR 1=1 --", "a" * 5000])

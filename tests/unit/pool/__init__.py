@@ -1,0 +1,1 @@
+"""The pool package, without a server."""

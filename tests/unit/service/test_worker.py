@@ -1,0 +1,218 @@
+"""The worker's threads, with a stand-in database that answers by call name."""
+
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+from prometheus_client import CollectorRegistry
+
+from app.assessments.batch import Batch, Task
+from app.assessments.tasks import FenceRefusedError
+from app.live import Live
+from app.metrics import WorkMetrics
+from app.pool import DatabaseUnavailable
+from app.risk import SiteModel
+from app.risk.types import AssetTerms, Scenario, SiteInputs, TaskInputs
+from app.settings import WorkerSettings
+from app.worker.crew import Crew
+from app.worker.sites import AGE_MAX_SECONDS, CELLS_MAX, SiteModels
+
+from .conftest import STATE, StandInDatabase
+
+ASSESSMENT = uuid.uuid4()
+GIVE_UP_SECONDS = 10.0
+
+
+def batch(*attempts: int) -> Batch:
+    tasks = tuple(Task(Scenario.SSP126, 2030 + n, attempt) for n, attempt in enumerate(attempts))
+    return Batch(ASSESSMENT, 0, "seoul", 7, AssetTerms(1e9, 0.3), "token", tasks)
+
+
+def inputs(count: int) -> dict[tuple[Scenario, int], TaskInputs]:
+    years = range(2030, 2030 + count)
+    return {(Scenario.SSP126, year): TaskInputs(year, {}, {}) for year in years}
+
+
+def in_turn(*answers: Any) -> Callable[[], Any]:
+    """Give the answers one after another, the last of them for ever."""
+    remaining = list(answers)
+    return lambda: remaining.pop(0) if len(remaining) > 1 else remaining[0]
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    until = time.monotonic() + GIVE_UP_SECONDS
+    while not holds():
+        assert time.monotonic() < until, "the condition did not come about"
+        threading.Event().wait(0.005)
+
+
+class Workshop:
+    """A crew of one thread over a stand-in database."""
+
+    def __init__(self, document: dict[str, Any], database: StandInDatabase) -> None:
+        document["worker"]["threads"] = 1
+        self.live = Live(WorkerSettings.model_validate(document))
+        self.database = database
+        self.registry = CollectorRegistry()
+        self.crashes = 0
+        database.answers |= {
+            "claim": None,
+            "read site": SiteInputs(None, {}),
+            "read tasks": inputs(2),
+            "complete": 0,
+            "finish": [],
+            "fail lost": [],
+            "release": 1,
+        }
+        self.crew = Crew(database, self.live, WorkMetrics(self.registry), self._crash)
+
+    def _crash(self) -> None:
+        self.crashes += 1
+
+    def count(self, name: str, **labels: str) -> float:
+        return self.registry.get_sample_value(name, labels) or 0.0
+
+    def called(self, name: str) -> int:
+        return self.database.calls.count(name)
+
+
+@pytest.fixture
+def workshop(worker_document: dict[str, Any], database: StandInDatabase) -> Any:
+    shop = Workshop(worker_document, database)
+    yield shop
+    shop.crew.shut_down()
+
+
+def test_a_claimed_batch_is_stored_and_its_assessment_finished(workshop: Workshop) -> None:
+    workshop.database.answers["claim"] = in_turn(batch(1, 1), None)
+    workshop.crew.start()
+    wait_until(lambda: workshop.called("finish") >= 2)
+    assert workshop.count("sluice_tasks_done_total") == 2
+    assert workshop.count("sluice_batch_seconds_count") == 1
+
+
+def test_the_inputs_of_a_site_are_read_once(workshop: Workshop) -> None:
+    workshop.database.answers["claim"] = in_turn(batch(1, 1), batch(1, 1), batch(1, 1), None)
+    workshop.crew.start()
+    wait_until(lambda: workshop.called("complete") == 3)
+    assert workshop.called("read site") == 1
+
+
+def test_a_task_that_raises_is_counted_and_the_others_are_stored(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def assess(_model: SiteModel, task: TaskInputs, _terms: AssetTerms) -> tuple[()]:
+        if task.year == 2031:
+            raise ValueError("bad input")
+        return ()
+
+    monkeypatch.setattr(SiteModel, "assess", assess)
+    workshop.database.answers["claim"] = in_turn(batch(1, 1), None)
+    workshop.crew.start()
+    wait_until(lambda: workshop.count("sluice_tasks_retried_total") == 1)
+    assert workshop.count("sluice_tasks_done_total") == 1
+
+
+def test_results_that_the_tables_refuse_fail_the_tasks(workshop: Workshop) -> None:
+    workshop.database.answers["claim"] = in_turn(batch(1, 1), None)
+    workshop.database.answers["complete"] = in_turn(psycopg.errors.CheckViolation("no"), 0)
+    workshop.crew.start()
+    wait_until(lambda: workshop.count("sluice_tasks_retried_total") == 2)
+    assert workshop.count("sluice_tasks_done_total") == 0
+
+
+def test_a_refused_fence_is_counted_and_work_goes_on(workshop: Workshop) -> None:
+    workshop.database.answers["claim"] = in_turn(batch(1, 1), batch(1, 1), None)
+    workshop.database.answers["complete"] = in_turn(FenceRefusedError("lost"), 0)
+    workshop.crew.start()
+    wait_until(lambda: workshop.count("sluice_tasks_done_total") == 2)
+    assert workshop.count("sluice_tasks_fenced_total") == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (DatabaseUnavailable("gone", STATE), "database_unavailable"),
+        (psycopg.errors.UndefinedTable("no such table"), "database_error"),
+    ],
+)
+def test_a_database_error_backs_off_and_work_goes_on(
+    workshop: Workshop, error: Exception, kind: str
+) -> None:
+    workshop.database.answers["claim"] = in_turn(error, batch(1, 1), None)
+    workshop.crew.start()
+    wait_until(lambda: workshop.count("sluice_tasks_done_total") == 2)
+    assert workshop.count("sluice_worker_errors_total", kind=kind) == 1
+    assert workshop.crew.fault() is None
+
+
+def test_an_outage_while_storing_is_outlasted_after_looking_for_the_commit(
+    workshop: Workshop,
+) -> None:
+    workshop.database.answers["claim"] = in_turn(batch(1, 1), None)
+    workshop.database.answers["complete"] = in_turn(DatabaseUnavailable("gone", STATE), 0)
+    workshop.database.answers["complete lookup"] = True
+    workshop.crew.start()
+    wait_until(lambda: workshop.count("sluice_tasks_done_total") == 2)
+    assert workshop.called("complete") == 1
+
+
+def test_a_bug_ends_the_process_and_is_never_silent(workshop: Workshop) -> None:
+    workshop.database.answers["claim"] = TypeError("a bug")
+    workshop.crew.start()
+    wait_until(lambda: workshop.crashes == 1)
+    assert workshop.crew.crashed
+    assert workshop.crew.fault() is not None
+
+
+def test_a_batch_that_outlasts_the_grace_is_given_back(workshop: Workshop) -> None:
+    release = threading.Event()
+    workshop.database.answers["claim"] = in_turn(batch(1, 1), None)
+    workshop.database.answers["complete"] = lambda: release.wait(GIVE_UP_SECONDS) and 0
+    workshop.crew.start()
+    wait_until(lambda: workshop.called("complete") == 1)
+    workshop.crew.shut_down()
+    release.set()
+    assert workshop.called("release") == 1
+    assert workshop.count("sluice_tasks_released_total") == 1
+
+
+def test_a_stopping_crew_finishes_the_batch_in_hand(workshop: Workshop) -> None:
+    release = threading.Event()
+    workshop.database.answers["claim"] = batch(1, 1)
+    workshop.database.answers["complete"] = lambda: release.wait(GIVE_UP_SECONDS) and 0
+    workshop.crew.start()
+    wait_until(lambda: workshop.called("complete") == 1)
+    workshop.crew.stop_claiming()
+    release.set()
+    workshop.crew.shut_down()
+    assert workshop.called("claim") == 1
+    assert workshop.called("release") == 0
+    assert workshop.count("sluice_tasks_done_total") == 2
+
+
+def model() -> SiteModel:
+    return SiteModel(SiteInputs(None, {}))
+
+
+def test_the_site_cache_forgets_the_least_recently_used() -> None:
+    cache = SiteModels()
+    first = cache.get(0, model)
+    for cell in range(1, CELLS_MAX):
+        cache.get(cell, model)
+    assert cache.get(0, model) is first
+    cache.get(CELLS_MAX, model)
+    assert cache.get(0, model) is first
+    assert len(cache._models) == CELLS_MAX
+
+
+def test_the_site_cache_reads_again_after_a_while() -> None:
+    now = 0.0
+    cache = SiteModels(clock=lambda: now)
+    first = cache.get(0, model)
+    now = AGE_MAX_SECONDS + 1
+    assert cache.get(0, model) is not first
