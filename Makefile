@@ -11,10 +11,10 @@ ifeq ($(CA_BUNDLE),)
 unexport CA_BUNDLE
 endif
 
-.PHONY: help assess up build check plan down destroy logs ps psql lint test test-unit engine
+.PHONY: help assess up build check plan apply preset down destroy logs ps status restart-postgres restart-pgbouncer scale-pgbouncer psql lint test test-unit engine
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 assess: up ## From nothing to a finished risk assessment of eight sites
 	@$(COMPOSE) exec api python -m app.client http://127.0.0.1:8000
@@ -32,8 +32,14 @@ build: engine ## Build every image
 check: build
 	@$(COMPOSE) run --rm --no-deps --no-TTY ops plan --quiet
 
-plan: engine ## Print what the env file adds up to: every tier's budget and derived values
-	@$(COMPOSE) run --rm --no-deps ops plan
+plan: engine ## What the env file would change of what is in force; the whole budget: FULL=yes
+	@$(COMPOSE) run --rm --no-deps ops plan $(if $(FULL),--full)
+
+apply: engine ## Put the env file in force, live, no request fails; with restarts: RESTART=yes
+	@infra/host/apply.sh $(if $(RESTART),--restart)
+
+preset: engine ## Make a preset the env file, after showing its plan: make preset NAME=small
+	@infra/host/preset.sh $(NAME)
 
 down: ## Stop the stack; volumes (the data) stay
 	@$(COMPOSE) --profile ops down
@@ -47,6 +53,21 @@ logs: ## Follow every tier's log
 
 ps: ## Show every container and its health
 	@$(COMPOSE) ps --all
+
+status: ## The whole path on one screen, and what holds it up: make status WATCH=yes
+	@$(COMPOSE) run --rm --no-deps ops status $(if $(WATCH),--watch)
+
+restart-postgres: ## Put the env file in force and restart PostgreSQL; clients wait, none fails
+	@infra/host/restart-postgres.sh
+
+restart-pgbouncer: ## Restart every PgBouncer replica in turn (new containers after a build)
+	@infra/host/restart-pgbouncer.sh
+
+scale-pgbouncer: ## Run another number of PgBouncer replicas: make scale-pgbouncer N=3
+	@infra/host/scale-pgbouncer.sh $(N)
+
+bench-pool: ## What a checkout costs, as ratios: this pool layer against three other ways
+	@$(COMPOSE) run --rm --no-deps --no-TTY api python -m app.pool.benchmark --settings /etc/sluice/api.json
 
 psql: ## A superuser's psql inside the PostgreSQL container
 	@$(COMPOSE) exec postgres psql --dbname risk

@@ -36,6 +36,12 @@ class Database(Protocol):
     def state(self) -> PoolState:
         """Return sizes and queue length now."""
 
+    def resize(self, min_size: int, max_size: int) -> None:
+        """Set the limits of the pool; raise ValueError for sizes that cannot be."""
+
+    def drain(self) -> None:
+        """Replace every connection: idle ones now, lent ones when they come back."""
+
     def run(
         self,
         work: Callable[[Work], T],
@@ -73,6 +79,14 @@ def open_or_warn(database: Database) -> None:
         log.warning("database pool is not open yet", reason=error.reason)
     else:
         log.info("database pool is open", state=str(database.state()))
+
+
+def open_or_fail(database: Database) -> None:
+    """Open the pool and have a query answered; raise DatabaseUnavailable when that fails."""
+    deadline = Deadline.after(OPEN_SECONDS)
+    database.open(deadline=deadline)
+    database.run(ping, deadline=deadline, name="first", read_only=True)
+    log.info("database pool is open", state=str(database.state()))
 
 
 def ping(connection: Work) -> None:

@@ -35,6 +35,11 @@ def configure_logging(service: str, level: str) -> None:
     logging.basicConfig(handlers=[handler], level=level, force=True)
 
 
+def set_level(level: str) -> None:
+    """Change how much is logged from now on; `level` as for `configure_logging`."""
+    logging.getLogger().setLevel(level)
+
+
 def _shared_processors(service: str) -> list[Processor]:
     def add_service(
         _logger: object, _method: str, event: structlog.typing.EventDict

@@ -14,6 +14,8 @@ from docker.models.containers import Container
 from tests.fix_stack import ENV_FILE, REPOSITORY, Stack, run_in
 
 Answer = dict[str, Any]
+# Method, host, path and Authorization header.
+Call = tuple[str, str, str, str]
 Recompile = Callable[..., None]
 
 
@@ -33,9 +35,9 @@ class Operator:
         assert all("state" in one for one in answers), answers
         return [one["state"] for one in answers]
 
-    def call(self, method: str, host: str, path: str, authorization: str) -> Answer:
-        """Make one raw call; return its status and body."""
-        return dict(self._run("control_call", method, host, path, authorization))
+    def call(self, *calls: Call) -> list[Answer]:
+        """Make raw calls; return the status and body of each."""
+        return list(self._run("control_call", json.dumps(calls)))
 
     def read(self, path: str) -> str:
         """Return the text of a file that operators have."""
@@ -48,7 +50,8 @@ class Operator:
         script = (
             "import os, sys; name, text, uid = sys.argv[1:];"
             "new = open(name + '.test', 'w'); new.write(text); new.close();"
-            "os.chown(name + '.test', int(uid), int(uid)); os.replace(name + '.test', name)"
+            "os.chmod(name + '.test', 0o400); os.chown(name + '.test', int(uid), int(uid));"
+            "os.replace(name + '.test', name)"
         )
         command = ["python", "-c", script, f"/out/app/{name}", text, str(uid)]
         code, output = run_in(self.container, command)

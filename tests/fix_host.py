@@ -80,3 +80,13 @@ def env_file() -> Iterator[EnvFile]:
         yield EnvFile(ENV_FILE)
     finally:
         ENV_FILE.write_text(before, encoding="utf-8")
+
+
+@pytest.fixture
+def applied_again(host: Host, env_file: EnvFile) -> Iterator[None]:
+    """After the test, put the env file in force as it was before."""
+    before = ENV_FILE.read_text(encoding="utf-8")
+    yield
+    ENV_FILE.write_text(before, encoding="utf-8")
+    code, output, error = host.ops("apply")
+    assert code == 0, output + error

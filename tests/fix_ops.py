@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.fix_stack import ENV_DIR, REPOSITORY, Stack
+from tests.fix_stack import ENV_DIR, REPOSITORY, Stack, read_knobs
 
 COMMAND_SECONDS = 240.0
 
@@ -88,6 +88,24 @@ class Commands:
     def run(self, *arguments: str, env_dir: Path = ENV_DIR) -> Done:
         """Run a command to its end."""
         return finished(self.start(*arguments, env_dir=env_dir))
+
+    def knob(self, name: str) -> str:
+        """Return a knob as the running stack was started with it."""
+        return read_knobs()[name]
+
+    def script(self, name: str, *arguments: str, env: EnvDir) -> Done:
+        """Run a script of infra/host, as a make target does, with an env directory."""
+        changed = {"COMPOSE_PROJECT_NAME": self._stack.project, "SLUICE_ENV_DIR": str(env.path)}
+        process = subprocess.Popen(
+            [str(REPOSITORY / "infra" / "host" / name), *arguments],
+            cwd=REPOSITORY,
+            env={**os.environ, **changed},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        return finished(process)
 
     def apply(self, env: EnvDir, *arguments: str) -> Done:
         """Run `apply` with an env directory."""

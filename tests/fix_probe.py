@@ -29,7 +29,7 @@ def probe(stack: Stack) -> Probe:
         network: str = "pool",
         environment: dict[str, str] | None = None,
     ) -> Any:
-        container = stack.container(service)
+        (container, *_) = stack.containers(service, all_states=True)
         try:
             output = stack.client.containers.run(
                 container.attrs["Config"]["Image"],

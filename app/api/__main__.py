@@ -1,28 +1,43 @@
-"""`python -m app.api`: the HTTP service until SIGTERM."""
+"""`python -m app.api`: the HTTP service until SIGTERM.
 
+Checks the settings, binds the socket, and becomes the supervisor of the serving process.
+"""
+
+import os
+import socket
 import sys
+from typing import NoReturn
 
-from app.api.application import create_app
-from app.log import configure_logging, get_logger
-from app.server import make_server
-from app.settings import ApiSettings, SettingsError, load_settings, settings_path
+from app.settings import ApiSettings, HttpSettings, SettingsError, load_settings, settings_path
 
 
 def main() -> int:
-    """Serve; return the exit code."""
+    """Become the supervisor; return the exit code where that cannot be."""
     try:
         settings = load_settings(settings_path("api"), ApiSettings)
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    configure_logging("api", settings.log.level)
-    log = get_logger("app.api")
-    log.info("starting", host=settings.http.host, port=settings.http.port)
-    server = make_server(create_app(settings), settings.http)
-    server.run()
-    log.info("stopped", clean=server.started)
-    # A server that never started has logged why.
-    return 0 if server.started else 1
+    try:
+        _become_supervisor(_bound(settings.http))
+    except OSError as error:
+        sys.stderr.write(f"{settings.http.host}:{settings.http.port}: {error.strerror}\n")
+        return 1
+
+
+def _become_supervisor(listener: socket.socket) -> NoReturn:
+    """Start anew, without all that reading settings has loaded: it stays for the whole time."""
+    listener.set_inheritable(True)
+    command = [sys.executable, "-m", "app.api.supervisor", str(listener.fileno())]
+    os.execv(sys.executable, command)  # noqa: S606  # no shell is wanted
+
+
+def _bound(http: HttpSettings) -> socket.socket:
+    """Return a socket that is bound and does not listen: the first serving process begins that."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((http.host, http.port))
+    return listener
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The application: settings in, FastAPI out."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from anyio import to_thread
 from fastapi import FastAPI
@@ -12,6 +12,7 @@ from app.api.context import RequestContext
 from app.api.errors import register_handlers
 from app.api.services import Services
 from app.database import Database, make_database, open_or_warn
+from app.live import Live
 from app.metrics import HttpMetrics, make_registry
 from app.settings import ApiSettings
 
@@ -24,13 +25,20 @@ DESCRIPTION = (
 )
 
 
-def create_app(settings: ApiSettings, database: Database | None = None) -> FastAPI:
+def create_app(
+    live: Live[ApiSettings],
+    database: Database | None = None,
+    *,
+    opening: Callable[[Database], None] = open_or_warn,
+) -> FastAPI:
     """Build the api; nothing is opened before the application starts.
 
-    `database` replaces the pool that the settings describe.
+    `database` replaces the pool that the settings describe; `opening` opens it, and raises
+    where the application shall not start without it.
     """
     registry = make_registry()
-    services = Services(settings, database or make_database(settings, registry), registry)
+    pool = database or make_database(live.current, registry)
+    services = Services(live, pool, registry, opening)
     app = FastAPI(
         title="Sluice risk service", version="1", description=DESCRIPTION, lifespan=_lifespan
     )
@@ -62,7 +70,7 @@ def _add_layers(app: FastAPI, services: Services) -> None:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     services: Services = app.state.services
     to_thread.current_default_thread_limiter().total_tokens = services.settings.http.threads
-    await to_thread.run_sync(open_or_warn, services.database)
+    await to_thread.run_sync(services.opening, services.database)
     try:
         yield
     finally:

@@ -15,7 +15,11 @@ DRAIN_SECONDS_MAX = 2.0
 
 
 class _TooLargeError(Exception):
-    """The body exceeds the limit."""
+    """The body exceeds the limit; `more` of it is still to come."""
+
+    def __init__(self, *, more: bool) -> None:
+        super().__init__()
+        self.more = more
 
 
 class _DisconnectedError(Exception):
@@ -38,8 +42,9 @@ class BodyLimit:
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 body = await self._read(Headers(scope=scope), receive)
-        except _TooLargeError:
-            await _drain(receive)
+        except _TooLargeError as error:
+            if error.more:
+                await _drain(receive)
             await self._refuse_size(scope, receive, send)
         except TimeoutError:
             await self._refuse_time(scope, receive, send)
@@ -51,7 +56,7 @@ class BodyLimit:
     async def _read(self, headers: Headers, receive: Receive) -> bytes:
         declared = headers.get("content-length", "")
         if declared.isdecimal() and int(declared[:19]) > self._max_bytes:
-            raise _TooLargeError
+            raise _TooLargeError(more=True)
         body = bytearray()
         more = True
         while more:
@@ -59,9 +64,9 @@ class BodyLimit:
             if message["type"] != "http.request":
                 raise _DisconnectedError
             body += message.get("body", b"")
-            if len(body) > self._max_bytes:
-                raise _TooLargeError
             more = message.get("more_body", False)
+            if len(body) > self._max_bytes:
+                raise _TooLargeError(more=more)
         return bytes(body)
 
     async def _refuse_size(self, scope: Scope, receive: Receive, send: Send) -> None:

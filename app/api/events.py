@@ -23,6 +23,8 @@ POLL_SECONDS = 0.5
 PING_SECONDS = 15
 # A client that stopped reading must not keep its stream for ever.
 SEND_SECONDS_MAX = 10.0
+# How long a stream may take to say goodbye when the service stops.
+STOP_SECONDS = 2.0
 STREAM_SECONDS_MAX = 3600.0
 log = get_logger("app.api.events")
 router = APIRouter(tags=["assessments"])
@@ -31,8 +33,19 @@ router = APIRouter(tags=["assessments"])
 class CountedStream(EventSourceResponse):
     """An event stream that gives its slot back however it ends."""
 
-    def __init__(self, events: AsyncIterator[ServerSentEvent], ended: Callable[[], None]) -> None:
-        super().__init__(events, ping=PING_SECONDS, send_timeout=SEND_SECONDS_MAX)
+    def __init__(
+        self,
+        events: AsyncIterator[ServerSentEvent],
+        stopping: anyio.Event,
+        ended: Callable[[], None],
+    ) -> None:
+        super().__init__(
+            events,
+            ping=PING_SECONDS,
+            send_timeout=SEND_SECONDS_MAX,
+            shutdown_event=stopping,
+            shutdown_grace_period=STOP_SECONDS,
+        )
         self._ended = ended
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,7 +70,10 @@ class CountedStream(EventSourceResponse):
 async def get_events(
     assessment_id: UUID, services: ServicesDep, deadline: DeadlineDep
 ) -> CountedStream:
-    """Send `progress` whenever the counts change, and `end` with the last of them."""
+    """Send `progress` whenever the counts change, and `end` with the last of them.
+
+    A service that stops sends `stopping` and closes; connect again for the rest.
+    """
     _require_slot(services)
     status = await _poll(services, assessment_id, deadline)
     _require_slot(services)
@@ -66,7 +82,8 @@ async def get_events(
     def ended() -> None:
         services.streams_open -= 1
 
-    return CountedStream(_events(services, status), ended)
+    stopping = anyio.Event()
+    return CountedStream(_events(services, status, stopping), stopping, ended)
 
 
 def _require_slot(services: Services) -> None:
@@ -81,10 +98,12 @@ async def _poll(services: Services, assessment_id: UUID, deadline: Deadline) -> 
     )
 
 
-async def _events(services: Services, status: Status) -> AsyncIterator[ServerSentEvent]:
+async def _events(
+    services: Services, status: Status, stopping: anyio.Event
+) -> AsyncIterator[ServerSentEvent]:
     sent = None
     until = Deadline.after(STREAM_SECONDS_MAX)
-    while not until.expired:
+    while not until.expired and not services.ending:
         progress = _progress(status)
         if status.ended:
             yield ServerSentEvent(progress, event="end")
@@ -92,7 +111,11 @@ async def _events(services: Services, status: Status) -> AsyncIterator[ServerSen
         if progress != sent:
             yield ServerSentEvent(progress, event="progress")
             sent = progress
-        await anyio.sleep(POLL_SECONDS)
+        with anyio.move_on_after(POLL_SECONDS):
+            await stopping.wait()
+        if stopping.is_set():
+            yield ServerSentEvent(progress, event="stopping")
+            return
         status = await _poll_again(services, status)
 
 

@@ -4,11 +4,9 @@ from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.risk.types import YEARS, RiskLevel, RiskType, Scenario
-from app.settings import SITES_HARD_MAX
 
 YEAR_FIRST, YEAR_LAST = YEARS[0], YEARS[-1]
 ASSET_VALUE_MAX = 1e15
@@ -18,15 +16,6 @@ Latitude = Annotated[float, Field(strict=True, ge=-90, le=90, allow_inf_nan=Fals
 Longitude = Annotated[float, Field(strict=True, ge=-180, le=180, allow_inf_nan=False)]
 Year = Annotated[int, Field(strict=True, ge=YEAR_FIRST, le=YEAR_LAST)]
 SiteId = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^\P{Cc}*$")]
-
-
-def _refuse_huge_list(value: Any) -> Any:
-    """Stop a body of a hundred thousand sites before each of them is validated."""
-    if isinstance(value, list) and len(value) > SITES_HARD_MAX:
-        raise PydanticCustomError(
-            "too_long", "List should have at most {limit} items", {"limit": SITES_HARD_MAX}
-        )
-    return value
 
 
 class Request(BaseModel):
@@ -70,7 +59,7 @@ class AssessmentRequest(Request):
         }
     )
 
-    sites: Annotated[list[SiteRequest], BeforeValidator(_refuse_huge_list)] = Field(min_length=1)
+    sites: list[SiteRequest] = Field(min_length=1)
     asset_value: float = Field(
         strict=True,
         ge=0,

@@ -1,14 +1,15 @@
 """What endpoints work with, and the dependencies that hand it to them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from typing import Annotated, cast
 
 import anyio
-from fastapi import Depends, HTTPException, Request
+from fastapi import Depends, Request
 from prometheus_client import CollectorRegistry
 
-from app.database import Database
+from app.database import Database, open_or_warn
+from app.live import Live
 from app.pool import Deadline
 from app.settings import ApiSettings
 
@@ -20,9 +21,12 @@ STREAM_THREADS = 4
 class Services:
     """One per application, made by `create_app`; the limiters need no running loop."""
 
-    settings: ApiSettings
+    live: Live[ApiSettings]
     database: Database
     registry: CollectorRegistry
+    opening: Callable[[Database], None] = open_or_warn
+    # Set when this process makes way for a new one: streams end, their clients come back.
+    ending: bool = False
     streams_open: int = 0
     # Their own few threads: 40 requests stuck on the database must not silence readiness,
     # and 50 event streams must not take threads from requests.
@@ -33,6 +37,11 @@ class Services:
         default_factory=lambda: anyio.CapacityLimiter(STREAM_THREADS)
     )
 
+    @property
+    def settings(self) -> ApiSettings:
+        """Return the settings in force now."""
+        return self.live.current
+
 
 async def get_services(request: Request) -> Services:
     """Return the application's services."""
@@ -42,15 +51,6 @@ async def get_services(request: Request) -> Services:
 async def get_deadline(request: Request) -> Deadline:
     """Return the moment by which this request must be answered."""
     return cast(Deadline, request.state.deadline)
-
-
-async def require_json(request: Request) -> None:
-    """Refuse a body that does not say it is JSON."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
-        raise HTTPException(
-            HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Content-Type must be application/json"
-        )
 
 
 ServicesDep = Annotated[Services, Depends(get_services)]

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from typing import Annotated
 
 import structlog
-from fastapi import APIRouter, Depends, Header
+from fastapi import APIRouter, Header
 from fastapi.responses import JSONResponse
 
 from app.api.faults import Fault, InvalidRequestError, shorten
 from app.api.models import AssessmentAccepted, AssessmentRequest, ErrorBody
-from app.api.services import DeadlineDep, ServicesDep, require_json
+from app.api.services import DeadlineDep, ServicesDep
 from app.api.strict_json import StrictJsonRoute
 from app.assessments.submit import Accepted, Site, SitesOutsideAreaError, Submission, find, submit
 from app.log import get_logger
@@ -26,6 +26,7 @@ router = APIRouter(route_class=StrictJsonRoute, tags=["assessments"])
 IdempotencyKey = Annotated[
     str | None,
     Header(
+        alias="Idempotency-Key",
         min_length=1,
         max_length=255,
         pattern=r"^[\x20-\x7e]+$",
@@ -38,7 +39,6 @@ IdempotencyKey = Annotated[
     PATH,
     status_code=202,
     response_model=AssessmentAccepted,
-    dependencies=[Depends(require_json)],
     responses={code: {"model": ErrorBody} for code in (413, 415, 422, 503)},
     summary="Submit an assessment",
 )
@@ -49,7 +49,7 @@ def submit_assessment(
     idempotency_key: IdempotencyKey = None,
 ) -> JSONResponse:
     """Store the assessment and its tasks; a worker takes it from there."""
-    _check(request, services.settings.limits.sites_max)
+    _check(request)
     submission = _submission(request, idempotency_key)
     try:
         accepted = services.database.run(
@@ -65,15 +65,13 @@ def submit_assessment(
     return _answer(accepted, submission)
 
 
-def _check(request: AssessmentRequest, sites_max: int) -> None:
-    faults = [*_site_faults(request, sites_max), *_span_faults(request)]
+def _check(request: AssessmentRequest) -> None:
+    faults = [*_site_faults(request), *_span_faults(request)]
     if faults:
         raise InvalidRequestError(faults)
 
 
-def _site_faults(request: AssessmentRequest, sites_max: int) -> Iterator[Fault]:
-    if len(request.sites) > sites_max:
-        yield Fault("sites", shorten(request.sites), f"at most {sites_max} sites in one request")
+def _site_faults(request: AssessmentRequest) -> Iterator[Fault]:
     counts = Counter(site.site_id for site in request.sites)
     for site_id, count in counts.items():
         if count > 1:

@@ -2,7 +2,12 @@
 
 import sys
 
-from app.database import make_database
+from prometheus_client import CollectorRegistry
+
+from app.control.process import Process
+from app.control.server import ControlServer
+from app.database import Database, make_database
+from app.live import Live
 from app.log import configure_logging, get_logger
 from app.metrics import WorkMetrics, make_registry
 from app.server import Server, make_server
@@ -13,21 +18,27 @@ from app.worker.status import create_status_app
 
 def main() -> int:
     """Work; return the exit code."""
+    path = settings_path("worker")
     try:
-        settings = load_settings(settings_path("worker"), WorkerSettings)
+        settings = load_settings(path, WorkerSettings)
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2
     configure_logging("worker", settings.log.level)
-    crew, server = _assemble(settings)
+    live = Live(settings)
+    registry = make_registry()
+    database = make_database(settings, registry)
+    crew, server = _assemble(live, database, registry)
     get_logger("app.worker").info("starting", threads=settings.worker.threads)
-    server.run()
+    # Around the server: an operator can look at the process until it has stopped.
+    with ControlServer(Process(live, path, database), settings.control):
+        server.run()
     return int(crew.crashed or not server.started)
 
 
-def _assemble(settings: WorkerSettings) -> tuple[Crew, Server]:
-    registry = make_registry()
-    database = make_database(settings, registry)
+def _assemble(
+    live: Live[WorkerSettings], database: Database, registry: CollectorRegistry
+) -> tuple[Crew, Server]:
     # The server needs the crew to tell it to stop, the crew the server to end the process.
     servers: list[Server] = []
 
@@ -35,9 +46,9 @@ def _assemble(settings: WorkerSettings) -> tuple[Crew, Server]:
         for server in servers:
             server.should_exit = True
 
-    crew = Crew(database, settings.worker, WorkMetrics(registry), on_crash=end_process)
+    crew = Crew(database, live, WorkMetrics(registry), on_crash=end_process)
     app = create_status_app(crew, database, registry)
-    servers.append(make_server(app, settings.http, on_stop=crew.stop_claiming))
+    servers.append(make_server(app, live.current.http, on_stop=crew.stop_claiming))
     return crew, servers[0]
 
 

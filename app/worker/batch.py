@@ -1,6 +1,5 @@
 """One batch from claim to commit: read, assess, store, and account for what failed."""
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -12,11 +11,12 @@ from app.assessments.batch import Batch, Task, TaskFailure, TaskResults
 from app.assessments.reference import read_site, read_tasks
 from app.assessments.tasks import FenceRefusedError, committed, complete, fail
 from app.database import Database, Work
+from app.live import Live
 from app.log import get_logger
 from app.metrics import WorkMetrics
 from app.pool import DatabaseUnavailable, Deadline
 from app.risk import SiteModel
-from app.settings import WorkSettings
+from app.settings import WorkerSettings, WorkSettings
 from app.worker.jitter import jittered
 from app.worker.sites import SiteModels
 
@@ -32,15 +32,17 @@ class BatchRunner:
     def __init__(
         self,
         database: Database,
-        settings: WorkSettings,
+        live: Live[WorkerSettings],
         metrics: WorkMetrics,
-        stop: threading.Event,
     ) -> None:
         self._database = database
-        self._settings = settings
+        self._live = live
         self._metrics = metrics
-        self._stop = stop
         self._sites = SiteModels()
+
+    @property
+    def _settings(self) -> WorkSettings:
+        return self._live.current.worker
 
     def process(self, batch: Batch) -> None:
         """Assess and store a batch within its deadline.
@@ -52,16 +54,27 @@ class BatchRunner:
         deadline = Deadline.after(self._settings.batch_deadline_seconds)
         with structlog.contextvars.bound_contextvars(**_context(batch)):
             log.info("batch started")
-            results, failures = self._assess(batch, deadline)
             try:
-                self._store_or_fail(batch, results, failures, deadline)
+                self._work(batch, deadline)
             except FenceRefusedError:
                 self._metrics.fenced.inc(len(batch.tasks))
-                log.warning("fence refused", seconds=round(time.monotonic() - started, 4))
-                return
-            seconds = time.monotonic() - started
-            self._metrics.batch_seconds.observe(seconds)
-            log.info("batch completed", seconds=round(seconds, 4))
+                log.warning("fence refused", seconds=_since(started))
+            except DatabaseUnavailable as error:
+                log.warning("batch given up", reason=error.reason, seconds=_since(started))
+                raise
+            else:
+                self._metrics.batch_seconds.observe(time.monotonic() - started)
+                log.info("batch completed", seconds=_since(started))
+
+    def _work(self, batch: Batch, deadline: Deadline) -> None:
+        results, failures = self._assess(batch, deadline)
+        try:
+            self._store(batch, results, failures, deadline)
+        except psycopg.Error as error:
+            # A row that the tables refuse. Which task it belongs to shows on the next
+            # attempt, where each comes alone.
+            log.exception("results were refused by the database")
+            self._store(batch, [], _all_failed(batch, error), deadline)
 
     def _assess(
         self, batch: Batch, deadline: Deadline
@@ -91,21 +104,6 @@ class BatchRunner:
         return SiteModel(
             self._read("read site", lambda connection: read_site(connection, cell_id), deadline)
         )
-
-    def _store_or_fail(
-        self,
-        batch: Batch,
-        results: Sequence[TaskResults],
-        failures: Sequence[TaskFailure],
-        deadline: Deadline,
-    ) -> None:
-        try:
-            self._store(batch, results, failures, deadline)
-        except psycopg.Error as error:
-            # A row that the tables refuse. Which task it belongs to shows on the next
-            # attempt, where each comes alone.
-            log.exception("results were refused by the database")
-            self._store(batch, [], _all_failed(batch, error), deadline)
 
     def _store(
         self,
@@ -191,6 +189,10 @@ def _context(batch: Batch) -> dict[str, object]:
         "last": f"{last.scenario}/{last.year}",
         "attempt": first.attempt,
     }
+
+
+def _since(started: float) -> float:
+    return round(time.monotonic() - started, 4)
 
 
 def _all_failed(batch: Batch, error: Exception) -> list[TaskFailure]:

@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable
 
 from app.database import Database, open_or_warn
+from app.live import Live
 from app.log import get_logger
 from app.metrics import WorkMetrics
 from app.pool import DatabaseUnavailable, Deadline
-from app.settings import WorkSettings
+from app.settings import WorkerSettings, WorkSettings
 from app.worker.batch import BatchRunner
 from app.worker.loop import CALL_SECONDS, Shared, WorkLoop
 
@@ -27,24 +28,28 @@ class Crew:
     def __init__(
         self,
         database: Database,
-        settings: WorkSettings,
+        live: Live[WorkerSettings],
         metrics: WorkMetrics,
         on_crash: Callable[[], None],
     ) -> None:
         self._database = database
-        self._settings = settings
+        self._live = live
         self._on_crash = on_crash
         self._stop = threading.Event()
-        runner = BatchRunner(database, settings, metrics, self._stop)
-        shared = Shared(database, settings, metrics, runner, self._stop)
+        runner = BatchRunner(database, live, metrics)
+        shared = Shared(database, live, metrics, runner, self._stop)
         host = f"{socket.gethostname()}:{os.getpid()}"
-        self._loops = [WorkLoop(shared, f"{host}:{n}") for n in range(settings.threads)]
+        self._loops = [WorkLoop(shared, f"{host}:{n}") for n in range(self._settings.threads)]
         # Daemons, so that one stuck in a call cannot keep a stopped process alive.
         self._threads = [
             threading.Thread(target=self._run, args=(loop,), name=f"work-{n}", daemon=True)
             for n, loop in enumerate(self._loops)
         ]
         self.crashed = False
+
+    @property
+    def _settings(self) -> WorkSettings:
+        return self._live.current.worker
 
     def start(self) -> None:
         """Open the pool and start every thread; the database may come later."""
@@ -61,10 +66,12 @@ class Crew:
         """Wait for batches in hand, give back what does not end in time, close the pool."""
         self.stop_claiming()
         deadline = Deadline.after(self._settings.shutdown_grace_seconds)
-        for loop, thread in zip(self._loops, self._threads, strict=True):
+        for thread in self._threads:
             thread.join(deadline.remaining())
+        release_by = Deadline.after(RELEASE_SECONDS)
+        for loop, thread in zip(self._loops, self._threads, strict=True):
             if thread.is_alive():
-                self._give_back(loop)
+                self._give_back(loop, release_by)
         self._database.close(CLOSE_SECONDS)
         log.info("worker stopped", crashed=self.crashed)
 
@@ -90,8 +97,8 @@ class Crew:
             self.stop_claiming()
             self._on_crash()
 
-    def _give_back(self, loop: WorkLoop) -> None:
+    def _give_back(self, loop: WorkLoop, deadline: Deadline) -> None:
         try:
-            loop.give_back(Deadline.after(RELEASE_SECONDS))
+            loop.give_back(deadline)
         except DatabaseUnavailable as error:
             log.warning("leases not given back; they will run out", reason=error.reason)

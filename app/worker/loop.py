@@ -12,16 +12,17 @@ from app.assessments.batch import Batch
 from app.assessments.finish import Ended, fail_lost, finish
 from app.assessments.tasks import ClaimRules, claim, find_claim, release
 from app.database import Database
+from app.live import Live
 from app.log import get_logger
 from app.metrics import WorkMetrics
 from app.pool import DatabaseUnavailable, Deadline
-from app.settings import WorkSettings
+from app.settings import WorkerSettings, WorkSettings
 from app.worker.batch import BatchRunner
 from app.worker.jitter import jittered
 
 CALL_SECONDS = 10.0
 BACKOFF_FIRST_SECONDS = 0.2
-BACKOFF_MAX_SECONDS = 5.0
+BACKOFF_MAX_SECONDS = 2.0
 SWEEP_SECONDS = 2.0
 log = get_logger("app.worker")
 
@@ -45,14 +46,24 @@ class SweepTimer:
 
 @dataclass(slots=True)
 class Shared:
-    """What the threads of one worker have in common."""
+    """What the threads of one worker have in common.
+
+    `quarantine` is held by the one thread that has a task in hand that was tried before:
+    should it kill the process, it takes only first attempts of other tasks with it.
+    """
 
     database: Database
-    settings: WorkSettings
+    live: Live[WorkerSettings]
     metrics: WorkMetrics
     runner: BatchRunner
     stop: threading.Event
+    quarantine: threading.Lock = field(default_factory=threading.Lock)
     sweep: SweepTimer = field(default_factory=lambda: SweepTimer(SWEEP_SECONDS))
+
+    @property
+    def settings(self) -> WorkSettings:
+        """Return the settings in force now."""
+        return self.live.current.worker
 
 
 class WorkLoop:
@@ -87,21 +98,34 @@ class WorkLoop:
         """Do one batch; return False when there was nothing to do."""
         if self._shared.sweep.take():
             self._sweep()
-        batch = self._claim()
-        self._finish_previous(batch)
-        if batch is None:
-            return False
+        quarantine = self._shared.quarantine
+        holding = quarantine.acquire(blocking=False)
+        try:
+            batch = self._claim(fresh_only=not holding)
+            if holding and not (batch is not None and batch.retried):
+                quarantine.release()
+                holding = False
+            self._finish_previous(batch)
+            if batch is not None:
+                self._process(batch)
+            return batch is not None
+        finally:
+            if holding:
+                quarantine.release()
+
+    def _process(self, batch: Batch) -> None:
         self.in_hand = batch
         self._unfinished = batch.assessment_id
         self._shared.runner.process(batch)
         self.in_hand = None
         if self._shared.stop.is_set():
             self._finish_previous(None)
-        return True
 
-    def _claim(self) -> Batch | None:
+    def _claim(self, *, fresh_only: bool) -> Batch | None:
         settings = self._shared.settings
-        rules = ClaimRules(settings.batch_tasks, settings.lease_seconds, settings.attempts_max)
+        rules = ClaimRules(
+            settings.batch_tasks, settings.lease_seconds, settings.attempts_max, fresh_only
+        )
         # Fresh for every claim, so that it also tells this claim from our own earlier ones.
         token = f"{self._name}/{uuid.uuid4().hex}"
         return self._shared.database.run(

@@ -17,6 +17,8 @@ from app.pool import DatabaseUnavailable, Deadline
 from app.worker.crew import Crew
 
 READY_SECONDS = 1.0
+# A little less, so that the pool says what is wrong before the second is over.
+PROBE_SECONDS = 0.9
 PROBES_MAX = 4
 
 
@@ -63,7 +65,7 @@ def _fault(crew: Crew, database: Database) -> str | None:
     if fault is not None:
         return fault
     try:
-        database.run(ping, deadline=Deadline.after(READY_SECONDS), name="ready", read_only=True)
+        database.run(ping, deadline=Deadline.after(PROBE_SECONDS), name="ready", read_only=True)
     except DatabaseUnavailable as error:
         return error.reason
     return None

@@ -2,7 +2,7 @@
 
 from decimal import Decimal
 
-from infra.compiler import roles
+from infra.compiler import control, roles
 from infra.compiler.knobs import Values
 from infra.compiler.wording import seconds
 
@@ -25,6 +25,7 @@ def api(values: Values) -> Section:
         "pool": _pool(values, "API"),
         "limits": {"sites_max": values.integer("API_SITES_MAX")},
         "log": _log(values),
+        "control": control.served("api"),
     }
 
 
@@ -37,6 +38,7 @@ def worker(values: Values) -> Section:
         "pool": _pool(values, "WORKER"),
         "worker": _work(values),
         "log": _log(values),
+        "control": control.served("worker"),
     }
 
 

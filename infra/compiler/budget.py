@@ -49,7 +49,8 @@ def client_connections(values: Values) -> Iterator[str]:
         names = ("API_POOL_MAX_SIZE", "WORKER_REPLICAS", "WORKER_POOL_MAX_SIZE")
         yield (
             f"{shown(values, *names, 'PGBOUNCER_ADMIN_HEADROOM_CONNECTIONS')} need {demand} client "
-            f"connections when all meet on one replica, which exceeds "
+            f"connections when all meet on one replica while the api is restarted (its pool counts "
+            f"twice), which exceeds "
             f"{shown(values, 'PGBOUNCER_MAX_CLIENT_CONNECTIONS')}; lower the pools or raise it"
         )
 
@@ -113,6 +114,15 @@ def memory(values: Values) -> Iterator[str]:
     )
 
 
+def smallest_work_mem(values: Values) -> Iterator[str]:
+    """Check that PostgreSQL accepts a chosen work_mem: it keeps the old value of one it refuses."""
+    if 0 < values.integer("POSTGRES_WORK_MEM_KB") < derive.WORK_MEM_MIN_KB:
+        yield (
+            f"{shown(values, 'POSTGRES_WORK_MEM_KB')} is below {derive.WORK_MEM_MIN_KB} kB, the "
+            "least that PostgreSQL accepts; 0 derives it"
+        )
+
+
 def prepared_statements(values: Values) -> Iterator[str]:
     """Rule 6: PgBouncer keeps every statement that a client has prepared."""
     reason = "PgBouncer would prepare the same statements over and over"
@@ -172,6 +182,7 @@ RULES: Final[tuple[Rule, ...]] = (
     worker_threads,
     *TIME_RULES,
     memory,
+    smallest_work_mem,
     prepared_statements,
 )
 WARNINGS: Final[tuple[Rule, ...]] = (

@@ -1,8 +1,10 @@
 """One compile: read, check, derive, gather secrets, render, and only then write."""
 
 import datetime
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from infra.compiler import budget, envfile, secrets
 from infra.compiler.certificates import Validity, certificates
@@ -46,15 +48,46 @@ def compile_stack(
     path: Path, secrets_dir: Path, *, now: datetime.datetime, shown: str = ENV_FILE_SHOWN
 ) -> Compiled:
     """Return every file of the stack, or raise FaultyInputError with all faults at once."""
-    checked = check(path, shown=shown)
+    return _compile(check(path, shown=shown), secrets_dir, now)
+
+
+def compile_values(
+    values: Values,
+    secrets_dir: Path,
+    *,
+    now: datetime.datetime,
+    changes: Mapping[str, bytes | None] = MappingProxyType({}),
+) -> Compiled:
+    """Return every file of the stack for values that were judged before.
+
+    `changes` are secrets by file name that count instead of those in the directory, and are
+    among the new secrets of the outcome; None is one that counts as missing.
+
+    Raises FaultyInputError for secrets or certificates that cannot be used.
+    """
+    return _compile(Checked(values, (), ()), secrets_dir, now, changes)
+
+
+def _compile(
+    checked: Checked,
+    secrets_dir: Path,
+    now: datetime.datetime,
+    changes: Mapping[str, bytes | None] = MappingProxyType({}),
+) -> Compiled:
     store = SecretStore(secrets_dir)
+    for name, content in changes.items():
+        if content is None:
+            store.hide(name)
+        else:
+            store.put(name, content)
     passwords, faults = secrets.passwords(store)
     verifiers, more = secrets.verifiers(store, passwords)
+    tokens, bad_tokens = secrets.tokens(store)
     pairs, others = certificates(store, _validity(checked, now))
-    faults = [*checked.faults, *faults, *more, *others]
+    faults = [*checked.faults, *faults, *more, *bad_tokens, *others]
     if faults or pairs is None:
         raise FaultyInputError(faults)
-    inputs = Inputs(checked.values, passwords, verifiers, pairs)
+    inputs = Inputs(checked.values, passwords, verifiers, tokens, pairs)
     return Compiled(render(inputs), store.pending, checked.warnings)
 
 

@@ -12,12 +12,14 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from infra.compiler import issuing
+from infra.compiler import control, issuing
 from infra.compiler.faults import Fault
 from infra.compiler.issuing import Pair, SigningKey
 from infra.compiler.secrets import SecretError, SecretStore
 
-SERVERS = ("postgres", "pgbouncer")
+SERVERS = ("postgres", "pgbouncer", *control.ALIASES.values())
+# There only while `rotate certificates --ca` is under way.
+ALSO_TRUSTED = "ca-also-trusted.crt"
 _BOTH = "supply both files of the pair, or remove both to have them made"
 
 
@@ -37,9 +39,9 @@ class Validity:
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """PEM: the CA certificate, and (certificate, key) of each server."""
+    """PEM: the CA certificates that are trusted, and (certificate, key) of each server."""
 
-    ca: bytes
+    trusted: bytes
     servers: dict[str, tuple[bytes, bytes]] = field(repr=False)
 
 
@@ -49,6 +51,10 @@ def certificates(store: SecretStore, validity: Validity) -> tuple[Certificates |
         authority = _authority(store, validity)
     except SecretError as error:
         return None, [store.fault("ca.crt", str(error))]
+    try:
+        also = _also_trusted(store)
+    except SecretError as error:
+        return None, [store.fault(ALSO_TRUSTED, str(error))]
     servers: dict[str, tuple[bytes, bytes]] = {}
     faults: list[Fault] = []
     for host in SERVERS:
@@ -60,7 +66,8 @@ def certificates(store: SecretStore, validity: Validity) -> tuple[Certificates |
             servers[host] = (pair.certificate_pem, pair.key_pem)
     if faults:
         return None, faults
-    return Certificates(authority.certificate_pem, servers), []
+    ca = authority.certificate_pem
+    return Certificates(ca.rstrip() + b"\n" + also if also else ca, servers), []
 
 
 def _authority(store: SecretStore, validity: Validity) -> Pair:
@@ -72,6 +79,14 @@ def _authority(store: SecretStore, validity: Validity) -> Pair:
     _check_dates(found.certificate, validity.now)
     _check_is_authority(found.certificate)
     return found
+
+
+def _also_trusted(store: SecretStore) -> bytes:
+    """Return the other CA that is trusted while one replaces the other; mostly none."""
+    pem = store.read(ALSO_TRUSTED) or b""
+    if pem:
+        _check_is_authority(_parse_certificate(pem))
+    return pem
 
 
 def _server(store: SecretStore, host: str, authority: Pair, validity: Validity) -> Pair:

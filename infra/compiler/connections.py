@@ -85,8 +85,12 @@ def app_pools(values: Values) -> int:
 
 
 def client_demand(values: Values) -> int:
-    """Return what one replica must accept in the worst case: everybody on this one."""
-    return app_pools(values) + values.integer("PGBOUNCER_ADMIN_HEADROOM_CONNECTIONS")
+    """Return what one replica must accept in the worst case: everybody on this one.
+
+    While the api is restarted, the old process and the new one have a pool each.
+    """
+    successor = values.integer("API_POOL_MAX_SIZE")
+    return app_pools(values) + successor + values.integer("PGBOUNCER_ADMIN_HEADROOM_CONNECTIONS")
 
 
 def file_demand(values: Values) -> int:

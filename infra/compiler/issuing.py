@@ -61,8 +61,19 @@ def make_server(host: str, authority: Pair, now: datetime.datetime, days: int) -
         .add_extension(_key_usage(sign_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        # Python's default TLS context insists on it.
+        .add_extension(_issued_by(issuer, authority.key), critical=False)
     )
     return _signed(builder, key, authority.key)
+
+
+def _issued_by(issuer: x509.Certificate, key: SigningKey) -> x509.AuthorityKeyIdentifier:
+    try:
+        found = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+    except x509.ExtensionNotFound:
+        # A supplied CA may be without.
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key())
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(found.value)
 
 
 def _name(common_name: str) -> x509.Name:

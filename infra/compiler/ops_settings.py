@@ -2,7 +2,7 @@
 
 from decimal import Decimal
 
-from infra.compiler import connections, derive, roles
+from infra.compiler import connections, control, derive, roles
 from infra.compiler.knobs import Value, Values
 
 Section = dict[str, object]
@@ -14,7 +14,12 @@ _PAUSE = ("DRAIN_SECONDS", "MAX_SECONDS", "QUERY_WAIT_TIMEOUT_SECONDS", "DEAD_MA
 def ops(values: Values) -> Section:
     """Return the whole of ops.json."""
     return {
-        "postgres": {"host": "postgres", "port": 5432, "dbname": "risk"},
+        "postgres": {
+            "host": "postgres",
+            "port": 5432,
+            "dbname": "risk",
+            "processors": derive.processors(values),
+        },
         "pgbouncer": {
             "host": "pgbouncer",
             "port": 6432,
@@ -29,6 +34,7 @@ def ops(values: Values) -> Section:
         "sslmode": "verify-full",
         "sslrootcert": f"{_CONFIG_DIR}/ca.crt",
         "connect_timeout_seconds": values.integer("APP_CONNECT_TIMEOUT_SECONDS"),
+        "control": control.called(values, _CONFIG_DIR),
         "worker_replicas": values.integer("WORKER_REPLICAS"),
         "pause": {name.lower(): values.integer(f"PAUSE_{name}") for name in _PAUSE},
         "budget": budget(values),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from infra.compiler import app_settings, connections, derive, ops_settings, roles
+from infra.compiler import app_settings, connections, control, derive, ops_settings, roles
 from infra.compiler.certificates import Certificates
 from infra.compiler.knobs import Values
 
@@ -21,7 +21,6 @@ UIDS = {
     "api": 10072,
     "worker": 10073,
     "migrate": 10074,
-    "ops": 10075,
     "root": 0,
 }
 
@@ -43,6 +42,7 @@ class Inputs:
     values: Values
     passwords: dict[str, str] = field(repr=False)
     verifiers: dict[str, str] = field(repr=False)
+    tokens: dict[str, str] = field(repr=False)
     certificates: Certificates = field(repr=False)
 
 
@@ -54,13 +54,17 @@ def render(inputs: Inputs) -> tuple[Rendered, ...]:
 
 def _postgres(inputs: Inputs) -> Iterator[Rendered]:
     for name in ("postgresql.conf", "pg_hba.conf", "pg_ident.conf", "roles.sql"):
-        yield _secret(f"postgres/{name}", "postgres", _template(name, inputs))
+        yield _secret(
+            f"postgres/{name}", "postgres", template(name, inputs.values, inputs.verifiers)
+        )
     yield from _server_files(inputs, "postgres")
 
 
 def _pgbouncer(inputs: Inputs) -> Iterator[Rendered]:
     for name in ("pgbouncer.ini", "pgbouncer_hba.conf", "userlist.txt"):
-        yield _secret(f"pgbouncer/{name}", "pgbouncer", _template(name, inputs))
+        yield _secret(
+            f"pgbouncer/{name}", "pgbouncer", template(name, inputs.values, inputs.verifiers)
+        )
     yield from _server_files(inputs, "pgbouncer")
 
 
@@ -68,7 +72,7 @@ def _server_files(inputs: Inputs, tier: str) -> Iterator[Rendered]:
     certificate, key = inputs.certificates.servers[tier]
     yield _secret(f"{tier}/server.crt", tier, certificate)
     yield _secret(f"{tier}/server.key", tier, key)
-    yield _secret(f"{tier}/ca.crt", tier, inputs.certificates.ca)
+    yield _secret(f"{tier}/ca.crt", tier, inputs.certificates.trusted)
     yield _secret(f"{tier}/monitor.pgpass", tier, _pgpass(inputs))
 
 
@@ -89,16 +93,29 @@ def _app(inputs: Inputs) -> Iterator[Rendered]:
         yield _secret(f"app/{service}.json", service, _json(settings))
         password = inputs.passwords[role].encode()
         yield _secret(f"app/{service}.password", service, password)
-    yield Rendered("app/ca.crt", inputs.certificates.ca, UIDS["root"], 0o444)
+    for service in control.ALIASES:
+        yield from _control_files(inputs, service)
+    yield Rendered("app/ca.crt", inputs.certificates.trusted, UIDS["root"], 0o444)
+
+
+def _control_files(inputs: Inputs, service: str) -> Iterator[Rendered]:
+    alias = control.ALIASES[service]
+    certificate, key = inputs.certificates.servers[alias]
+    yield _secret(f"app/{alias}.crt", service, certificate)
+    yield _secret(f"app/{alias}.key", service, key)
+    yield _secret(f"app/{alias}.token", service, inputs.tokens[alias].encode())
 
 
 def _ops(inputs: Inputs) -> Iterator[Rendered]:
-    yield _secret("ops/ops.json", "ops", _json(ops_settings.ops(inputs.values)))
-    yield _secret("ops/compiled.json", "ops", _json(ops_settings.compiled(inputs.values)))
-    yield _secret("ops/ca.crt", "ops", inputs.certificates.ca)
+    """Yield the operator's files; the commands run as root without the right to read others'."""
+    yield _secret("ops/ops.json", "root", _json(ops_settings.ops(inputs.values)))
+    yield _secret("ops/compiled.json", "root", _json(ops_settings.compiled(inputs.values)))
+    yield _secret("ops/ca.crt", "root", inputs.certificates.trusted)
     users = {"operator": roles.OPERATOR, "monitor": roles.MONITOR, "owner": roles.OWNER}
     for name, role in users.items():
-        yield _secret(f"ops/{name}.password", "ops", inputs.passwords[role].encode())
+        yield _secret(f"ops/{name}.password", "root", inputs.passwords[role].encode())
+    for alias, token in inputs.tokens.items():
+        yield _secret(f"ops/{alias}.token", "root", token.encode())
 
 
 def _secret(path: str, owner: str, content: bytes) -> Rendered:
@@ -110,7 +127,8 @@ def _json(section: dict[str, object]) -> bytes:
     return (json.dumps(section, indent=2, sort_keys=False) + "\n").encode()
 
 
-def _template(name: str, inputs: Inputs) -> bytes:
+def template(name: str, values: Values, verifiers: dict[str, str]) -> bytes:
+    """Return one rendered file of PostgreSQL or PgBouncer; only some hold verifiers."""
     # Not HTML: escaping would change the values. None of them comes from outside the knob
     # table, the verifiers' alphabet or the code.
     environment = Environment(
@@ -121,17 +139,16 @@ def _template(name: str, inputs: Inputs) -> bytes:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(f"{name}.j2").render(_context(inputs)).encode()
+    return environment.get_template(f"{name}.j2").render(_context(values, verifiers)).encode()
 
 
-def _context(inputs: Inputs) -> dict[str, object]:
-    values = inputs.values
+def _context(values: Values, verifiers: dict[str, str]) -> dict[str, object]:
     return {
         "generated": GENERATED,
         "knob": values,
         "derived": derive.derived_settings(values),
         "pools": connections.pools(values),
-        "roles": roles.login_roles(values, inputs.verifiers),
+        "roles": roles.login_roles(values, verifiers),
         "pooled_roles": roles.POOLED_ROLES,
-        "verifiers": inputs.verifiers,
+        "verifiers": verifiers,
     }

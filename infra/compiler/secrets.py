@@ -7,7 +7,7 @@ import os
 import secrets
 from pathlib import Path
 
-from infra.compiler import scram
+from infra.compiler import control, scram
 from infra.compiler.faults import Fault
 from infra.compiler.roles import LOGIN_ROLES
 
@@ -26,11 +26,14 @@ class SecretStore:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.pending: dict[str, bytes] = {}
+        self._hidden: set[str] = set()
 
     def read(self, name: str) -> bytes | None:
         """Return a secret's bytes, None when there is none; raise SecretError if unreadable."""
         if name in self.pending:
             return self.pending[name]
+        if name in self._hidden:
+            return None
         try:
             return (self.directory / name).read_bytes()
         except FileNotFoundError:
@@ -44,6 +47,10 @@ class SecretStore:
         """Add or replace a secret when this run is written."""
         self.pending[name] = content
 
+    def hide(self, name: str) -> None:
+        """Let a secret count as missing, so that it is made anew."""
+        self._hidden.add(name)
+
     def fault(self, name: str, message: str) -> Fault:
         """Return a fault that names the secret's file."""
         return Fault(os.fspath(self.directory / name), message)
@@ -51,15 +58,12 @@ class SecretStore:
 
 def passwords(store: SecretStore) -> tuple[dict[str, str], list[Fault]]:
     """Return the password of every login role, and a fault for each that cannot be used."""
-    found: dict[str, str] = {}
-    faults: list[Fault] = []
-    for role in LOGIN_ROLES:
-        name = f"{role}.password"
-        try:
-            found[role] = _password(store, name)
-        except SecretError as error:
-            faults.append(store.fault(name, str(error)))
-    return found, faults
+    return _gather(store, LOGIN_ROLES, "password")
+
+
+def tokens(store: SecretStore) -> tuple[dict[str, str], list[Fault]]:
+    """Return the token of every control alias, and a fault for each that cannot be used."""
+    return _gather(store, tuple(control.ALIASES.values()), "token")
 
 
 def verifiers(store: SecretStore, known: dict[str, str]) -> tuple[dict[str, str], list[Fault]]:
@@ -75,24 +79,38 @@ def verifiers(store: SecretStore, known: dict[str, str]) -> tuple[dict[str, str]
     return found, faults
 
 
-def _password(store: SecretStore, name: str) -> str:
+def _gather(
+    store: SecretStore, owners: tuple[str, ...], kind: str
+) -> tuple[dict[str, str], list[Fault]]:
+    found: dict[str, str] = {}
+    faults: list[Fault] = []
+    for owner in owners:
+        name = f"{owner}.{kind}"
+        try:
+            found[owner] = _password(store, name, kind)
+        except SecretError as error:
+            faults.append(store.fault(name, str(error)))
+    return found, faults
+
+
+def _password(store: SecretStore, name: str, kind: str) -> str:
     content = store.read(name)
     if content is None:
         content = secrets.token_urlsafe(_GENERATED_BYTES).encode("ascii")
         store.put(name, content)
-    problem = _password_problem(content)
+    problem = _password_problem(content, kind)
     if problem:
         raise SecretError(problem)
     return content.decode("ascii")
 
 
-def _password_problem(content: bytes) -> str | None:
+def _password_problem(content: bytes, kind: str) -> str | None:
     if not content:
-        return "is empty; write the password into it, or remove it to have one made"
+        return f"is empty; write the {kind} into it, or remove it to have one made"
     if b"\0" in content:
-        return "contains a NUL byte; a password cannot"
+        return f"contains a NUL byte; a {kind} cannot"
     if b"\n" in content or b"\r" in content:
-        return "contains a line break; write the password with printf '%s', not echo"
+        return f"contains a line break; write the {kind} with printf '%s', not echo"
     if not all(0x21 <= byte <= 0x7E for byte in content):
         return "must be printable ASCII without spaces"
     if not PASSWORD_MIN_CHARACTERS <= len(content) <= PASSWORD_MAX_CHARACTERS:

@@ -7,10 +7,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from infra.ops import cli_live, cli_rotate
+
 _MOUNTED_ENV_FILE = Path("/etc/sluice/env/stack.env")
 _REPOSITORY_ENV_FILE = Path(__file__).resolve().parents[1] / "env" / "stack.env"
 _COMPILED = Path("/etc/sluice/ops/compiled.json")
 _SETTINGS = Path("/etc/sluice/ops/ops.json")
+_OUT = Path("/out")
+_SECRETS = Path("/secrets")
 
 
 def create_app() -> typer.Typer:
@@ -24,7 +28,11 @@ def create_app() -> typer.Typer:
     # Keeps `plan` a command of its own also while it is the only one.
     app.callback()(_operate)
     app.command("plan")(_plan)
+    app.command("apply")(_apply)
+    app.command("preset")(_preset)
     app.command("load-reference")(_load_reference)
+    cli_live.register(app)
+    cli_rotate.register(app)
     return app
 
 
@@ -41,13 +49,77 @@ def _plan(
         Path,
         typer.Option(help="Record of the last compile, for differences.", envvar="SLUICE_COMPILED"),
     ] = _COMPILED,
+    settings: Annotated[
+        Path, typer.Option(help="Where the tiers are.", envvar="SLUICE_OPS_SETTINGS")
+    ] = _SETTINGS,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    quiet: Annotated[
+        bool, typer.Option(help="Print faults and warnings only; asks no process.")
+    ] = False,
+    full: Annotated[bool, typer.Option(help="Print every table of the budget.")] = False,
 ) -> None:
-    """Check the env file and show what it comes to. Needs no database."""
+    """Check the env file and show what it would change. Needs no database."""
     from infra.ops import plan
 
-    made = plan.make(env_file or _default_env_file(), compiled)
-    sys.exit(plan.show(made, as_json=as_json))
+    asked = None if quiet else settings
+    made = plan.make(env_file or _default_env_file(), compiled, asked)
+    sys.exit(plan.show(made, as_json=as_json, quiet=quiet, full=full))
+
+
+def _apply(
+    env_file: Annotated[
+        Path | None,
+        typer.Option(help="Env file to apply; stack.env when not given.", envvar="SLUICE_ENV_FILE"),
+    ] = None,
+    restart: Annotated[
+        bool, typer.Option(help="Write also what takes a restart, and name what to restart.")
+    ] = False,
+    wait: Annotated[
+        float, typer.Option(help="Seconds to wait for another operation to end.", min=0)
+    ] = 0.0,
+    settings: Annotated[
+        Path, typer.Option(help="Where the tiers are.", envvar="SLUICE_OPS_SETTINGS")
+    ] = _SETTINGS,
+    out: Annotated[Path, typer.Option(help="Where the compiled files are.")] = _OUT,
+    secrets: Annotated[Path, typer.Option(help="Where the secrets are.")] = _SECRETS,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Put the env file in force on the running stack, live, and read it back."""
+    from infra.ops import applying
+    from infra.ops.apply import Paths
+
+    code = applying.run(
+        env_file or _default_env_file(),
+        settings,
+        Paths(out, secrets),
+        as_json=as_json,
+        prepare_restart=restart,
+        wait_seconds=wait,
+    )
+    sys.exit(code)
+
+
+def _preset(
+    name: Annotated[str, typer.Argument(help="laptop, small, medium or large.")],
+    settings: Annotated[
+        Path, typer.Option(help="Where the tiers are.", envvar="SLUICE_OPS_SETTINGS")
+    ] = _SETTINGS,
+    compiled: Annotated[
+        Path,
+        typer.Option(help="Record of the last compile, for differences.", envvar="SLUICE_COMPILED"),
+    ] = _COMPILED,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    text: Annotated[
+        bool, typer.Option("--print", help="Print the preset as stack.env would have it.")
+    ] = False,
+) -> None:
+    """Show what a preset would change; it keeps the present API_PORT."""
+    from infra.ops import preset
+
+    code = preset.run(
+        name, _default_env_file(), compiled, settings, as_json=as_json, print_text=text
+    )
+    sys.exit(code)
 
 
 def _load_reference(
@@ -74,4 +146,6 @@ def _load_reference(
 
 
 def _default_env_file() -> Path:
-    return _MOUNTED_ENV_FILE if _MOUNTED_ENV_FILE.exists() else _REPOSITORY_ENV_FILE
+    # The image holds a copy of the repository's file: where one is mounted, it never stands in.
+    mounted = _MOUNTED_ENV_FILE.parent.is_dir()
+    return _MOUNTED_ENV_FILE if mounted else _REPOSITORY_ENV_FILE

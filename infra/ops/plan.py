@@ -1,4 +1,4 @@
-"""What an env file comes to: knobs, connections, derived settings, faults and warnings."""
+"""What an env file comes to, and what it would change of what is in force."""
 
 import json
 from dataclasses import dataclass
@@ -6,60 +6,99 @@ from pathlib import Path
 
 from rich.console import Console
 
-from infra.compiler import catalogue, connections, derive, ops_settings
+from infra.compiler import connections, derive, ops_settings
 from infra.compiler.build import ENV_FILE_NAME, ENV_FILE_SHOWN, check
 from infra.compiler.derive import Derived
 from infra.compiler.faults import Fault
-from infra.compiler.knobs import Value, Values
-from infra.ops import plan_tables
-
-EXIT_REFUSED = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """One knob that is not as it was compiled last, and what the change costs."""
-
-    name: str
-    was: object
-    now: Value
-    change: str
+from infra.compiler.knobs import Values
+from infra.ops import changes, effect, exits, in_force, ordering, plan_tables
+from infra.ops import settings as ops_files
+from infra.ops.changes import Baseline, KnobChange
+from infra.ops.in_force import InForce
+from infra.ops.readback import Deviation, deviations
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The judgement of one env file; `differences` is None without an earlier compile."""
+    """The judgement of one env file against what is in force.
+
+    `found` is None where the processes were not asked, `before` and `differences` where
+    nothing was compiled yet or the file has faults.
+    """
 
     file: str
     values: Values
     faults: tuple[Fault, ...]
     warnings: tuple[Fault, ...]
-    differences: tuple[Difference, ...] | None
+    found: InForce | None
+    before: Baseline | None
+    recorded: Values | None
 
     @property
     def derived(self) -> tuple[Derived, ...]:
         """The derived server settings; only of a plan without faults."""
         return derive.derived_settings(self.values)
 
+    @property
+    def running(self) -> bool:
+        """Tell whether at least one process was found."""
+        return self.found is not None and not self.found.nothing_runs
 
-def make(env_file: Path, compiled: Path) -> Plan:
-    """Judge `env_file` and compare it with the record of the last compile."""
+    @property
+    def differences(self) -> tuple[KnobChange, ...] | None:
+        """Every knob that is not in force as the file says."""
+        return None if self.before is None else changes.changes(self.before, self.values)
+
+    @property
+    def effect(self) -> tuple[effect.Row, ...]:
+        """The numbers of the budget, before and after."""
+        return effect.rows(self.before.values if self.before else None, self.values)
+
+    @property
+    def drift(self) -> tuple[Deviation, ...]:
+        """What processes have in force that is not as it was compiled last."""
+        if self.found is None or self.recorded is None:
+            return ()
+        return deviations(self.recorded, self.found)
+
+    @property
+    def steps_of_change(self) -> ordering.LivePart | None:
+        """What is done live, what waits for a restart, and what is held back until then."""
+        if self.before is None:
+            return None
+        return ordering.live_part(self.before.values, self.values)
+
+
+def make(env_file: Path, compiled: Path, settings: Path | None = None) -> Plan:
+    """Judge `env_file` and compare it with what is in force.
+
+    `compiled` is the record of the last compile; `settings` is ops.json, by which the
+    processes are found: without it, or while nothing runs, the record alone counts.
+    """
     shown = ENV_FILE_SHOWN if env_file.name == ENV_FILE_NAME else str(env_file)
     checked = check(env_file, shown=shown)
-    earlier = _earlier(compiled)
-    differences = None if earlier is None else _differences(checked.values, earlier)
-    return Plan(shown, checked.values, checked.faults, checked.warnings, differences)
+    record = None if checked.faults else changes.read_record(compiled)
+    found = None if record is None or settings is None else _look(settings, checked.values)
+    observed = found.knobs() if found else {}
+    before = None if record is None else changes.baseline(record, observed)
+    recorded = None if record is None else changes.baseline(record, {}).values
+    return Plan(shown, checked.values, checked.faults, checked.warnings, found, before, recorded)
 
 
-def show(plan: Plan, *, as_json: bool) -> int:
-    """Print the plan, faults to stderr; return the exit code, 2 when there are faults."""
+def show(plan: Plan, *, as_json: bool = False, quiet: bool = False, full: bool = False) -> int:
+    """Print the plan, faults to stderr; return the exit code, 2 when there are faults.
+
+    `quiet` leaves out all but faults and warnings, `full` leaves out nothing.
+    """
     if as_json:
         print(json.dumps(as_dict(plan), indent=2))  # noqa: T201  # JSON must not be wrapped
-    elif not plan.faults:
-        plan_tables.print_plan(plan, Console())
-    if plan.faults and not as_json:
-        _print_faults(plan, Console(stderr=True, soft_wrap=True, highlight=False))
-    return EXIT_REFUSED if plan.faults else 0
+    elif plan.faults:
+        _print_lines([*map(str, plan.faults), _count(plan)], error=True)
+    elif quiet:
+        _print_lines([f"warning: {warning}" for warning in plan.warnings], error=True)
+    else:
+        plan_tables.print_plan(plan, Console(), full=full)
+    return exits.BAD_INPUT if plan.faults else exits.OK
 
 
 def as_dict(plan: Plan) -> dict[str, object]:
@@ -70,7 +109,7 @@ def as_dict(plan: Plan) -> dict[str, object]:
         "faults": [_fault(fault) for fault in plan.faults],
         "warnings": [_fault(warning) for warning in plan.warnings],
     }
-    return judged if plan.faults else judged | _sums(plan)
+    return judged if plan.faults else judged | _sums(plan) | _against(plan)
 
 
 def _sums(plan: Plan) -> dict[str, object]:
@@ -82,11 +121,22 @@ def _sums(plan: Plan) -> dict[str, object]:
             {"name": item.name, "value": item.value, "formula": item.formula}
             for item in plan.derived
         ],
-        "differences": plan.differences
-        and [
-            {"knob": d.name, "was": d.was, "now": ops_settings.plain(d.now), "change": d.change}
-            for d in plan.differences
-        ],
+    }
+
+
+def _against(plan: Plan) -> dict[str, object]:
+    differences, part = plan.differences, plan.steps_of_change
+    restart, recreate = ordering.tiers_to_restart(part.waiting if part else ())
+    found = plan.found.processes if plan.found else ()
+    return {
+        "processes": [{"tier": p.tier, "name": p.name, "error": p.error} for p in found],
+        "unreachable": plan.found.faults() if plan.found and plan.running else [],
+        "differences": None if differences is None else [one.as_dict() for one in differences],
+        "held": list(part.held) if part else [],
+        "restart": list(restart),
+        "recreate": list(recreate),
+        "effect": [row.as_dict() for row in plan.effect],
+        "drift": [one.as_dict() for one in plan.drift],
     }
 
 
@@ -94,25 +144,19 @@ def _fault(fault: Fault) -> dict[str, object]:
     return {"file": fault.file, "line": fault.line, "message": fault.message}
 
 
-def _print_faults(plan: Plan, console: Console) -> None:
-    for fault in plan.faults:
-        console.print(str(fault), markup=False)
-    console.print(f"{len(plan.faults)} fault(s); this file would not be compiled", markup=False)
+def _count(plan: Plan) -> str:
+    return f"{len(plan.faults)} fault(s); this file would not be compiled"
 
 
-def _earlier(compiled: Path) -> dict[str, object] | None:
-    """Return the knobs of the last compile; None when there was none yet."""
+def _print_lines(lines: list[str], *, error: bool) -> None:
+    console = Console(stderr=error, soft_wrap=True, highlight=False)
+    for line in lines:
+        console.print(line, markup=False)
+
+
+def _look(settings: Path, values: Values) -> InForce | None:
+    """Ask the processes; None where the operator's files are not, so nobody can be asked."""
     try:
-        knobs: dict[str, object] = json.loads(compiled.read_bytes())["knobs"]
+        return in_force.look(ops_files.read(settings)).expecting(values)
     except FileNotFoundError:
         return None
-    return knobs
-
-
-def _differences(values: Values, earlier: dict[str, object]) -> tuple[Difference, ...]:
-    knobs = catalogue.by_name()
-    return tuple(
-        Difference(name, earlier.get(name), value, knobs[name].change.value)
-        for name, value in values.as_dict().items()
-        if earlier.get(name) != ops_settings.plain(value)
-    )

@@ -2,32 +2,95 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from infra.compiler import catalogue, connections, derive
+from infra.ops import ordering
+from infra.ops.in_force import TIERS
 
 if TYPE_CHECKING:
     from infra.compiler.knobs import Values
     from infra.ops.plan import Plan
 
 
-def print_plan(plan: Plan, console: Console) -> None:
-    """Print every table of a plan without faults, its warnings last."""
-    console.print(_knobs(plan.values))
-    console.print(_server_connections(plan.values))
-    console.print(_client_connections(plan.values))
-    console.print(_memory(plan.values))
-    console.print(_derived(plan))
+def print_plan(plan: Plan, console: Console, *, full: bool = False) -> None:
+    """Print a plan without faults: the difference to what is in force, warnings last.
+
+    Where nothing is in force the tables of the whole budget stand in for it; `full` prints
+    them in any case.
+    """
+    say = partial(console.print, markup=False, soft_wrap=True, highlight=False)
+    for line in _compared_with(plan):
+        say(line)
+    if full or not plan.running:
+        for table in _whole_budget(plan):
+            console.print(table)
+    if plan.differences is not None:
+        print_differences(plan, console)
+    for warning in plan.warnings:
+        say(f"warning: {warning}")
+    say(f"{plan.file}: the budget holds")
+
+
+def print_differences(plan: Plan, console: Console) -> None:
+    """Print what changes, what it does to the budget, and what it costs."""
+    say = partial(console.print, markup=False, soft_wrap=True, highlight=False)
     if plan.differences:
         console.print(_differences(plan))
-    elif plan.differences is not None:
-        console.print("No knob has changed since the last compile.")
-    for warning in plan.warnings:
-        console.print(f"warning: {warning}", markup=False, soft_wrap=True)
-    console.print(f"{plan.file}: the budget holds", markup=False, soft_wrap=True)
+        if table := _effect(plan):
+            console.print(table)
+    else:
+        say(
+            "No knob has changed."
+            if plan.running
+            else "No knob has changed since the last compile."
+        )
+    for line in _costs(plan):
+        say(line)
+    for one in plan.drift:
+        say(f"differs from the last compile: {one}")
+
+
+def _compared_with(plan: Plan) -> list[str]:
+    if plan.before is None:
+        return ["Nothing was compiled yet: this is what the file comes to."]
+    if plan.found is None or not plan.running:
+        return ["Nothing runs: this is what the file comes to, compared with the last compile."]
+    counts = (f"{tier} {len(plan.found.of(tier))}" for tier in TIERS)
+    lines = [f"Compared with what is in force now on the processes: {', '.join(counts)}"]
+    return lines + [f"not compared: {fault}" for fault in plan.found.faults()]
+
+
+def _costs(plan: Plan) -> list[str]:
+    part = plan.steps_of_change
+    if part is None or not plan.differences:
+        return []
+    restart, recreate = ordering.tiers_to_restart(part.waiting)
+    lines = []
+    if restart:
+        lines.append(f"needs a restart of: {', '.join(restart)}")
+    if recreate:
+        lines.append(f"needs new containers of: {', '.join(recreate)}")
+    if part.held:
+        lines.append(
+            f"held back until then, because the budget would not hold before: "
+            f"{', '.join(part.held)}"
+        )
+    return lines or ["All of it is live: make apply"]
+
+
+def _whole_budget(plan: Plan) -> list[Table]:
+    return [
+        _knobs(plan.values),
+        _server_connections(plan.values),
+        _client_connections(plan.values),
+        _memory(plan.values),
+        _derived(plan),
+    ]
 
 
 def _knobs(values: Values) -> Table:
@@ -61,6 +124,7 @@ def _client_connections(values: Values) -> Table:
     limit = values.integer("PGBOUNCER_MAX_CLIENT_CONNECTIONS")
     headroom = values.integer("PGBOUNCER_ADMIN_HEADROOM_CONNECTIONS")
     table.add_row("api", str(api), "API_POOL_MAX_SIZE")
+    table.add_row("api's successor while it is restarted", str(api), "API_POOL_MAX_SIZE")
     table.add_row("worker", str(replicas * size), f"{replicas} replicas x {size}")
     table.add_row("operators, checks, exporters", str(headroom), "headroom")
     table.add_section()
@@ -107,9 +171,26 @@ def _derived(plan: Plan) -> Table:
 
 
 def _differences(plan: Plan) -> Table:
-    table = _table("Changed since the last compile", "Knob", "Was", "Now", "Change")
+    title = "Changes" if plan.running else "Changed since the last compile"
+    table = _table(title, "Tier", "Knob", "Was", "Now", "Unit", "Change")
     for item in plan.differences or ():
-        table.add_row(item.name, str(item.was), str(item.now), item.change)
+        knob = item.knob
+        style = "" if item.live else "bold"
+        row = (knob.tier, knob.name, item.was, item.new, knob.unit, item.cost)
+        table.add_row(*map(str, row), style=style)
+    return table
+
+
+def _effect(plan: Plan) -> Table | None:
+    """Return the numbers of the budget that change."""
+    changed = [row for row in plan.effect if row.changed and row.before is not None]
+    if not changed:
+        return None
+    table = _table("Effect on the budget", "Part", "Number", "Before", "After", "By", "Unit")
+    for row in changed:
+        by = row.after - (row.before or 0)
+        numbers = (f"{row.before:g}", f"{row.after:g}", f"{by:+g}")
+        table.add_row(row.part, row.name, *numbers, row.unit)
     return table
 
 

@@ -111,7 +111,7 @@ def test_make_assess_finishes_with_a_table_of_all_eight_sites(stack: Stack) -> N
 
 
 def test_make_plan_prints_the_budget(knobs: dict[str, str]) -> None:
-    result = make("plan")
+    result = make("plan", "FULL=yes")
     assert result.returncode == 0, result.stderr
     assert "max_connections" in result.stdout
     assert knobs["POSTGRES_MAX_CONNECTIONS"] in result.stdout
@@ -119,7 +119,7 @@ def test_make_plan_prints_the_budget(knobs: dict[str, str]) -> None:
 
 def test_make_help_names_every_target_a_person_needs() -> None:
     said = make("help").stdout
-    for target in ("assess", "up", "down", "logs", "psql", "lint", "test", "plan"):
+    for target in ("assess", "up", "down", "logs", "psql", "lint", "test", "plan", "apply"):
         assert f"make {target} " in said
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.fix_stack import TIERS, Stack, run_in
@@ -88,9 +90,24 @@ def test_configuration_belongs_to_the_tier_and_others_cannot_read_secrets(
             assert int(uid) == UIDS[tier], name
 
 
-def test_the_api_cannot_read_the_password_of_another_role(stack: Stack) -> None:
-    code, _ = run_in(stack.container("api"), ["cat", "/etc/sluice/worker.password"])
+@pytest.mark.parametrize(
+    "name", ["worker.password", "worker-control.key", "worker-control.token", "migrate.password"]
+)
+def test_the_api_cannot_read_the_secrets_of_another_service(stack: Stack, name: str) -> None:
+    code, _ = run_in(stack.container("api"), ["cat", f"/etc/sluice/{name}"])
     assert code != 0
+
+
+def test_the_operators_container_may_give_files_away_and_nothing_more(stack: Stack) -> None:
+    shown = stack.compose("--profile", "ops", "config", "--format", "json")
+    assert shown.returncode == 0, shown.stderr
+    ops = json.loads(shown.stdout)["services"]["ops"]
+    assert (ops["user"], ops["cap_drop"], ops["cap_add"]) == ("0:0", ["ALL"], ["CHOWN"])
+    assert ops["read_only"]
+    assert ops["security_opt"] == ["no-new-privileges:true"]
+    assert set(ops["networks"]) == {"pool", "db", "control"}
+    assert "ports" not in ops
+    assert not any("docker.sock" in one["source"] for one in ops["volumes"])
 
 
 @pytest.mark.parametrize("tier", TIERS)

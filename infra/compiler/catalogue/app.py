@@ -109,7 +109,7 @@ KNOBS: Final = (
         unit="level",
         choices=("DEBUG", "INFO", "WARNING", "ERROR"),
         default="INFO",
-        change=Change.RESTART_APP,
+        change=Change.LIVE,
     ),
     Knob(
         name="REFERENCE_GRID_DEGREES",

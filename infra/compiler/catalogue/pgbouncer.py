@@ -62,7 +62,8 @@ KNOBS: Final = (
         maximum=100_000,
         default=1000,
         change=Change.LIVE,
-        rule="at least all app pools together (worst case: all on one replica) + the headroom",
+        rule="at least all app pools together (worst case: all on one replica), the api's twice "
+        "(restart app has two for a moment), + the headroom",
     ),
     Knob(
         name="PGBOUNCER_ADMIN_HEADROOM_CONNECTIONS",

@@ -180,7 +180,7 @@ KNOBS: Final = (
         minimum=Decimal("1"),
         maximum=Decimal("3600"),
         default=Decimal("40.0"),
-        change=Change.RESTART_WORKER,
+        change=Change.LIVE,
         rule="above WORKER_QUERY_TIMEOUT_SECONDS, below WORKER_LEASE_SECONDS",
     ),
     Knob(
@@ -191,7 +191,7 @@ KNOBS: Final = (
         minimum=Decimal("2"),
         maximum=Decimal("7200"),
         default=Decimal("60.0"),
-        change=Change.RESTART_WORKER,
+        change=Change.LIVE,
         rule="above WORKER_BATCH_DEADLINE_SECONDS and WORKER_TRANSACTION_TIMEOUT_MS",
     ),
     Knob(
@@ -202,7 +202,7 @@ KNOBS: Final = (
         minimum=1,
         maximum=1000,
         default=40,
-        change=Change.RESTART_WORKER,
+        change=Change.LIVE,
     ),
     Knob(
         name="WORKER_POLL_INTERVAL_MS",
@@ -212,7 +212,7 @@ KNOBS: Final = (
         minimum=10,
         maximum=60_000,
         default=500,
-        change=Change.RESTART_WORKER,
+        change=Change.LIVE,
     ),
     Knob(
         name="WORKER_TASK_ATTEMPTS_MAX",
@@ -222,7 +222,7 @@ KNOBS: Final = (
         minimum=1,
         maximum=100,
         default=3,
-        change=Change.RESTART_WORKER,
+        change=Change.LIVE,
     ),
     Knob(
         name="WORKER_TASK_RETRY_DELAY_MS",
@@ -232,12 +232,12 @@ KNOBS: Final = (
         minimum=0,
         maximum=600_000,
         default=1000,
-        change=Change.RESTART_WORKER,
+        change=Change.LIVE,
     ),
     Knob(
         name="WORKER_SHUTDOWN_GRACE_SECONDS",
         tier=Tier.WORKER,
-        meaning="Time for batches in flight when the container stops; it is killed after 30 s.",
+        meaning="Time for batches in flight when the container stops; it is killed after 40 s.",
         unit="seconds",
         minimum=1,
         maximum=25,

@@ -1,6 +1,7 @@
-"""One raw call to the control plane. Arguments: method, host, path, Authorization header.
+"""Raw calls to the control plane, each verified against the host's certificate.
 
-Verifies the certificate against the host name; prints the status and the body as JSON.
+Argument: a JSON list of [method, host, path, Authorization header]. Prints a JSON list of
+the status and the body of each.
 """
 
 import json
@@ -12,10 +13,12 @@ import httpx
 from infra.ops import settings
 from infra.ops.app_control import connect
 
-method, host, path, authorization = sys.argv[1:]
-headers = {"Authorization": authorization} if authorization else {}
 control = connect(settings.read(Path("/etc/sluice/ops/ops.json")))
-url = f"https://{host}:{control.port}{path}"
+answers = []
 with httpx.Client(verify=control.tls, trust_env=False, timeout=5) as client:
-    answer = client.request(method, url, headers=headers)
-print(json.dumps({"status": answer.status_code, "body": answer.json()}))
+    for method, host, path, authorization in json.loads(sys.argv[1]):
+        headers = {"Authorization": authorization} if authorization else {}
+        url = f"https://{host}:{control.port}{path}"
+        answer = client.request(method, url, headers=headers)
+        answers.append({"status": answer.status_code, "body": answer.json()})
+print(json.dumps(answers))

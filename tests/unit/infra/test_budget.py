@@ -26,10 +26,10 @@ LIMITS: list[tuple[str, Knobs, Knobs, str]] = [
         "= 75 exceeds POSTGRES_MAX_CONNECTIONS=74",
     ),
     (
-        "2 app pools and headroom fit into one replica",
-        {"PGBOUNCER_MAX_CLIENT_CONNECTIONS": 38},
-        {"PGBOUNCER_MAX_CLIENT_CONNECTIONS": 37},
-        "need 38 client connections",
+        "2 app pools, the api's twice, and headroom fit into one replica",
+        {"PGBOUNCER_MAX_CLIENT_CONNECTIONS": 54},
+        {"PGBOUNCER_MAX_CLIENT_CONNECTIONS": 53},
+        "need 54 client connections",
     ),
     (
         "2 connections fit into the open files",
@@ -271,3 +271,11 @@ def test_every_derived_setting_has_a_formula() -> None:
     for item in derive.derived_settings(catalogue.defaults()):
         assert item.value
         assert item.formula
+
+
+@pytest.mark.parametrize(("chosen", "refused"), [(1, True), (63, True), (64, False), (0, False)])
+def test_work_mem_that_postgresql_would_refuse_is_refused(
+    tmp_path: Path, chosen: int, refused: bool
+) -> None:
+    found = messages(judge(tmp_path, POSTGRES_WORK_MEM_KB=chosen))
+    assert (f"POSTGRES_WORK_MEM_KB={chosen} is below 64 kB" in found) == refused

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from infra.compiler.certificates import Certificates, Validity, certificates
+from infra.compiler.certificates import SERVERS, Certificates, Validity, certificates
 from infra.compiler.secrets import SecretStore
 from infra.compiler.write import write_secrets
 from tests.unit.infra.support import NOW
@@ -99,17 +99,27 @@ def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 @pytest.fixture
 def supplied(tmp_path: Path) -> Supplied:
     made = Supplied(tmp_path)
-    made.server("postgres")
-    made.server("pgbouncer")
+    for host in SERVERS:
+        made.server(host)
     return made
 
 
 def test_each_server_gets_a_certificate_for_its_name_and_localhost(tmp_path: Path) -> None:
     found = _made(tmp_path)
-    for host in ("postgres", "pgbouncer"):
+    for host in SERVERS:
         assert _names(found.servers[host][0]) == [host, "localhost"]
         certificate = x509.load_pem_x509_certificate(found.servers[host][0])
-        certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(found.ca))
+        certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(found.trusted))
+
+
+def test_a_certificate_names_the_key_that_signed_it(tmp_path: Path) -> None:
+    found = _made(tmp_path)
+    authority = x509.load_pem_x509_certificate(found.trusted).extensions
+    identifier = authority.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+    for host in SERVERS:
+        extensions = x509.load_pem_x509_certificate(found.servers[host][0]).extensions
+        named = extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
+        assert named.value.key_identifier == identifier
 
 
 def test_what_was_made_is_kept_until_it_is_due(tmp_path: Path) -> None:
@@ -124,14 +134,9 @@ def test_a_certificate_is_renewed_when_it_is_due_and_the_ca_stays(tmp_path: Path
     second, faults, store = _gather(tmp_path, NOW + 335 * DAY)
     assert not faults
     assert second
-    assert second.ca == first.ca
+    assert second.trusted == first.trusted
     assert second.servers["postgres"] != first.servers["postgres"]
-    assert sorted(store.pending) == [
-        "pgbouncer.crt",
-        "pgbouncer.key",
-        "postgres.crt",
-        "postgres.key",
-    ]
+    assert set(store.pending) == {f"{host}.{kind}" for host in SERVERS for kind in ("crt", "key")}
 
 
 def test_a_new_ca_renews_the_certificates_made_here(tmp_path: Path) -> None:
@@ -139,21 +144,21 @@ def test_a_new_ca_renews_the_certificates_made_here(tmp_path: Path) -> None:
     for name in ("ca.crt", "ca.key"):
         (tmp_path / name).unlink()
     second = _made(tmp_path)
-    assert second.ca != first.ca
+    assert second.trusted != first.trusted
     assert second.servers["pgbouncer"] != first.servers["pgbouncer"]
 
 
 def test_a_ca_that_is_due_is_renewed_with_everything_below_it(tmp_path: Path) -> None:
     first = _made(tmp_path)
     second = _made(tmp_path, NOW + 3640 * DAY)
-    assert second.ca != first.ca
+    assert second.trusted != first.trusted
 
 
 def test_supplied_certificates_are_taken_unchanged(supplied: Supplied) -> None:
     found, faults, store = _gather(supplied.directory)
     assert not faults
     assert found
-    assert found.ca == (supplied.directory / "ca.crt").read_bytes()
+    assert found.trusted == (supplied.directory / "ca.crt").read_bytes()
     assert not store.pending
 
 
@@ -186,7 +191,7 @@ def test_a_certificate_of_another_ca_is_refused(supplied: Supplied) -> None:
     supplied.key = ec.generate_private_key(ec.SECP256R1())
     supplied.put("ca.crt", supplied.sign(supplied.subject, supplied.key, ca=True))
     _, faults, _ = _gather(supplied.directory)
-    assert len(faults) == 2
+    assert len(faults) == len(SERVERS) == 4
     assert all("is not issued by ca.crt" in fault for fault in faults)
 
 

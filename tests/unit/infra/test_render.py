@@ -8,15 +8,16 @@ import pytest
 
 from infra.compiler import catalogue
 from infra.compiler.build import Compiled, compile_stack
-from infra.compiler.certificates import Certificates
+from infra.compiler.certificates import SERVERS, Certificates
 from infra.compiler.knobs import Value, Values
 from infra.compiler.render import Inputs, render
-from infra.compiler.secrets import SecretStore, passwords, verifiers
+from infra.compiler.secrets import SecretStore, passwords, tokens, verifiers
 from infra.compiler.write import write_secrets
 from tests.unit.infra.support import NOW, REPOSITORY, write_env
 
 COMMENTED = (".conf", ".ini", ".sql", ".txt", ".pgpass")
-UIDS = {"postgres": 10070, "pgbouncer": 10071, "ops": 10075}
+UIDS = {"postgres": 10070, "pgbouncer": 10071, "ops": 0}
+SERVICES = {"api": 10072, "worker": 10073, "migrate": 10074}
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def test_every_file_belongs_to_its_tier_alone(compiled: Compiled) -> None:
         if (tier, name) == ("app", "ca.crt"):
             assert (file.uid, file.mode) == (0, 0o444)
             continue
-        service = {"api": 10072, "worker": 10073, "migrate": 10074}.get(name.split(".")[0], 0)
+        service = SERVICES.get(re.split("[.-]", name)[0], -1)
         assert (file.uid, file.mode) == (UIDS.get(tier, service), 0o400)
 
 
@@ -71,8 +72,8 @@ def test_every_knob_is_used_by_a_file_the_compiler_or_compose() -> None:
     store = SecretStore(Path("/nonexistent"))
     known, _ = passwords(store)
     digests, _ = verifiers(store, known)
-    certificates = _certificates()
-    render(Inputs(values, known, digests, certificates))
+    control_tokens, _ = tokens(store)
+    render(Inputs(values, known, digests, control_tokens, _certificates()))
     compose = (REPOSITORY / "compose.yaml").read_text()
     interpolated = set(re.findall(r"\$\{([A-Z_]+)", compose))
     # The compiler itself uses these before anything is rendered, the budget the headroom.
@@ -82,7 +83,7 @@ def test_every_knob_is_used_by_a_file_the_compiler_or_compose() -> None:
 
 def _certificates() -> Certificates:
     pair = (b"certificate", b"key")
-    return Certificates(b"ca", {"postgres": pair, "pgbouncer": pair})
+    return Certificates(b"ca", dict.fromkeys(SERVERS, pair))
 
 
 def test_compose_interpolates_only_knobs_and_marks_them() -> None:
@@ -120,9 +121,12 @@ def test_verifiers_are_the_same_on_both_sides(compiled: Compiled) -> None:
 
 
 def test_no_password_is_in_a_file_that_does_not_need_it(compiled: Compiled) -> None:
-    secret = {name: content for name, content in compiled.new_secrets.items() if "password" in name}
+    kinds = (".password", ".token")
+    new = compiled.new_secrets
+    secret = {name: content for name, content in new.items() if name.endswith(kinds)}
+    assert len(secret) == 7
     for file in compiled.files:
-        if not file.path.endswith((".password", ".pgpass")):
+        if not file.path.endswith((*kinds, ".pgpass")):
             assert not [name for name, content in secret.items() if content in file.content]
 
 
@@ -173,6 +177,35 @@ def test_the_app_connects_only_over_verified_tls(compiled: Compiled, service: st
     assert database["sslmode"] == "verify-full"
     assert database["host"] == ("postgres" if service == "migrate" else "pgbouncer")
     assert database["load_balance_hosts"] == ("disable" if service == "migrate" else "random")
+
+
+def test_each_service_has_its_own_control_certificate_and_token(compiled: Compiled) -> None:
+    known = json.loads(_text(compiled, "ops/ops.json"))["control"]["services"]
+    found = set()
+    for service in ("api", "worker"):
+        section = json.loads(_text(compiled, f"app/{service}.json"))["control"]
+        alias = section["alias"]
+        assert section["port"] == 9000
+        token = _text(compiled, f"app/{alias}.token")
+        assert known[service]["alias"] == alias
+        assert _text(compiled, f"ops/{alias}.token") == token
+        found |= {token, _text(compiled, f"app/{alias}.crt"), _text(compiled, f"app/{alias}.key")}
+    assert len(found) == 6
+
+
+def test_every_file_that_a_service_is_told_of_is_there(compiled: Compiled) -> None:
+    for service in ("api", "worker"):
+        text = _text(compiled, f"app/{service}.json")
+        for path in re.findall(r'"/etc/sluice/([^"]+)"', text):
+            assert _text(compiled, f"app/{path}")
+    for path in re.findall(r'"/etc/sluice/ops/([^"]+)"', _text(compiled, "ops/ops.json")):
+        assert _text(compiled, f"ops/{path}")
+
+
+def test_the_operator_expects_as_many_processes_as_the_knob_says(tmp_path: Path) -> None:
+    made = compile_stack(write_env(tmp_path, WORKER_REPLICAS=3), tmp_path / "secrets", now=NOW)
+    services = json.loads(_text(made, "ops/ops.json"))["control"]["services"]
+    assert {name: one["processes"] for name, one in services.items()} == {"api": 1, "worker": 3}
 
 
 def test_the_record_of_the_compile_holds_every_knob(compiled: Compiled) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from infra.compiler.roles import LOGIN_ROLES
-from infra.compiler.secrets import SecretStore, passwords, verifiers
+from infra.compiler.secrets import SecretStore, passwords, tokens, verifiers
 from infra.compiler.write import write_secrets
 
 
@@ -22,6 +22,22 @@ def test_every_role_gets_its_own_long_password(tmp_path: Path) -> None:
     assert set(known) == set(made) == set(LOGIN_ROLES)
     assert len(set(known.values())) == len(LOGIN_ROLES)
     assert min(map(len, known.values())) >= 40
+
+
+def test_every_control_alias_gets_its_own_token_which_is_kept(tmp_path: Path) -> None:
+    store = SecretStore(tmp_path)
+    made, faults = tokens(store)
+    assert not faults
+    assert set(store.pending) == {"api-control.token", "worker-control.token"}
+    assert made["api-control"] != made["worker-control"]
+    write_secrets(store.pending, tmp_path)
+    assert tokens(SecretStore(tmp_path)) == (made, [])
+
+
+def test_an_unusable_token_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "api-control.token").write_text("short")
+    _, (fault,) = tokens(SecretStore(tmp_path))
+    assert str(fault).startswith(f"{tmp_path}/api-control.token: has 5 characters")
 
 
 def test_what_was_made_is_kept(tmp_path: Path) -> None:

@@ -1,0 +1,148 @@
+"""What an operator may ask of this process: what is in force, reload, drain."""
+
+import os
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Generic, Protocol
+
+from pydantic import ValidationError
+
+from app.live import LIVE_FIELDS, Live, Service, differing, merged
+from app.log import get_logger, set_level
+from app.pool import PoolState
+from app.settings import SettingsError, load_settings
+
+log = get_logger("app.control")
+
+
+class ReloadRefusedError(Exception):
+    """The settings file cannot be put in force; the message says why, the old values serve."""
+
+
+class NotRestartedError(Exception):
+    """No new process has taken over; this one goes on serving. The message says why."""
+
+
+class Resizable(Protocol):
+    """What control needs of the connection pool."""
+
+    def state(self) -> PoolState:
+        """Return sizes and queue length now."""
+
+    def resize(self, min_size: int, max_size: int) -> None:
+        """Set the limits; raise ValueError for sizes that cannot be."""
+
+    def drain(self) -> None:
+        """Replace every connection."""
+
+
+class Process(Generic[Service]):
+    """The running process as its operator sees it. Methods may block: call them in a thread."""
+
+    def __init__(
+        self,
+        live: Live[Service],
+        path: Path,
+        pool: Resizable,
+        *,
+        restarting: Callable[[], None] | None = None,
+    ) -> None:
+        self._live: Live[Service] = live
+        self._path = path
+        self._pool = pool
+        self._restarting = restarting
+        self._changing = threading.Lock()
+        self._started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
+
+    def state(self) -> dict[str, Any]:
+        """Return the settings in force, the pool's numbers and what the file would change.
+
+        `needs_reload` names fields that a reload can change, `needs_restart` the others;
+        `file_fault` says why the file cannot be used, and is empty when it can.
+        """
+        settings = self._live.current
+        changed, fault = self._pending()
+        return {
+            "service": settings.service,
+            "instance": socket.gethostname(),
+            "pid": os.getpid(),
+            "started_at": self._started_at,
+            "settings": settings.model_dump(mode="json"),
+            "pool": asdict(self._pool.state()),
+            "needs_reload": [name for name in changed if name in LIVE_FIELDS],
+            "needs_restart": [name for name in changed if name not in LIVE_FIELDS],
+            "file_fault": fault,
+        }
+
+    def reload(self) -> None:
+        """Read the settings file and put its live fields in force, all or none.
+
+        Raises:
+            ReloadRefusedError: the file, or its live part with the rest in force, is invalid.
+
+        """
+        with self._changing:
+            in_force = self._live.current
+            wanted = self._wanted()
+            settings = _merged(in_force, wanted)
+            self._resize(settings)
+            self._live.replace(settings)
+            set_level(settings.log.level)
+        log.info(
+            "settings reloaded",
+            changed=list(differing(in_force, settings)),
+            needs_restart=list(differing(settings, wanted)),
+        )
+
+    def drain(self) -> None:
+        """Replace every connection of the pool; lent ones when they come back."""
+        with self._changing:
+            self._pool.drain()
+
+    def restart(self) -> None:
+        """Have a new process take over the service's socket, and make way for it.
+
+        Raises:
+            NotRestartedError: none has become ready, or this service cannot do so.
+
+        """
+        if self._restarting is None:
+            raise NotRestartedError("this service is restarted with its container")
+        self._restarting()
+
+    def _wanted(self) -> Service:
+        try:
+            model: type[Service] = type(self._live.current)
+            return load_settings(self._path, model)
+        except SettingsError as error:
+            raise ReloadRefusedError(str(error)) from error
+
+    def _resize(self, settings: Service) -> None:
+        state, wanted = self._pool.state(), settings.pool
+        if (state.min_size, state.max_size) == (wanted.min_size, wanted.max_size):
+            return
+        try:
+            self._pool.resize(wanted.min_size, wanted.max_size)
+        except ValueError as error:
+            raise ReloadRefusedError(str(error)) from error
+
+    def _pending(self) -> tuple[tuple[str, ...], str]:
+        try:
+            return differing(self._live.current, self._wanted()), ""
+        except ReloadRefusedError as error:
+            return (), str(error)
+
+
+def _merged(in_force: Service, wanted: Service) -> Service:
+    try:
+        return merged(in_force, wanted)
+    except ValidationError as error:
+        reasons = "; ".join(fault["msg"] for fault in error.errors(include_url=False))
+        raise ReloadRefusedError(
+            f"the file needs a restart as a whole: its live values do not go with those "
+            f"in force that only a restart changes ({reasons})"
+        ) from error

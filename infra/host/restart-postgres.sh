@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Restarts PostgreSQL while every client waits and none fails:
+#
+#   restart-postgres.sh              put the env file in force first, then restart
+#   restart-postgres.sh --compiled   only restart: the configuration is compiled already
+#
+# Exit codes: 0 done, 1 failed, 2 the env file is at fault, 3 refused (a long transaction, ...).
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+# shellcheck source=infra/host/operate.sh
+. infra/host/operate.sh
+
+# The server itself reads the compiled file and says whether it would start with it.
+check_configuration() {
+    # shellcheck disable=SC2016  # expanded in the container
+    compose exec --no-TTY postgres bash -c \
+        'postgres -C max_connections -D "$PGDATA" -c config_file=/etc/sluice/postgresql.conf' >/dev/null \
+        || die "postgres refuses the new configuration; nothing was paused" "$EXIT_REFUSED"
+}
+
+# Decided before the pause: asking Compose takes half a second.
+choose_step() {
+    container=$(compose ps --quiet postgres)
+    [[ -n $container ]] || die "postgres does not run; start it: make up" "$EXIT_REFUSED"
+    replace=no
+    ! needs_new_container postgres "$container" || replace=yes
+    [[ $replace == no ]] || say "its image or definition changed: a new container"
+}
+
+# Resumes every PgBouncer when the command below dies. It ends by itself when that is over.
+start_dead_man() { compose run --rm --detach --no-TTY ops dead-man >/dev/null; }
+
+host_restart_postgres() {
+    if [[ $replace == yes ]]; then
+        compose create postgres >/dev/null 2>&1
+        compose ps --all --quiet postgres | xargs docker start >/dev/null
+    else
+        docker restart "$container" >/dev/null
+    fi
+}
+
+_main() {
+    [[ ${1:-} == --compiled ]] || compile
+    check_configuration
+    choose_step
+    start_dead_man
+    operate restart postgres
+    # What the budget could not hold before the restart is live now.
+    [[ ${1:-} == --compiled ]] || compile
+}
+
+_main "$@"

@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Changes the number of PgBouncer replicas with no request failing: scale-pgbouncer.sh N
+#
+# PGBOUNCER_REPLICAS in the env file is the truth: it is changed first, after the budget was
+# checked with the new number.
+# Exit codes: 0 done, 1 failed, 2 the budget does not hold, 3 refused.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+# shellcheck source=infra/host/operate.sh
+. infra/host/operate.sh
+
+readonly KNOB=PGBOUNCER_REPLICAS
+env_file=${SLUICE_ENV_DIR:-infra/env}/stack.env
+candidate=$env_file.candidate
+
+host_remove_pgbouncer() { docker rm --force "$1" >/dev/null; }
+
+running() { compose ps --quiet pgbouncer | wc -l; }
+
+# The replica with the highest number.
+last() { compose ps --format '{{.Name}}' pgbouncer | sort --version-sort | tail -n 1; }
+
+check_budget() {
+    sed "s/^$KNOB=.*/$KNOB=$1/" "$env_file" >"$candidate"
+    ops plan --quiet --env-file "/etc/sluice/env/$(basename "$candidate")" || exit 2
+}
+
+# In place, so that the file keeps its owner and mode.
+write_down() {
+    cat "$candidate" >"$env_file"
+    rm -f "$candidate"
+}
+
+# First what else the new number needs of the env file, such as smaller pools; then the replica;
+# then what follows from its being there.
+grow() {
+    compile
+    start_missing pgbouncer
+    compile
+    operate pgbouncer spread "$1"
+}
+
+shrink() {
+    local wanted=$1
+    while (($(running) > wanted)); do
+        operate pgbouncer retire "$(last)"
+    done
+    compile
+    operate pgbouncer spread "$wanted"
+}
+
+_main() {
+    local wanted=${1:-}
+    [[ $wanted =~ ^[1-9][0-9]*$ ]] || die "usage: scale-pgbouncer.sh N (make scale-pgbouncer N=3)" 2
+    trap 'rm -f "$candidate"' EXIT
+    check_budget "$wanted"
+    write_down
+    if ((wanted > $(running))); then grow "$wanted"; else shrink "$wanted"; fi
+}
+
+_main "$@"

@@ -1,0 +1,200 @@
+"""The control plane of the app, from the operator's side: look at, reload, drain each process.
+
+Every replica has an address of its own behind the service's alias on the control network;
+a command talks to each of them over TLS verified against the private CA, with the token of
+the service. Use it with `targets.everywhere`:
+
+    control = connect(settings)
+    answers = everywhere(control.targets("worker"), control.reload)
+"""
+
+import ssl
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from infra.ops.settings import OpsSettings
+from infra.ops.targets import Target, resolve
+
+SERVICES = ("api", "worker")
+# A process answers from a thread of its own; one that takes longer is frozen or starved.
+CONNECT_SECONDS = 3.0
+ANSWER_SECONDS = 5.0
+# Reload opens and closes connections, so it may meet a slow database.
+CHANGE_SECONDS = 15.0
+# The process gives its successor a minute to become ready, and answers a little later.
+RESTART_SECONDS = 75.0
+
+
+class ControlError(Exception):
+    """A process did not do what it was asked; the message says what and why."""
+
+
+class ReloadRefusedError(ControlError):
+    """The process refused its new settings file; it goes on with the old values."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolNumbers:
+    """Numbers of connections of one process's pool (of callers, for the last two)."""
+
+    name: str
+    size: int
+    min_size: int
+    max_size: int
+    in_use: int
+    idle: int
+    waiting: int
+    max_waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessState:
+    """What a process says of itself.
+
+    `settings` is the whole settings document in force, in the shape of api.json or
+    worker.json. Fields whose value in the file differs from the one in force, by dotted
+    name: `needs_reload` those that a reload takes over, `needs_restart` the others.
+    `file_fault` says why the file cannot be used, and is empty when it can.
+    """
+
+    target: Target
+    service: str
+    instance: str
+    pid: int
+    started_at: str
+    settings: dict[str, Any]
+    pool: PoolNumbers
+    needs_restart: tuple[str, ...]
+    needs_reload: tuple[str, ...] = ()
+    file_fault: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """Everything needed to reach the processes; made from ops.json by `connect`.
+
+    `processes` is how many each service should have; fewer targets mean that one is down.
+    """
+
+    port: int
+    aliases: dict[str, str]
+    processes: dict[str, int]
+    tokens: dict[str, str] = field(repr=False)
+    tls: ssl.SSLContext
+
+    def targets(self, *services: str) -> tuple[Target, ...]:
+        """Return every process of the services (of all where none is given).
+
+        A service whose alias names nobody has no target; compare with `processes`.
+        """
+        return tuple(
+            target
+            for service in services or SERVICES
+            for target in resolve(self.aliases[service], self.port)
+        )
+
+    def service_of(self, target: Target) -> str:
+        """Return the service a target belongs to: "api" or "worker"."""
+        return next(name for name, alias in self.aliases.items() if alias == target.host)
+
+    def state(self, target: Target) -> ProcessState:
+        """Return what a process says of itself; raise ControlError."""
+        return self._call(target, "GET", "state", ANSWER_SECONDS)
+
+    def reload(self, target: Target) -> ProcessState:
+        """Let a process read its settings file again; return its state afterwards.
+
+        Raises:
+            ReloadRefusedError: the file cannot be used; the old values serve.
+            ControlError: the process could not be reached or asked.
+
+        """
+        return self._call(target, "POST", "reload", CHANGE_SECONDS)
+
+    def drain(self, target: Target) -> ProcessState:
+        """Let a process replace its connections: idle ones now, lent ones when returned."""
+        return self._call(target, "POST", "drain", CHANGE_SECONDS)
+
+    def restart(self, target: Target) -> ProcessState:
+        """Have a successor take over the process's socket; return the old process's last state.
+
+        Raises:
+            ControlError: the successor did not become ready, and the old process goes on; or
+                the service has no successors, and is restarted with its container.
+
+        """
+        return self._call(target, "POST", "restart", RESTART_SECONDS)
+
+    def _call(self, target: Target, method: str, what: str, seconds: float) -> ProcessState:
+        url = f"https://{_host(target.address)}:{target.port}/control/{what}"
+        timeout = httpx.Timeout(seconds, connect=CONNECT_SECONDS)
+        headers = {
+            "Authorization": f"Bearer {self.tokens[self.service_of(target)]}",
+            "Host": target.host,
+        }
+        try:
+            # No proxy of the environment may come between.
+            with httpx.Client(verify=self.tls, trust_env=False, timeout=timeout) as client:
+                answer = client.request(
+                    method, url, headers=headers, extensions={"sni_hostname": target.host}
+                )
+        except httpx.HTTPError as error:
+            raise ControlError(f"{what}: {_reason(error)}") from error
+        return _parsed(target, what, answer)
+
+
+def connect(settings: OpsSettings) -> Control:
+    """Return the control plane that ops.json describes; raise OSError for a missing file."""
+    section: dict[str, Any] = settings.values["control"]
+    services: dict[str, dict[str, Any]] = section["services"]
+    tls = ssl.create_default_context(cafile=settings.values["sslrootcert"])
+    # As strict as libpq is on the other hops: a company's CA may leave out the key identifiers.
+    tls.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    tls.minimum_version = ssl.TLSVersion.TLSv1_3
+    return Control(
+        port=section["port"],
+        aliases={name: one["alias"] for name, one in services.items()},
+        processes={name: one["processes"] for name, one in services.items()},
+        tokens={
+            name: Path(one["token_file"]).read_text(encoding="ascii").strip()
+            for name, one in services.items()
+        },
+        tls=tls,
+    )
+
+
+def _host(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+def _parsed(target: Target, what: str, answer: httpx.Response) -> ProcessState:
+    document = _document(answer)
+    if answer.status_code != HTTPStatus.OK:
+        message = document.get("error", {}).get("message") or f"answered {answer.status_code}"
+        refused = answer.status_code == HTTPStatus.CONFLICT
+        raise (ReloadRefusedError if refused else ControlError)(f"{what}: {message}")
+    try:
+        fields = document | {
+            "pool": PoolNumbers(**document["pool"]),
+            "needs_restart": tuple(document["needs_restart"]),
+            "needs_reload": tuple(document.get("needs_reload", ())),
+        }
+        return ProcessState(target=target, **fields)
+    except (KeyError, TypeError) as error:
+        raise ControlError(f"{what}: an answer of another version: {error}") from error
+
+
+def _document(answer: httpx.Response) -> dict[str, Any]:
+    try:
+        document = answer.json()
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _reason(error: httpx.HTTPError) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

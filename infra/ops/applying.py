@@ -1,0 +1,103 @@
+"""The command `apply`: lock, plan, do it, say what came of it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+
+from infra.ops import exits, lock, plan_tables
+from infra.ops import plan as planning
+from infra.ops import settings as ops_settings
+from infra.ops.apply import OLD_SERVES, Apply, Outcome, Paths
+from infra.ops.ending import EndedBySignalError, Ending
+from infra.ops.host_step import ask_host
+from infra.ops.plan import Plan
+
+_THIS_CHANGED_NOTHING: Final = "this command changed nothing"
+_NOTHING_COMPILED: Final = "nothing was compiled yet; `make up` compiles and starts"
+
+
+def run(
+    env_file: Path,
+    settings: Path,
+    paths: Paths,
+    *,
+    as_json: bool = False,
+    prepare_restart: bool = False,
+    wait_seconds: float = 0.0,
+) -> int:
+    """Put the env file in force; print plan, steps and outcome; return the exit code.
+
+    `settings` is ops.json. Whatever is refused leaves files and processes as they are.
+    """
+    directory = paths.out / "ops"
+    console = Console(stderr=as_json, soft_wrap=True, highlight=False)
+    try:
+        with (
+            Ending().signals_raise(),
+            lock.operation_lock(directory, "apply", wait_seconds=wait_seconds),
+        ):
+            plan, outcome = _locked(env_file, settings, paths, console, prepare_restart)
+    except lock.LockHeldError as held:
+        plan, outcome = None, Outcome(exits.REFUSED, [str(held)], state=_THIS_CHANGED_NOTHING)
+    except EndedBySignalError as signal:
+        plan, outcome = None, Outcome(exits.FAILED, [f"ended by {signal}"], state=OLD_SERVES)
+    if as_json:
+        judged = None if plan is None else planning.as_dict(plan)
+        print(json.dumps(outcome.as_dict() | {"plan": judged}, indent=2))  # noqa: T201
+        return outcome.exit_code
+    _print(outcome, console)
+    if prepare_restart and outcome.exit_code == exits.NEEDS_RESTART:
+        _tell_host(outcome)
+    return outcome.exit_code
+
+
+def _locked(
+    env_file: Path, settings: Path, paths: Paths, console: Console, prepare_restart: bool
+) -> tuple[Plan | None, Outcome]:
+    compiled = paths.out / "ops" / "compiled.json"
+    plan = planning.make(env_file, compiled, settings)
+    if plan.faults:
+        faults = [str(fault) for fault in plan.faults]
+        return plan, Outcome(exits.BAD_INPUT, faults, state=OLD_SERVES)
+    if plan.before is None or plan.found is None:
+        return plan, Outcome(exits.REFUSED, [_NOTHING_COMPILED], state=OLD_SERVES)
+    plan_tables.print_plan(plan, console)
+    say = _printer(console)
+    apply = Apply(plan, ops_settings.read(settings), paths, say)
+    return plan, apply.run(prepare_restart=prepare_restart)
+
+
+def _printer(console: Console) -> Callable[[str], None]:
+    def say(line: str) -> None:
+        console.print(f"  {line}", markup=False)
+
+    return say
+
+
+def _print(outcome: Outcome, console: Console) -> None:
+    faults = Console(stderr=True, soft_wrap=True, highlight=False)
+    for fault in outcome.faults:
+        faults.print(fault, markup=False)
+    for deviation in outcome.deviations:
+        if deviation.needs_restart:
+            console.print(str(deviation), markup=False)
+    if outcome.restart:
+        console.print(f"needs a restart of: {', '.join(outcome.restart)}", markup=False)
+    if outcome.recreate:
+        console.print(f"needs new containers of: {', '.join(outcome.recreate)}", markup=False)
+    if outcome.held:
+        console.print(f"held back until then: {', '.join(outcome.held)}", markup=False)
+    if outcome.exit_code == exits.NEEDS_RESTART:
+        console.print("make apply RESTART=yes does the rest, with restarts", markup=False)
+    (faults if outcome.faults else console).print(outcome.state, markup=False)
+
+
+def _tell_host(outcome: Outcome) -> None:
+    """Name the containers for the script on the host that has them restarted."""
+    if outcome.restart:
+        ask_host("restart", *outcome.restart)
+    if outcome.recreate:
+        ask_host("recreate", *outcome.recreate)

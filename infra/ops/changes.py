@@ -1,0 +1,104 @@
+"""Which knobs differ between what is in force and what the env file asks for."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from infra.compiler import catalogue, ops_settings
+from infra.compiler.knobs import BadValueError, Change, Knob, Value, Values
+
+
+@dataclass(frozen=True, slots=True)
+class KnobChange:
+    """One knob: what is in force (several values where processes differ), and what is asked."""
+
+    knob: Knob
+    old: tuple[Value, ...]
+    new: Value
+
+    @property
+    def cost(self) -> Change:
+        """What the change costs."""
+        return self.knob.change
+
+    @property
+    def live(self) -> bool:
+        """Tell whether the change needs no container restarted."""
+        return self.cost is Change.LIVE
+
+    @property
+    def was(self) -> str:
+        """The old value as text; `none` for a knob that the last compile did not know."""
+        return " and ".join(str(value) for value in self.old) or "none"
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the change as JSON holds it."""
+        old = [ops_settings.plain(value) for value in self.old]
+        return {
+            "knob": self.knob.name,
+            "was": old[0] if len(old) == 1 else (old or None),
+            "now": ops_settings.plain(self.new),
+            "change": self.cost.value,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """What is in force: the record of the last compile, corrected by what processes say."""
+
+    values: Values
+    observed: dict[str, tuple[Value, ...]]
+    known: frozenset[str]
+
+    def old(self, name: str) -> tuple[Value, ...]:
+        """Return the values of a knob that are in force; none when nothing knows it."""
+        if name in self.observed:
+            return self.observed[name]
+        return (self.values[name],) if name in self.known else ()
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """Return the knobs of the last compile; None when there was none yet."""
+    try:
+        knobs: dict[str, Any] = json.loads(path.read_bytes())["knobs"]
+    except FileNotFoundError:
+        return None
+    return knobs
+
+
+def baseline(record: Mapping[str, Any], observed: Mapping[str, tuple[Value, ...]]) -> Baseline:
+    """Return what is in force; the default stands in for a knob that nothing knows.
+
+    Where processes differ, the smaller value counts: it is the one a limit may rest on.
+    """
+    values = catalogue.defaults().as_dict()
+    recorded = {name: _parse(knob, record.get(name)) for name, knob in catalogue.by_name().items()}
+    seen = dict(observed)
+    values |= {name: value for name, value in recorded.items() if value is not None}
+    values |= {name: min(found, key=_order) for name, found in seen.items()}
+    known = {name for name, value in recorded.items() if value is not None}
+    return Baseline(Values(values), seen, frozenset(known | seen.keys()))
+
+
+def changes(before: Baseline, wanted: Values) -> tuple[KnobChange, ...]:
+    """Return every knob that is not in force everywhere as `wanted`, in the order of the file."""
+    return tuple(
+        KnobChange(knob, before.old(knob.name), wanted[knob.name])
+        for knob in catalogue.all_knobs()
+        if before.old(knob.name) != (wanted[knob.name],)
+    )
+
+
+def _parse(knob: Knob, recorded: object) -> Value | None:
+    if recorded is None:
+        return None
+    try:
+        return knob.parse(str(recorded))
+    except BadValueError:
+        return None
+
+
+def _order(value: Value) -> tuple[bool, Any]:
+    return isinstance(value, str), value

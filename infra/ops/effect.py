@@ -1,0 +1,96 @@
+"""What a change does to the budget: connections of each tier, memory, timeouts."""
+
+from dataclasses import dataclass
+
+from infra.compiler import connections, derive
+from infra.compiler.knobs import Values
+
+_TIMES = (
+    "{}_LOCK_TIMEOUT_MS",
+    "{}_STATEMENT_TIMEOUT_MS",
+    "{}_IDLE_IN_TRANSACTION_TIMEOUT_MS",
+    "{}_TRANSACTION_TIMEOUT_MS",
+    "{}_QUERY_TIMEOUT_SECONDS",
+)
+_DEADLINES = {"API": "API_REQUEST_DEADLINE_SECONDS", "WORKER": "WORKER_BATCH_DEADLINE_SECONDS"}
+_WAITS = ("PGBOUNCER_QUERY_WAIT_TIMEOUT_SECONDS", "API_POOL_TIMEOUT_MS", "WORKER_POOL_TIMEOUT_MS")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One number of the budget, before (None when nothing is known of it) and after."""
+
+    part: str
+    name: str
+    unit: str
+    before: float | None
+    after: float
+
+    @property
+    def changed(self) -> bool:
+        """Tell whether the number changes."""
+        return self.before is not None and self.before != self.after
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the row as JSON holds it."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+def rows(before: Values | None, after: Values) -> tuple[Row, ...]:
+    """Return every number of the budget before and after."""
+    old = {} if before is None else _numbers(before)
+    return tuple(
+        Row(part, name, unit, old.get((part, name, unit)), number)
+        for (part, name, unit), number in _numbers(after).items()
+    )
+
+
+def _numbers(values: Values) -> dict[tuple[str, str, str], float]:
+    return _connections(values) | _memory(values) | _timeouts(values)
+
+
+def _connections(values: Values) -> dict[tuple[str, str, str], float]:
+    workers = values.integer("WORKER_REPLICAS")
+    found: dict[tuple[str, str, str], float] = {
+        ("app", "api pool", "connections"): values.integer("API_POOL_MAX_SIZE"),
+        ("app", "worker pools together", "connections"): workers
+        * values.integer("WORKER_POOL_MAX_SIZE"),
+        ("pgbouncer", "clients of one replica, worst case", "connections"): (
+            connections.client_demand(values)
+        ),
+        ("pgbouncer", "clients one replica accepts", "connections"): values.integer(
+            "PGBOUNCER_MAX_CLIENT_CONNECTIONS"
+        ),
+    }
+    replicas = values.integer("PGBOUNCER_REPLICAS")
+    for pool in connections.pools(values):
+        name = f"pool {pool.entry}, {replicas} replicas"
+        found["pgbouncer", name, "connections"] = pool.limit * replicas
+    found["postgres", "pooled sessions", "connections"] = connections.pooled(values)
+    found["postgres", "direct sessions", "connections"] = connections.direct(values)
+    found["postgres", "reserved", "connections"] = connections.reserved(values)
+    found["postgres", "left of max_connections", "connections"] = connections.spare(values)
+    found["postgres", "max_connections", "connections"] = values.integer("POSTGRES_MAX_CONNECTIONS")
+    return found
+
+
+def _memory(values: Values) -> dict[tuple[str, str, str], float]:
+    sizes = {
+        "shared_buffers": derive.shared_buffers_kb(values),
+        "work_mem": derive.work_mem_kb(values),
+        "maintenance_work_mem": derive.maintenance_work_mem_kb(values),
+        "worst case": derive.memory_demand_kb(values),
+        "left of the container's memory": derive.memory_kb(values)
+        - derive.memory_demand_kb(values),
+    }
+    return {("memory", name, "MB"): round(kb / 1024, 1) for name, kb in sizes.items()}
+
+
+def _timeouts(values: Values) -> dict[tuple[str, str, str], float]:
+    names = [time.format(path) for path in _DEADLINES for time in _TIMES]
+    names += [*_DEADLINES.values(), *_WAITS]
+    return {("time", name, _unit(name)): float(values.number(name)) for name in names}
+
+
+def _unit(name: str) -> str:
+    return "ms" if name.endswith("_MS") else "s"

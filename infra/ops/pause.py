@@ -1,0 +1,190 @@
+"""Hold every PgBouncer still for a moment: clients wait, nothing fails, and it always ends."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+
+from infra.ops.operation import RefusedError
+from infra.ops.pgbouncer_admin import PgBouncerAdmin
+from infra.ops.settings import OpsSettings
+from infra.ops.targets import Answer, Target, everywhere
+
+# While paused no server connection is made; the first one after it must not wait.
+LOGIN_RETRY_SECONDS = "0.1"
+# Longest wait of a queued client at which the usual query_wait_timeout may come back.
+QUEUE_CALM_SECONDS = 1.0
+RESUME_ROUND_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class PauseLimits:
+    """The knobs PAUSE_*, in seconds."""
+
+    drain_seconds: int
+    max_seconds: int
+    query_wait_timeout_seconds: int
+    dead_man_seconds: int
+
+
+def limits(settings: OpsSettings) -> PauseLimits:
+    """Return the limits that ops.json gives."""
+    return PauseLimits(**settings.values["pause"])
+
+
+class CannotPauseError(RefusedError):
+    """A replica could not be paused in time; all serve again."""
+
+
+@dataclass(slots=True)
+class Pause:
+    """One pause: when it was asked for (monotonic seconds), and how long it lasted."""
+
+    began: float
+    drained: float = 0.0
+    ended: float = 0.0
+    dns_max_ttl_seconds: float = 0.0
+    not_resumed: list[str] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        """Return the time from the first PAUSE to the last RESUME."""
+        return self.ended - self.began
+
+
+@contextmanager
+def paused(
+    settings: OpsSettings,
+    replicas: tuple[Target, ...],
+    limits: PauseLimits,
+    *,
+    shield: Callable[[], AbstractContextManager[None]],
+    on_released: Callable[[], None],
+) -> Iterator[Pause]:
+    """Pause every replica for the block, and put everything back whatever happens in it.
+
+    `shield` keeps signals away while that is being done; `on_released` is called when it
+    is done everywhere.
+
+    Raises:
+        CannotPauseError: a replica did not pause within `drain_seconds`.
+
+    """
+    pause = Pause(began=time.monotonic())
+    try:
+        with ExitStack() as stack:
+            admins = _connect(stack, settings, replicas)
+            pause.dns_max_ttl_seconds = _patience(admins, limits)
+            pause.began = time.monotonic()
+            _pause_all(admins, limits)
+            pause.drained = time.monotonic()
+        yield pause
+    finally:
+        with shield():
+            pause.not_resumed = release(settings, replicas, limits, pause=pause)
+            if not pause.not_resumed:
+                on_released()
+
+
+def release(
+    settings: OpsSettings,
+    replicas: tuple[Target, ...],
+    limits: PauseLimits,
+    *,
+    pause: Pause | None = None,
+) -> list[str]:
+    """RESUME every replica, let the queues empty, put the settings back by RELOAD.
+
+    Repeats for as long as queued clients can still be saved. Returns what could not be
+    done, by replica; empty is success. Safe to call when nothing is paused.
+    """
+    until = time.monotonic() + limits.query_wait_timeout_seconds
+    left = _until_done(replicas, lambda target: _resume(settings, target), until)
+    if pause:
+        pause.ended = time.monotonic()
+    # Whoever queued during the pause has waited for longer than the usual limit allows.
+    until = time.monotonic() + limits.query_wait_timeout_seconds
+    left += _until_done(replicas, lambda target: _restore(settings, target, until), until)
+    return [f"{answer.target}: {answer.error}" for answer in left]
+
+
+def _connect(
+    stack: ExitStack, settings: OpsSettings, replicas: tuple[Target, ...]
+) -> dict[Target, PgBouncerAdmin]:
+    answers = everywhere(replicas, lambda target: PgBouncerAdmin(target, settings))
+    admins = {
+        answer.target: stack.enter_context(answer.value) for answer in answers if answer.value
+    }
+    if failed := [answer for answer in answers if not answer.ok]:
+        raise CannotPauseError(_told(failed))
+    return admins
+
+
+def _patience(admins: dict[Target, PgBouncerAdmin], limits: PauseLimits) -> float:
+    """Let queued clients wait for longer than the pause; return the longest DNS lifetime."""
+
+    def prepare(target: Target) -> float:
+        admin = admins[target]
+        config = admin.config()
+        # query_timeout counts for queued clients too; 0 is no limit.
+        for name in ("query_wait_timeout", "query_timeout"):
+            if 0 < float(config[name]) < limits.query_wait_timeout_seconds:
+                admin.set(name, limits.query_wait_timeout_seconds)
+        admin.set("server_login_retry", LOGIN_RETRY_SECONDS)
+        return float(config["dns_max_ttl"])
+
+    answers = everywhere(admins, prepare)
+    if failed := [answer for answer in answers if not answer.ok]:
+        raise CannotPauseError(_told(failed))
+    return max((answer.get() for answer in answers), default=0.0)
+
+
+def _pause_all(admins: dict[Target, PgBouncerAdmin], limits: PauseLimits) -> None:
+    def pause(target: Target) -> bool:
+        admins[target].pause(seconds=limits.drain_seconds)
+        return True
+
+    answers = everywhere(admins, pause)
+    if failed := [answer for answer in answers if not answer.ok]:
+        raise CannotPauseError(_told(failed))
+
+
+def _resume(settings: OpsSettings, target: Target) -> bool:
+    with PgBouncerAdmin(target, settings) as admin:
+        try:
+            admin.resume()
+        except psycopg.Error:
+            # It refuses when it is not paused, which is what is wanted.
+            if admin.state().get("paused") != "no":
+                raise
+    return True
+
+
+def _restore(settings: OpsSettings, target: Target, until: float) -> bool:
+    with PgBouncerAdmin(target, settings) as admin:
+        while time.monotonic() < until and _longest_wait(admin) > QUEUE_CALM_SECONDS:
+            time.sleep(RESUME_ROUND_SECONDS)
+        admin.reload()
+    return True
+
+
+def _longest_wait(admin: PgBouncerAdmin) -> float:
+    return max((int(row["maxwait"]) for row in admin.pools() if row["cl_waiting"]), default=0)
+
+
+def _until_done(
+    targets: tuple[Target, ...], work: Callable[[Target], bool], until: float
+) -> list[Answer[bool]]:
+    """Run the work on each target until it has succeeded there; return what is left."""
+    left = list(everywhere(targets, work))
+    while (left := [one for one in left if not one.ok]) and time.monotonic() < until:
+        time.sleep(RESUME_ROUND_SECONDS)
+        left = list(everywhere((one.target for one in left), work))
+    return left
+
+
+def _told(failed: Sequence[Answer[Any]]) -> str:
+    return "; ".join(f"{answer.target}: {answer.error}" for answer in failed)

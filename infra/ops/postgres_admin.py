@@ -1,0 +1,234 @@
+"""The PostgreSQL server as sluice_operator sees it, directly, every call bounded in time."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from infra.ops.bounded import bounded
+from infra.ops.settings import OpsSettings
+
+CALL_SECONDS = 10.0
+Row = dict[str, Any]
+
+SETTINGS = """
+SELECT name, setting, unit, context, pending_restart, source
+FROM pg_catalog.pg_settings
+"""
+FILE_FAULTS = """
+SELECT name, error FROM pg_catalog.pg_file_settings WHERE error IS NOT NULL
+"""
+ROLES = """
+SELECT rolname, rolconnlimit, coalesce(rolconfig, '{}') AS rolconfig
+FROM pg_catalog.pg_roles WHERE rolname = ANY(%s)
+"""
+# Client sessions only; the oldest transaction first.
+ACTIVITY = """
+SELECT pid, usename, datname, application_name, client_addr::text, state, wait_event_type,
+       wait_event, extract(epoch FROM clock_timestamp() - xact_start)::float8 AS xact_seconds,
+       extract(epoch FROM clock_timestamp() - query_start)::float8 AS query_seconds,
+       left(query, 200) AS query
+FROM pg_catalog.pg_stat_activity
+WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
+ORDER BY xact_start NULLS LAST
+"""
+# The lock's own clock; since PostgreSQL 14 it starts when the wait does.
+BLOCKED = """
+SELECT pid, usename, extract(epoch FROM clock_timestamp() - coalesce(
+           (SELECT min(waitstart) FROM pg_catalog.pg_locks WHERE pid = a.pid AND NOT granted),
+           query_start))::float8 AS wait_seconds,
+       left(query, 200) AS query, pg_catalog.pg_blocking_pids(pid) AS blocked_by
+FROM pg_catalog.pg_stat_activity AS a
+WHERE backend_type = 'client backend' AND wait_event_type = 'Lock'
+ORDER BY query_start
+"""
+SESSIONS = """
+SELECT usename, count(*)::int AS sessions
+FROM pg_catalog.pg_stat_activity
+WHERE backend_type = 'client backend' GROUP BY usename
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row of pg_settings: the value in the setting's own unit."""
+
+    name: str
+    value: str
+    unit: str | None
+    context: str
+    pending_restart: bool
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoleInForce:
+    """The connection limit of a role (-1 is none) and its ALTER ROLE ... SET values."""
+
+    name: str
+    connection_limit: int
+    settings: dict[str, str]
+
+
+class PostgresAdmin:
+    """One session straight to the server; use it in a `with` block.
+
+    Raises psycopg.Error when the server refuses, TimedOutError when it does not answer.
+    """
+
+    def __init__(
+        self,
+        settings: OpsSettings,
+        *,
+        application_name: str = "sluice-ops",
+        call_seconds: float = CALL_SECONDS,
+    ) -> None:
+        self._call_seconds = call_seconds
+        self._connection = psycopg.connect(
+            settings.conninfo("operator", application_name=application_name),
+            autocommit=True,
+            row_factory=dict_row,
+            prepare_threshold=None,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the session."""
+        self._connection.close()
+
+    def settings(self) -> dict[str, Setting]:
+        """Return every setting as this session has it, by name."""
+        return {
+            row["name"]: Setting(
+                row["name"],
+                row["setting"],
+                row["unit"],
+                row["context"],
+                row["pending_restart"],
+                row["source"],
+            )
+            for row in self._rows(SETTINGS)
+        }
+
+    def file_faults(self) -> dict[str, str]:
+        """Return the lines of the configuration files that cannot be used, by setting."""
+        return {row["name"] or "?": row["error"] for row in self._rows(FILE_FAULTS)}
+
+    def roles(self, names: list[str]) -> dict[str, RoleInForce]:
+        """Return limits and settings of the roles that exist, by name."""
+        rows = self._rows(ROLES, [names])
+        return {row["rolname"]: _role(row) for row in rows}
+
+    def set_role_limit(self, role: str, connection_limit: int) -> None:
+        """Set how many sessions a role may have; present ones stay."""
+        statement = sql.SQL("ALTER ROLE {} CONNECTION LIMIT {}")
+        self._execute(statement.format(sql.Identifier(role), sql.Literal(connection_limit)))
+
+    def set_role_setting(self, role: str, name: str, value: str) -> None:
+        """Set a setting of a role; it holds for sessions that begin afterwards."""
+        statement = sql.SQL("ALTER ROLE {} SET {} = {}")
+        parts = sql.Identifier(role), sql.Identifier(name), sql.Literal(value)
+        self._execute(statement.format(*parts))
+
+    def set_role_passwords(
+        self, verifiers: Mapping[str, str], *, before_commit: Callable[[], None]
+    ) -> None:
+        """Set passwords by their SCRAM verifiers, all or none; present sessions stay.
+
+        An exception of `before_commit` leaves the old ones in force.
+        """
+        # Not bound: ALTER ROLE takes no parameters. A verifier in a log would be a secret there.
+        for quiet in ("log_min_error_statement = 'panic'", "log_min_duration_statement = -1"):
+            self._execute(sql.SQL("SET " + quiet), may_fail=True)
+        statement = sql.SQL("ALTER ROLE {} PASSWORD {}")
+        with self._connection.transaction():
+            for role, verifier in verifiers.items():
+                self._execute(statement.format(sql.Identifier(role), sql.Literal(verifier)))
+            before_commit()
+
+    def reload(self, *, seconds: float = 5.0) -> bool:
+        """Have the server read its files again; tell whether it did within `seconds`.
+
+        The postmaster reloads on its own time; pg_conf_load_time() says when it had.
+        """
+        before = self._load_time()
+        self._rows("SELECT pg_catalog.pg_reload_conf()")
+        deadline = time.monotonic() + seconds
+        while self._load_time() == before:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        return True
+
+    def activity(self) -> list[Row]:
+        """Return the other client sessions, the oldest transaction first."""
+        return self._rows(ACTIVITY)
+
+    def blocked(self) -> list[Row]:
+        """Return the sessions that wait for a lock, and the processes that hold it."""
+        return self._rows(BLOCKED)
+
+    def started_at(self) -> str:
+        """Return when the server process was started: it tells two runs of it apart."""
+        (row,) = self._rows("SELECT pg_catalog.pg_postmaster_start_time()::text AS at")
+        return str(row["at"])
+
+    def sessions(self) -> dict[str, int]:
+        """Return how many client sessions each role has now, this one included."""
+        return {row["usename"]: row["sessions"] for row in self._rows(SESSIONS)}
+
+    def terminate(self, pid: int) -> bool:
+        """End a session; tell whether the signal was sent."""
+        (row,) = self._rows("SELECT pg_catalog.pg_terminate_backend(%s) AS sent", [pid])
+        return bool(row["sent"])
+
+    def checkpoint(self, *, seconds: float = 60.0) -> None:
+        """Write everything to disk now, so that a restart is short."""
+        self._execute(sql.SQL("CHECKPOINT"), seconds=seconds)
+
+    def ping(self) -> None:
+        """Have a query answered."""
+        self._rows("SELECT 1")
+
+    def _load_time(self) -> object:
+        (row,) = self._rows("SELECT pg_catalog.pg_conf_load_time() AS at")
+        return row["at"]
+
+    def _rows(self, query: str, parameters: list[Any] | None = None) -> list[Row]:
+        with bounded(self._connection, self._call_seconds, query.split("\n")[0] or "a query"):
+            return self._connection.execute(query.encode(), parameters).fetchall()
+
+    def _execute(
+        self,
+        statement: sql.SQL | sql.Composed,
+        *,
+        seconds: float | None = None,
+        may_fail: bool = False,
+    ) -> None:
+        with bounded(self._connection, seconds or self._call_seconds, "a command"):
+            try:
+                self._connection.execute(statement)
+            except psycopg.errors.InsufficientPrivilege:
+                if not may_fail:
+                    raise
+
+
+def _role(row: Row) -> RoleInForce:
+    pairs = (entry.partition("=") for entry in row["rolconfig"])
+    settings = {name: value for name, _, value in pairs}
+    return RoleInForce(row["rolname"], row["rolconnlimit"], settings)

@@ -1,0 +1,201 @@
+"""Make each tier take what was compiled, live, and wait until it has let go of the rest."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from infra.compiler import connections, roles
+from infra.compiler.knobs import Values
+from infra.ops import pgbouncer_admin
+from infra.ops.app_control import Control, ProcessState
+from infra.ops.facts import expected
+from infra.ops.pgbouncer_admin import PgBouncerAdmin
+from infra.ops.postgres_admin import PostgresAdmin
+from infra.ops.settings import OpsSettings
+from infra.ops.targets import Answer, Target, everywhere, first_line
+
+# There while sessions may still have the role settings of before; outlives a killed command.
+_RECONNECT_MARK: Final = "reconnect.pending"
+_POLL_SECONDS: Final = 0.1
+# The operator cannot alter itself; its limit and timeouts come with a restart.
+_OTHER_ROLES: Final = [name for name in roles.LOGIN_ROLES if name != roles.OPERATOR]
+_TIMEOUTS: Final = (
+    "lock_timeout",
+    "statement_timeout",
+    "idle_in_transaction_session_timeout",
+    "transaction_timeout",
+)
+
+
+class StepError(Exception):
+    """A tier did not take the step; one line for each process that did not."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self.lines = tuple(lines)
+        super().__init__("\n".join(self.lines))
+
+
+@dataclass(frozen=True, slots=True)
+class Reloader:
+    """Reloads the tiers one by one. `out` is where the compiled files are."""
+
+    settings: OpsSettings
+    control: Control
+    out: Path
+    wait_seconds: float
+    say: Callable[[str], None]
+
+    def downwards(self, values: Values) -> None:
+        """Reload app, PgBouncer, PostgreSQL; each has let go before the next gets smaller."""
+        self.app(values)
+        self.pgbouncer(values)
+        self.postgres(values)
+
+    def upwards(self, values: Values) -> None:
+        """Reload PostgreSQL, PgBouncer, app; each can carry more before anything above grows."""
+        self.postgres(values)
+        self.pgbouncer(values)
+        self.app(values)
+
+    def app(self, values: Values) -> None:
+        """Reload every api and worker, and wait until no pool is larger than it may be."""
+        started = time.monotonic()
+        targets = self.control.targets()
+        _require(everywhere(targets, self.control.reload))
+        while over := self._too_large(targets, values):
+            if time.monotonic() - started > self.wait_seconds:
+                raise StepError(over)
+            time.sleep(_POLL_SECONDS)
+        self._done("app", len(targets), started)
+
+    def _too_large(self, targets: tuple[Target, ...], values: Values) -> list[str]:
+        answers = everywhere(targets, self.control.state)
+        states: list[ProcessState] = _require(answers)
+        limits = {
+            name: values.integer(f"{name.upper()}_POOL_MAX_SIZE") for name in ("api", "worker")
+        }
+        return [
+            f"{one.target}: its pool still has {one.pool.size} connections, "
+            f"{limits[one.service]} are allowed; it did not shrink within {self.wait_seconds:g} s"
+            for one in states
+            if one.pool.size > limits[one.service]
+        ]
+
+    def pgbouncer(self, values: Values) -> None:
+        """Reload every replica, and wait until its surplus server connections are closed."""
+        started = time.monotonic()
+        limits = {pool.entry: pool.limit for pool in connections.pools(values)}
+
+        def reload(target: Target) -> None:
+            with PgBouncerAdmin(target, self.settings) as admin:
+                admin.reload()
+                over = admin.wait_servers_at_most(limits, seconds=self.wait_seconds)
+            if over:
+                raise StepError([_still_open(over, limits, self.wait_seconds)])
+
+        replicas = pgbouncer_admin.replicas(self.settings)
+        _require(everywhere(replicas, reload), empty=True)
+        self._done("pgbouncer", len(replicas), started)
+
+    def postgres(self, values: Values) -> None:
+        """Have the server read its files, then set the limits and timeouts of the roles."""
+        started = time.monotonic()
+        host = self.settings.values["postgres"]["host"]
+        try:
+            with PostgresAdmin(self.settings) as admin:
+                if not admin.reload():
+                    raise StepError(_not_reloaded(host, admin))
+                new_timeouts = self._set_roles(admin, values)
+        except StepError:
+            raise
+        except Exception as error:
+            raise StepError([f"{host}: {first_line(error)}"]) from error
+        self._done("postgres", 1, started)
+        if new_timeouts or self._mark.exists():
+            self._reconnect()
+
+    def _set_roles(self, admin: PostgresAdmin, values: Values) -> bool:
+        """Set what differs; tell whether sessions that are open have other timeouts now."""
+        wanted = expected(values)["postgres"]
+        new_timeouts = False
+        for role in admin.roles(_OTHER_ROLES).values():
+            limit = int(wanted[f"roles.{role.name}.connection_limit"])
+            if role.connection_limit != limit:
+                self._await_sessions(admin, role.name, limit)
+                admin.set_role_limit(role.name, limit)
+            for name in _TIMEOUTS:
+                text = f"{wanted[f'roles.{role.name}.{name}']}ms"
+                if role.settings.get(name) != text:
+                    # Marked first: whoever finds the mark reconnects, needed or not.
+                    self._mark.touch()
+                    admin.set_role_setting(role.name, name, text)
+                    new_timeouts = True
+        return new_timeouts
+
+    def _await_sessions(self, admin: PostgresAdmin, role: str, limit: int) -> None:
+        """Wait until a role has no more sessions than its new limit.
+
+        PgBouncer closes a connection a moment before its backend has ended.
+        """
+        deadline = time.monotonic() + self.wait_seconds
+        while (count := admin.sessions().get(role, 0)) > limit:
+            if time.monotonic() > deadline:
+                raise StepError([f"postgres: {role} still has {count} sessions, not {limit}"])
+            time.sleep(_POLL_SECONDS)
+
+    def _reconnect(self) -> None:
+        """Replace the server connections: a role's settings hold for new sessions only.
+
+        One replica after the other, so that the rest serve meanwhile.
+        """
+        started = time.monotonic()
+        replicas = pgbouncer_admin.replicas(self.settings)
+        for replica in replicas:
+            _require(everywhere([replica], self._replace_servers), empty=True)
+        self._mark.unlink(missing_ok=True)
+        self._done("pgbouncer (server connections replaced)", len(replicas), started)
+
+    def _replace_servers(self, target: Target) -> None:
+        with PgBouncerAdmin(target, self.settings) as admin:
+            admin.reconnect()
+            deadline = time.monotonic() + self.wait_seconds
+            while old := [row for row in admin.show("SERVERS") if _is_old(row)]:
+                if time.monotonic() > deadline:
+                    entries = sorted({row["database"] for row in old})
+                    raise StepError(
+                        [f"{len(old)} server connections of {', '.join(entries)} are busy since"]
+                    )
+                time.sleep(_POLL_SECONDS)
+
+    @property
+    def _mark(self) -> Path:
+        return self.out / "ops" / _RECONNECT_MARK
+
+    def _done(self, tier: str, count: int, started: float) -> None:
+        taken = time.monotonic() - started
+        self.say(f"{tier}: {count} process{'es' if count != 1 else ''}, {taken:.1f} s")
+
+
+def _require(answers: tuple[Answer[Any], ...], *, empty: bool = False) -> list[Any]:
+    """Return every value; raise StepError that names each process that failed."""
+    failed = [f"{answer.target}: {answer.error}" for answer in answers if not answer.ok]
+    if failed:
+        raise StepError(failed)
+    return [] if empty else [answer.get() for answer in answers]
+
+
+def _not_reloaded(host: str, admin: PostgresAdmin) -> list[str]:
+    faults = admin.file_faults()
+    lines = [f"{host}: {name}: {error}" for name, error in faults.items()]
+    return lines or [f"{host}: did not read its files again; its log says why"]
+
+
+def _is_old(row: dict[str, Any]) -> bool:
+    return bool(int(row["close_needed"]))
+
+
+def _still_open(over: dict[str, int], limits: dict[str, int], seconds: float) -> str:
+    parts = [f"{name} {count} of {limits[name]}" for name, count in over.items()]
+    return f"more server connections than allowed after {seconds:g} s: {', '.join(parts)}"

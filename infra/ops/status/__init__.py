@@ -1,0 +1,1 @@
+"""`status`: the whole path on one screen, and what holds it up now."""

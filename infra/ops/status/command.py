@@ -1,0 +1,57 @@
+"""Show the path once, as JSON, or again and again."""
+
+import json
+import sys
+import time
+
+from rich.console import Console
+from rich.live import Live
+
+from infra.ops import app_control, exits
+from infra.ops.settings import OpsSettings
+from infra.ops.status import view
+from infra.ops.status.collect import Collector
+from infra.ops.status.sample import Sample
+
+# A container has no terminal to ask when its output is piped.
+PLAIN_WIDTH = 150
+
+
+def show(settings: OpsSettings, *, as_json: bool, watch: bool, every_seconds: float) -> int:
+    """Print the path; return 1 when a process did not answer.
+
+    Rates are between two samples, so the first screen takes `every_seconds`.
+    """
+    control = app_control.connect(settings)
+    collector = Collector(settings, control, processors=settings.values["postgres"]["processors"])
+    collector.sample()
+    if watch:
+        return _watch(collector, every_seconds)
+    time.sleep(every_seconds)
+    sample = collector.sample()
+    if as_json:
+        print(json.dumps(view.as_dict(sample), indent=2))  # noqa: T201  # not to be wrapped
+    else:
+        _console().print(view.screen(sample))
+    return _exit_code(sample)
+
+
+def _watch(collector: Collector, every_seconds: float) -> int:
+    code = exits.OK
+    try:
+        with Live(console=_console(), screen=sys.stdout.isatty(), auto_refresh=False) as live:
+            while True:
+                time.sleep(every_seconds)
+                sample = collector.sample()
+                code = _exit_code(sample)
+                live.update(view.screen(sample, verdict_first=True), refresh=True)
+    except KeyboardInterrupt:
+        return code
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
+
+
+def _exit_code(sample: Sample) -> int:
+    return exits.FAILED if sample.unreachable else exits.OK

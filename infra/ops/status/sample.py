@@ -1,0 +1,115 @@
+"""What one look at the whole path found; plain numbers, nothing of where they came from."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class AppProcess:
+    """The pool of one api or worker process; `error` is why there are no numbers."""
+
+    service: str
+    name: str
+    size: int = 0
+    max_size: int = 0
+    in_use: int = 0
+    idle: int = 0
+    waiting: int = 0
+    max_waiting: int = 0
+    needs_restart: tuple[str, ...] = ()
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerPool:
+    """One pool of one PgBouncer replica.
+
+    Clients are active (linked to a server, or idle between transactions) or waiting for a
+    server connection, the longest for `max_wait_seconds`. Rates are per second between
+    two samples and per database entry; the times are means in milliseconds, 0 when
+    nothing was done.
+    """
+
+    database: str
+    user: str
+    clients_active: int = 0
+    clients_waiting: int = 0
+    servers_active: int = 0
+    servers_idle: int = 0
+    servers_login: int = 0
+    max_wait_seconds: float = 0.0
+    pool_size: int = 0
+    reserve_size: int = 0
+    queries_per_second: float = 0.0
+    transactions_per_second: float = 0.0
+    query_ms: float = 0.0
+    transaction_ms: float = 0.0
+    wait_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pooler:
+    """One PgBouncer replica; `error` is why there are no numbers."""
+
+    name: str
+    paused: bool = False
+    pools: tuple[ServerPool, ...] = ()
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RoleSessions:
+    """The sessions of one role by state, and its connection limit (-1: none)."""
+
+    role: str
+    limit: int
+    by_state: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        """Return the sessions in every state."""
+        return sum(self.by_state.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One session with the age of its transaction (or of its wait), in seconds."""
+
+    pid: int
+    user: str
+    seconds: float
+    query: str
+    blocked_by: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """PostgreSQL; `on_cpu` counts running sessions that wait for nothing."""
+
+    max_connections: int = 0
+    processors: int = 1
+    roles: tuple[RoleSessions, ...] = ()
+    on_cpu: int = 0
+    oldest: Session | None = None
+    blocked: tuple[Session, ...] = ()
+    error: str = ""
+
+    @property
+    def connections(self) -> int:
+        """Return the client sessions of every role."""
+        return sum(role.total for role in self.roles)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The whole path at one moment, app first."""
+
+    app: tuple[AppProcess, ...]
+    poolers: tuple[Pooler, ...]
+    server: Server
+
+    @property
+    def unreachable(self) -> tuple[str, ...]:
+        """Return every process that gave no numbers, and why."""
+        parts: tuple[AppProcess | Pooler, ...] = (*self.app, *self.poolers)
+        found = tuple(f"{part.name}: {part.error}" for part in parts if part.error)
+        return (*found, f"postgres: {self.server.error}") if self.server.error else found

@@ -1,0 +1,129 @@
+"""A sample as tables of one screen, and as JSON."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from infra.ops.status.bottleneck import Verdict, bottleneck
+from infra.ops.status.sample import AppProcess, Pooler, Sample, Server, ServerPool
+
+
+def as_dict(sample: Sample) -> dict[str, Any]:
+    """Return the sample and the verdict as JSON holds them."""
+    document = asdict(sample)
+    document["server"]["connections"] = sample.server.connections
+    return document | {
+        "unreachable": list(sample.unreachable),
+        "bottleneck": asdict(bottleneck(sample)),
+    }
+
+
+def screen(sample: Sample, *, verdict_first: bool = False) -> RenderableType:
+    """Return everything, the bottleneck last: the line nearest to the prompt.
+
+    Where a low screen may cut the end off, ask for `verdict_first`.
+    """
+    verdict = _line(bottleneck(sample))
+    rest: tuple[RenderableType, ...] = (
+        _app(sample.app),
+        _poolers(sample.poolers),
+        _server(sample.server),
+        *_sessions(sample.server),
+        *(Text(f"Unreachable: {line}", style="bold red") for line in sample.unreachable),
+    )
+    return Group(verdict, *rest) if verdict_first else Group(*rest, verdict)
+
+
+def _line(verdict: Verdict) -> Text:
+    knob = f" Knob: {verdict.knob}" if verdict.knob else ""
+    style = "bold green" if verdict.where == "nothing" else "bold yellow"
+    return Text.assemble(("Bottleneck: ", style), verdict.line, (knob, "bold"))
+
+
+def _app(processes: tuple[AppProcess, ...]) -> Table:
+    table = _table("App pools", "Process", "In use", "Idle", "Size", "Max", "Waiting", "Restart")
+    for one in processes:
+        if one.error:
+            table.add_row(one.name, "unreachable", style="bold red")
+            continue
+        waiting = f"{one.waiting} of {one.max_waiting}"
+        numbers = (one.in_use, one.idle, one.size, one.max_size, waiting)
+        table.add_row(one.name, *map(str, numbers), ", ".join(one.needs_restart))
+    return table
+
+
+def _poolers(poolers: tuple[Pooler, ...]) -> Table:
+    table = _table(
+        "PgBouncer",
+        "Replica",
+        "Pool",
+        "Clients",
+        "Wait",
+        "Longest",
+        "Servers",
+        "Idle",
+        "Size",
+        "Query/s",
+        "Query",
+        "Trans.",
+        "Queue",
+    )
+    for pooler in poolers:
+        if pooler.error:
+            table.add_row(pooler.name, "unreachable", style="bold red")
+        for pool in pooler.pools:
+            table.add_row(*_pool(pooler, pool), style="yellow" if pooler.paused else "")
+    return table
+
+
+def _pool(pooler: Pooler, pool: ServerPool) -> Iterator[str]:
+    yield f"{pooler.name} (paused)" if pooler.paused else pooler.name
+    yield pool.database
+    yield str(pool.clients_active)
+    yield str(pool.clients_waiting)
+    yield f"{pool.max_wait_seconds:.6f} s"
+    yield str(pool.servers_active)
+    yield str(pool.servers_idle)
+    yield f"{pool.pool_size}+{pool.reserve_size}"
+    yield f"{pool.queries_per_second:.1f}"
+    yield f"{pool.query_ms:.2f} ms"
+    yield f"{pool.transaction_ms:.2f} ms"
+    yield f"{pool.wait_ms:.2f} ms"
+
+
+def _server(server: Server) -> Table:
+    title = f"PostgreSQL: {server.connections} sessions of {server.max_connections}"
+    table = _table(title, "Role", "Sessions", "Limit", "By state")
+    if server.error:
+        table.add_row("postgres", "unreachable", style="bold red")
+    for role in server.roles:
+        states = ", ".join(f"{count} {state}" for state, count in role.by_state.items())
+        limit = "none" if role.limit < 0 else str(role.limit)
+        table.add_row(role.role, str(role.total), limit, states)
+    return table
+
+
+def _sessions(server: Server) -> Iterator[Text]:
+    if one := server.oldest:
+        yield Text(
+            f"Oldest transaction: {one.seconds:.1f} s, process {one.pid} ({one.user}): {one.query}"
+        )
+    for one in server.blocked:
+        by = ", ".join(map(str, one.blocked_by))
+        yield Text(
+            f"Blocked: process {one.pid} ({one.user}) for {one.seconds:.1f} s by {by}: {one.query}"
+        )
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    table.padding, table.pad_edge = (0, 1, 0, 0), False
+    for column in columns:
+        # One process, one line: a folded table is too high for a screen.
+        table.add_column(column, no_wrap=True)
+    return table

@@ -1,0 +1,120 @@
+"""Every command in the README and the documents exists and is run by a test."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+import pytest
+
+from tests.fix_stack import REPOSITORY, Stack
+
+DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"`((?:make|docker compose) [^`]+)`")
+TARGET = re.compile(r"^([a-z][a-z0-9-]*):.*## ", re.MULTILINE)
+
+# Look without changing anything: run here.
+READ_ONLY = ["help", "ps", "plan", "plan FULL=yes", "status"]
+
+# What the tests run by another way than `make TARGET` in a test's own text: by whom, and why.
+ELSEWHERE = {
+    "make test": "this run",
+    "make lint": "make test begins with it",
+    "make up": "make test begins with it",
+    "make build": "make up begins with it",
+    "make test-unit": "its tests are part of this run",
+    "make logs": "follows for ever; its compose command is checked below",
+    "make psql": "interactive; its compose command is checked below",
+    "make assess": "tests/stack/test_compose.py",
+    "make bench-pool": "tests/stack/test_bench_pool.py",
+    "make down": "tests/stack/test_compose.py runs the compose command that it is",
+    "make destroy": "would delete what the other tests stand on; refused without CONFIRM below",
+}
+
+
+def commands() -> list[tuple[str, str]]:
+    """Return (document, command) for each command that a document shows."""
+    found = []
+    for document in DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        shown = [line for block in BLOCK.findall(text) for line in block.splitlines()]
+        shown += INLINE.findall(text)
+        stripped = (re.sub(r"\s+#.*", "", line).strip() for line in shown)
+        found += [(document.name, line) for line in stripped if line]
+    return found
+
+
+def targets() -> set[str]:
+    """Return the Makefile's documented targets."""
+    return set(TARGET.findall((REPOSITORY / "Makefile").read_text(encoding="utf-8")))
+
+
+def test_sources() -> str:
+    """Return the text of every test but this one."""
+    files = (REPOSITORY / "tests").rglob("*.py")
+    return "\n".join(
+        one.read_text(encoding="utf-8") for one in files if one.name != "test_commands.py"
+    )
+
+
+def script_of(target: str) -> str:
+    """Return the recipe of a target."""
+    text = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    match = re.search(rf"^{re.escape(target)}:[^\n]*\n((?:\t[^\n]*\n?)*)", text, re.MULTILINE)
+    assert match, f"the Makefile has no target {target}"
+    return match.group(1)
+
+
+def run_by_a_test(target: str, sources: str) -> bool:
+    """Tell whether a test runs the target, or the script or ops command that it consists of."""
+    if re.search(rf'["\']{re.escape(target)}["\']', sources):
+        return True
+    scripts = re.findall(r"infra/host/([a-z-]+\.sh)", script_of(target))
+    return any(script in sources for script in scripts)
+
+
+@pytest.mark.parametrize(("document", "command"), sorted(set(commands())))
+def test_a_documented_command_exists_and_is_run_by_a_test(document: str, command: str) -> None:
+    words = command.split()
+    if words[0] != "make":
+        program = next(word for word in words if "=" not in word)
+        assert program in ("docker", "make"), f"{document} shows {command}"
+        return
+    target = words[1]
+    assert target in targets(), f"{document} shows {command}; the Makefile has no such target"
+    known = target in READ_ONLY or f"make {target}" in ELSEWHERE
+    assert known or run_by_a_test(target, test_sources()), f"no test runs {command} ({document})"
+
+
+@pytest.mark.parametrize("arguments", READ_ONLY)
+def test_a_command_that_only_looks_succeeds(stack: Stack, arguments: str) -> None:
+    done = subprocess.run(
+        ["make", *arguments.split()],
+        cwd=REPOSITORY,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.strip()
+
+
+def test_destroy_is_refused_without_confirmation() -> None:
+    refused = subprocess.run(
+        ["make", "destroy"], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert refused.returncode != 0
+    assert "CONFIRM=yes" in refused.stderr
+
+
+@pytest.mark.parametrize("arguments", [["logs", "--tail", "1"], ["ps", "--all"]])
+def test_the_compose_commands_of_interactive_targets_work(
+    stack: Stack, arguments: list[str]
+) -> None:
+    done = subprocess.run(
+        ["docker", "compose", *arguments], cwd=REPOSITORY, capture_output=True, check=False
+    )
+    assert done.returncode == 0

@@ -1,0 +1,97 @@
+"""The whole path on one screen: every process, what does not answer, and what is short."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tests.fix_faults import MakeLoad, frozen, wait_for_traffic
+from tests.fix_host import Host
+from tests.fix_stack import Stack, poll
+
+
+def status(host: Host) -> tuple[int, dict[str, Any]]:
+    """Return the exit code and the document of one look."""
+    code, output, error = host.ops("status", "--json")
+    assert output.startswith("{"), error
+    return code, json.loads(output)
+
+
+def names(parts: list[dict[str, Any]]) -> set[str]:
+    """Return the names of the processes."""
+    return {one["name"] for one in parts}
+
+
+def running(stack: Stack, *services: str) -> set[str]:
+    """Return the names of the containers of the services."""
+    return {str(one.name) for service in services for one in stack.containers(service)}
+
+
+def test_every_process_is_shown_with_its_numbers_under_load(
+    stack: Stack, host: Host, knobs: dict[str, str], make_load: MakeLoad
+) -> None:
+    with make_load() as load:
+        wait_for_traffic(load)
+        code, document = status(host)
+    assert code == 0
+    assert document["unreachable"] == []
+    assert names(document["app"]) == running(stack, "api", "worker")
+    assert names(document["poolers"]) == running(stack, "pgbouncer")
+    pools = [pool for pooler in document["poolers"] for pool in pooler["pools"]]
+    interactive = [pool for pool in pools if pool["database"] == "risk"]
+    assert sum(pool["queries_per_second"] for pool in interactive) > 0
+    assert sum(pool["transaction_ms"] for pool in interactive) > 0
+    assert {pool["pool_size"] for pool in interactive} == {
+        int(knobs["PGBOUNCER_INTERACTIVE_POOL_SIZE"])
+    }
+    assert document["server"]["max_connections"] == int(knobs["POSTGRES_MAX_CONNECTIONS"])
+    assert document["server"]["connections"] > 0
+    assert document["bottleneck"]["line"]
+
+
+def test_a_frozen_process_is_named_and_the_rest_still_shown(stack: Stack, host: Host) -> None:
+    victim = stack.containers("worker")[0]
+    with frozen([victim]):
+        code, document = status(host)
+    assert code == 1
+    (silent,) = document["unreachable"]
+    assert str(victim.name) in silent
+    assert document["bottleneck"]["where"] == "unreachable"
+    assert names(document["poolers"]) == running(stack, "pgbouncer")
+    assert document["server"]["connections"] > 0
+    answering = {one["name"] for one in document["app"] if not one["error"]}
+    assert answering == running(stack, "api", "worker") - {str(victim.name)}
+    stack.wait_healthy()
+
+
+def test_a_lock_that_requests_wait_for_is_the_bottleneck_and_its_holder_is_named(
+    stack: Stack, host: Host, make_load: MakeLoad
+) -> None:
+    statement = "BEGIN; LOCK TABLE risk.assessments; SELECT pg_sleep(40)"
+    psql = ["psql", "--username=postgres", "--dbname=risk", "--command"]
+    postgres = stack.container("postgres")
+
+    def locks() -> dict[str, Any] | None:
+        _, document = status(host)
+        return document if document["bottleneck"]["where"] == "locks" else None
+
+    with make_load() as load:
+        wait_for_traffic(load)
+        postgres.exec_run([*psql, statement], detach=True)
+        document = poll(locks, seconds=30, what="status names the lock") or {}
+        end = (
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'BEGIN; LOCK%'"
+        )
+        postgres.exec_run([*psql, end])
+    blocked = document["server"]["blocked"]
+    assert blocked
+    assert str(blocked[0]["blocked_by"][0]) in document["bottleneck"]["line"]
+    stack.wait_healthy()
+
+
+def test_the_screen_has_every_tier_and_the_verdict_last(host: Host) -> None:
+    code, output, _ = host.ops("status")
+    assert code == 0
+    for title in ("App pools", "PgBouncer", "PostgreSQL:"):
+        assert title in output
+    assert output.strip().splitlines()[-1].startswith("Bottleneck: ")

@@ -1,0 +1,72 @@
+"""A lease that ran out: its holder changes nothing, and the task is not tried for ever."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.fix_api import Api, assessment_body
+from tests.fix_probe import Probe
+from tests.fix_sql import Sql
+from tests.fix_stack import Stack, poll
+
+
+@pytest.fixture(scope="module")
+def walked(
+    stack: Stack, api: Api, sql: Sql, probe: Probe, knobs: dict[str, str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Walk one task through the life of a lease, without a worker beside it."""
+    unfinished = "SELECT count(*) FROM risk.assessments WHERE finished_at IS NULL"
+    poll(lambda: sql.value(unfinished) == "0", seconds=120, what="the workers are done")
+    workers = stack.containers("worker")
+    for worker in workers:
+        worker.stop()
+    try:
+        body = assessment_body(scenarios=["SSP245"], years={"from": 2030, "to": 2030})
+        assessment_id = api.submit(body).json()["assessment_id"]
+        attempts = knobs["WORKER_TASK_ATTEMPTS_MAX"]
+        yield assessment_id, probe("fence", attempts, service="worker")
+    finally:
+        for worker in workers:
+            worker.start()
+        stack.wait_healthy()
+
+
+def test_a_leased_task_is_leased_once(walked: tuple[str, dict[str, Any]]) -> None:
+    assert walked[1]["leased_twice_at_once"] is False
+
+
+def test_a_lease_that_ran_out_is_claimed_under_the_next_attempt(
+    walked: tuple[str, dict[str, Any]],
+) -> None:
+    assert walked[1]["attempts"] == [1, 2]
+
+
+def test_the_former_holder_can_neither_complete_nor_release(
+    walked: tuple[str, dict[str, Any]], sql: Sql
+) -> None:
+    assessment_id, report = walked
+    assert report["late_completion_refused"] is True
+    assert report["late_release_changed"] == 0
+    assert report["released"] == 1
+    assert report["released_completion_refused"] is True
+    for table in ("exposure_results", "vulnerability_results", "aal_scaled_results"):
+        where = f"assessment_id = '{assessment_id}'"
+        assert sql.value(f"SELECT count(*) FROM risk.{table} WHERE {where}") == "0"
+
+
+def test_a_task_whose_every_holder_dies_fails_and_says_so(
+    walked: tuple[str, dict[str, Any]], api: Api, knobs: dict[str, str]
+) -> None:
+    assessment_id, report = walked
+    attempts = int(knobs["WORKER_TASK_ATTEMPTS_MAX"])
+    assert report["last_attempt"] == attempts
+    assert report["claimable_after_the_last"] is False
+    (error,) = report["lost"]
+    assert f"attempt {attempts} of {attempts}" in error
+    assert report["ended"] == ["failed"]
+    document = api.status(assessment_id)
+    assert (document["status"], document["failed_tasks"]) == ("failed", 1)
+    assert error in str(document)

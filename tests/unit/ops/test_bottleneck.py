@@ -1,0 +1,148 @@
+"""The verdict over a sampled state: where it is tight and which knob that points to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from infra.ops.status.bottleneck import bottleneck
+from infra.ops.status.collect import Counters, rates
+from infra.ops.status.sample import (
+    AppProcess,
+    Pooler,
+    RoleSessions,
+    Sample,
+    Server,
+    ServerPool,
+    Session,
+)
+
+IDLE_APP = AppProcess("api", "api-1", size=4, max_size=16, in_use=1, idle=3, max_waiting=64)
+FULL_APP = replace(IDLE_APP, size=16, in_use=16, idle=0, waiting=9)
+IDLE_POOL = ServerPool("risk", "risk_api", clients_active=4, servers_idle=4, pool_size=8)
+FULL_POOL = replace(
+    IDLE_POOL, clients_waiting=5, servers_active=8, servers_idle=0, max_wait_seconds=0.25
+)
+IDLE_SERVER = Server(60, 2, (RoleSessions("risk_api", 20, {"idle": 4}),), on_cpu=1)
+
+
+def sample(
+    app: AppProcess = IDLE_APP, pool: ServerPool = IDLE_POOL, server: Server = IDLE_SERVER
+) -> Sample:
+    return Sample((app,), (Pooler("pgbouncer-1", pools=(pool,)),), server)
+
+
+def test_nothing_is_short_on_an_idle_path() -> None:
+    assert bottleneck(sample()).where == "nothing"
+    assert not bottleneck(sample()).knob
+
+
+def test_an_app_pool_is_short_while_pgbouncer_has_idle_servers() -> None:
+    verdict = bottleneck(sample(app=FULL_APP))
+    assert verdict.where == "app pool"
+    assert verdict.knob == "API_POOL_MAX_SIZE"
+    assert "9 caller(s) wait" in verdict.line
+    assert "4 idle server connection(s)" in verdict.line
+
+
+def test_the_worker_has_a_knob_of_its_own() -> None:
+    worker = replace(FULL_APP, service="worker", name="worker-2")
+    assert bottleneck(sample(app=worker)).knob == "WORKER_POOL_MAX_SIZE"
+
+
+@pytest.mark.parametrize(
+    ("database", "knob"),
+    [
+        ("risk", "PGBOUNCER_INTERACTIVE_POOL_SIZE"),
+        ("risk_batch", "PGBOUNCER_BATCH_POOL_SIZE"),
+    ],
+)
+def test_a_full_pgbouncer_pool_is_the_cause_of_a_full_app_pool(database: str, knob: str) -> None:
+    verdict = bottleneck(sample(app=FULL_APP, pool=replace(FULL_POOL, database=database)))
+    assert verdict.where == "pgbouncer pool"
+    assert verdict.knob == knob
+    assert "0.250 s" in verdict.line
+
+
+def test_short_processors_are_the_cause_of_a_full_pgbouncer_pool() -> None:
+    verdict = bottleneck(sample(pool=FULL_POOL, server=replace(IDLE_SERVER, on_cpu=4)))
+    assert verdict.where == "postgres cpu"
+    assert verdict.knob == "POSTGRES_CPUS"
+
+
+def test_a_full_server_is_the_cause_of_a_full_pgbouncer_pool() -> None:
+    roles = (RoleSessions("risk_api", 60, {"idle": 58}),)
+    verdict = bottleneck(sample(pool=FULL_POOL, server=replace(IDLE_SERVER, roles=roles)))
+    assert verdict.where == "postgres sessions"
+    assert verdict.knob == "POSTGRES_MAX_CONNECTIONS"
+
+
+def test_a_lock_comes_before_everything_that_queues_behind_it() -> None:
+    blocked = (
+        Session(11, "risk_api", 0.9, "UPDATE", blocked_by=(10,)),
+        Session(12, "risk_api", 0.4, "UPDATE", blocked_by=(11, 10)),
+    )
+    holder = Session(10, "risk_worker", 31.0, "BEGIN")
+    server = replace(IDLE_SERVER, blocked=blocked, oldest=holder)
+    verdict = bottleneck(sample(app=FULL_APP, pool=FULL_POOL, server=server))
+    assert verdict.where == "locks"
+    assert "process 10 (risk_worker, 31.0 s)" in verdict.line
+    assert "2 session(s)" in verdict.line
+
+
+def test_a_lock_that_nobody_feels_yet_is_no_verdict() -> None:
+    blocked = (Session(11, "risk_api", 0.01, "UPDATE", blocked_by=(10,)),)
+    assert bottleneck(sample(server=replace(IDLE_SERVER, blocked=blocked))).where == "nothing"
+
+
+def test_clients_that_wait_without_any_server_connection_wait_for_a_login() -> None:
+    pool = replace(IDLE_POOL, clients_waiting=3, servers_idle=0)
+    assert bottleneck(sample(pool=pool)).where == "server logins"
+
+
+def test_clients_that_wait_a_moment_while_a_server_is_idle_are_no_verdict() -> None:
+    assert bottleneck(sample(pool=replace(IDLE_POOL, clients_waiting=1))).where == "nothing"
+
+
+def test_a_pause_explains_every_queue() -> None:
+    paused = Pooler("pgbouncer-1", paused=True, pools=(FULL_POOL,))
+    assert bottleneck(Sample((FULL_APP,), (paused,), IDLE_SERVER)).where == "paused"
+
+
+def test_what_does_not_answer_comes_first_and_is_named() -> None:
+    silent = replace(IDLE_APP, error="ConnectTimeout")
+    verdict = bottleneck(sample(app=silent, pool=FULL_POOL))
+    assert verdict.where == "unreachable"
+    assert "api-1: ConnectTimeout" in verdict.line
+
+
+def test_busy_processors_without_a_queue_are_told_of() -> None:
+    verdict = bottleneck(sample(server=replace(IDLE_SERVER, on_cpu=3)))
+    assert verdict.where == "postgres cpu"
+    assert "nothing queues" in verdict.line
+
+
+def counters(at: float, done: int) -> Counters:
+    names = ("query_count", "xact_count", "query_time", "xact_time", "wait_time")
+    return Counters(at, {"risk": dict(zip(names, (2 * done, done, 9000, 12000, 600), strict=True))})
+
+
+def test_rates_are_between_two_looks() -> None:
+    before = Counters(10.0, {"risk": dict.fromkeys(counters(0, 0).totals["risk"], 0)})
+    found = rates("risk", before, counters(12.0, 6))
+    assert found == pytest.approx(
+        {
+            "queries_per_second": 6.0,
+            "transactions_per_second": 3.0,
+            "query_ms": 0.75,
+            "transaction_ms": 2.0,
+            "wait_ms": 0.1,
+        }
+    )
+
+
+def test_there_are_no_rates_without_an_earlier_look_or_after_a_restart() -> None:
+    assert rates("risk", None, counters(12.0, 6)) == {}
+    assert rates("risk", counters(10.0, 9), counters(12.0, 6)) == {}
+    assert rates("other", counters(10.0, 1), counters(12.0, 6)) == {}

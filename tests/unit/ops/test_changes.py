@@ -1,0 +1,91 @@
+"""The difference between what is in force and what the env file asks for."""
+
+import json
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from infra.compiler import catalogue, ops_settings
+from infra.compiler.knobs import Value, Values
+from infra.ops import effect
+from infra.ops.changes import KnobChange, baseline, changes, read_record
+
+
+def values(**changed: Value) -> Values:
+    return Values(catalogue.defaults().as_dict() | changed)
+
+
+def record(**changed: Value) -> dict[str, Any]:
+    """Return the knobs as compiled.json holds them."""
+    knobs = ops_settings.compiled(values(**changed))["knobs"]
+    return dict(json.loads(json.dumps(knobs)))
+
+
+def named(found: tuple[KnobChange, ...]) -> dict[str, tuple[str, Value]]:
+    return {one.knob.name: (one.was, one.new) for one in found}
+
+
+def test_an_unchanged_file_changes_nothing() -> None:
+    assert changes(baseline(record(), {}), values()) == ()
+
+
+def test_a_decimal_survives_the_record() -> None:
+    before = baseline(record(API_CPUS=Decimal("1.5")), {})
+    assert before.values["API_CPUS"] == Decimal("1.5")
+    assert named(changes(before, values())) == {"API_CPUS": ("1.5", Decimal("1.0"))}
+
+
+def test_what_processes_have_counts_more_than_the_record() -> None:
+    before = baseline(record(API_POOL_MAX_SIZE=20), {"API_POOL_MAX_SIZE": (16,)})
+    assert changes(before, values()) == ()
+
+
+def test_processes_that_differ_are_a_change_to_all_of_their_values() -> None:
+    before = baseline(record(), {"PGBOUNCER_BATCH_POOL_SIZE": (8, 6)})
+    (change,) = changes(before, values())
+    assert change.was == "8 and 6"
+    assert change.as_dict()["was"] == [8, 6]
+    assert before.values["PGBOUNCER_BATCH_POOL_SIZE"] == 6
+
+
+def test_a_knob_that_the_record_does_not_know_is_new() -> None:
+    old = record()
+    del old["API_THREADS"]
+    (change,) = changes(baseline(old, {}), values())
+    assert (change.knob.name, change.was) == ("API_THREADS", "none")
+
+
+def test_a_recorded_value_that_is_not_one_any_more_is_not_believed() -> None:
+    old = record() | {"API_THREADS": "many"}
+    assert baseline(old, {}).values["API_THREADS"] == 40
+
+
+def test_the_order_is_that_of_the_env_file() -> None:
+    found = changes(baseline(record(), {}), values(WORKER_THREADS=3, POSTGRES_MAX_CONNECTIONS=61))
+    assert [one.knob.name for one in found] == ["POSTGRES_MAX_CONNECTIONS", "WORKER_THREADS"]
+    assert [one.live for one in found] == [False, False]
+
+
+def test_without_a_record_nothing_is_known(tmp_path: Path) -> None:
+    assert read_record(tmp_path / "compiled.json") is None
+
+
+def test_the_effect_names_connections_memory_and_times() -> None:
+    after = values(PGBOUNCER_BATCH_POOL_SIZE=7, API_LOCK_TIMEOUT_MS=900, POSTGRES_WORK_MEM_KB=2048)
+    changed = {
+        row.name: (row.before, row.after) for row in effect.rows(values(), after) if row.changed
+    }
+    assert changed["pool risk_batch, 2 replicas"] == (16, 14)
+    assert changed["left of max_connections"] == (4, 6)
+    assert changed["API_LOCK_TIMEOUT_MS"] == (1000, 900)
+    assert "work_mem" in changed
+
+
+def test_the_effect_of_a_first_compile_has_no_before() -> None:
+    assert {row.before for row in effect.rows(None, values())} == {None}
+
+
+def test_a_pool_of_more_replicas_keeps_its_row() -> None:
+    rows = effect.rows(values(), values(PGBOUNCER_REPLICAS=1))
+    (pooled,) = [row for row in rows if row.name == "pooled sessions"]
+    assert (pooled.before, pooled.after) == (38, 19)

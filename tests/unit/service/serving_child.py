@@ -1,0 +1,70 @@
+"""Stands in for the serving process under the supervisor: behaves as BEHAVIOUR says.
+
+The environment names a file with one behaviour a line; each process takes the line of its
+turn, the last one for all that follow. It answers each connection with its number.
+"""
+
+import argparse
+import os
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+from app.api import channel
+
+
+def _turn() -> tuple[int, str]:
+    counter = Path(os.environ["TURNS"])
+    number = len(counter.read_text()) if counter.exists() else 0
+    counter.write_text("x" * (number + 1))
+    behaviours = os.environ["BEHAVIOURS"].split(",")
+    return number, behaviours[min(number, len(behaviours) - 1)]
+
+
+def _serve(listener: socket.socket, number: int) -> None:
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return
+        with connection:
+            connection.sendall(str(number).encode())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--listener", type=int)
+    parser.add_argument("--channel", type=int)
+    parser.add_argument("--replacement", action="store_true")
+    options = parser.parse_args()
+    end = socket.socket(fileno=options.channel)
+    number, behaviour = _turn()
+    stopped = threading.Event()
+    signal.signal(signal.SIGTERM, lambda _number, _frame: stopped.set())
+    if behaviour == "fails":
+        channel.send(end, channel.FAILED, "no database")
+        raise SystemExit(3)
+    if behaviour == "hangs":
+        time.sleep(60)
+    listener = socket.socket(fileno=options.listener)
+    listener.listen(16)
+    threading.Thread(target=_serve, args=(listener, number), daemon=True).start()
+    channel.send(end, channel.READY)
+    if behaviour == "asks":
+        channel.send(end, channel.RESTART)
+        answer = channel.wait(end)
+        Path(os.environ["ANSWER"]).write_text(repr(answer))
+    if behaviour == "dies":
+        time.sleep(0.2)
+        os._exit(9)
+    while not stopped.is_set():
+        for word, _ in channel.receive(end):
+            if word == channel.RETIRE:
+                os._exit(0)
+        time.sleep(0.02)
+
+
+if __name__ == "__main__":
+    main()
