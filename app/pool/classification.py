@@ -169,7 +169,7 @@ def classify(error: BaseException, *, broken: bool = False) -> FailureClass:
     if error.sqlstate is None:
         return _without_sqlstate(error, broken)
     if error.sqlstate == "08P01":
-        return _pgbouncer(str(error))
+        return _pgbouncer(str(error)) or SQLSTATES["08P01"]
     if error.sqlstate == "0A000" and "cached plan" in str(error):
         return FailureClass.STALE_PLAN
     return SQLSTATES.get(error.sqlstate, FailureClass.PERMANENT)
@@ -183,13 +183,14 @@ def is_fatal(error: BaseException) -> bool:
 
 def _without_sqlstate(error: psycopg.Error, broken: bool) -> FailureClass:
     text = str(error).lower()
+    # libpq keeps no SQLSTATE of a refusal while connecting, only its text.
+    if failure := _pgbouncer(text):
+        return failure
     if broken or any(fragment in text for fragment in LOST_TEXTS):
         return FailureClass.LOST
     return FailureClass.PERMANENT
 
 
-def _pgbouncer(text: str) -> FailureClass:
-    for fragment, failure in PGBOUNCER_TEXTS:
-        if fragment in text:
-            return failure
-    return SQLSTATES["08P01"]
+def _pgbouncer(text: str) -> FailureClass | None:
+    matches = (failure for fragment, failure in PGBOUNCER_TEXTS if fragment in text)
+    return next(matches, None)

@@ -50,7 +50,7 @@ def targets() -> set[str]:
     return set(TARGET.findall((REPOSITORY / "Makefile").read_text(encoding="utf-8")))
 
 
-def test_sources() -> str:
+def sources_of_tests() -> str:
     """Return the text of every test but this one."""
     files = (REPOSITORY / "tests").rglob("*.py")
     return "\n".join(
@@ -84,7 +84,9 @@ def test_a_documented_command_exists_and_is_run_by_a_test(document: str, command
     target = words[1]
     assert target in targets(), f"{document} shows {command}; the Makefile has no such target"
     known = target in READ_ONLY or f"make {target}" in ELSEWHERE
-    assert known or run_by_a_test(target, test_sources()), f"no test runs {command} ({document})"
+    assert known or run_by_a_test(target, sources_of_tests()), (
+        f"no test runs {command} ({document})"
+    )
 
 
 @pytest.mark.parametrize("arguments", READ_ONLY)

@@ -62,7 +62,7 @@ def test_pgbouncer_holds_the_same_verifiers_as_postgresql(stack: Stack, sql: Sql
         ({"sslrootcert": "system"}, "certificate verify failed"),
         ({"host": "api-alias", "hostaddr": "resolve:pgbouncer"}, "host name"),
         ({"dbname": "risk_batch"}, "login rejected"),
-        ({"dbname": "pgbouncer"}, "login rejected"),
+        ({"dbname": "pgbouncer"}, "not allowed"),
     ],
 )
 def test_the_pooler_refuses(probe: Probe, change: dict[str, str], reason: str) -> None:
