@@ -4,6 +4,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 COMPOSE := docker compose
 VENV := .venv
+# Secrets that an operator has chosen, for the rotate targets.
+GIVEN = $(if $(FROM),--volume "$(abspath $(FROM)):/given:ro")
 HOST_CA_BUNDLE := $(firstword $(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem))
 export CA_BUNDLE ?= $(HOST_CA_BUNDLE)
 export BASE_IMAGE ?= debian:trixie-slim
@@ -11,10 +13,10 @@ ifeq ($(CA_BUNDLE),)
 unexport CA_BUNDLE
 endif
 
-.PHONY: help assess up build check plan apply preset down destroy logs ps status restart-postgres restart-pgbouncer scale-pgbouncer psql lint test test-unit engine
+.PHONY: help assess up build check plan apply preset down destroy logs ps status restart-postgres restart-pgbouncer restart-app rotate-passwords rotate-certificates scale-pgbouncer psql lint test test-unit engine load load-sql compare isolation tune soak report results
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 assess: up ## From nothing to a finished risk assessment of eight sites
 	@$(COMPOSE) exec api python -m app.client http://127.0.0.1:8000
@@ -63,11 +65,44 @@ restart-postgres: ## Put the env file in force and restart PostgreSQL; clients w
 restart-pgbouncer: ## Restart every PgBouncer replica in turn (new containers after a build)
 	@infra/host/restart-pgbouncer.sh
 
+restart-app: ## Put the env file in force and restart api and workers; no request fails
+	@infra/host/restart-app.sh
+
+rotate-passwords: ## New passwords and tokens while it serves: make rotate-passwords [FROM=directory]
+	@$(COMPOSE) run --rm --no-deps $(GIVEN) ops rotate passwords $(if $(FROM),--from /given)
+
+rotate-certificates: ## New certificates while it serves: make rotate-certificates [CA=yes] [FROM=directory]
+	@$(COMPOSE) run --rm --no-deps $(GIVEN) ops rotate certificates $(if $(CA),--ca) $(if $(FROM),--from /given)
+
 scale-pgbouncer: ## Run another number of PgBouncer replicas: make scale-pgbouncer N=3
 	@infra/host/scale-pgbouncer.sh $(N)
 
 bench-pool: ## What a checkout costs, as ratios: this pool layer against three other ways
 	@$(COMPOSE) run --rm --no-deps --no-TTY api python -m app.pool.benchmark --settings /etc/sluice/api.json
+
+load: engine ## Load on the api, with a report: make load USERS=20 SHAPE=spike RUN_SECONDS=30 [WEB_PORT=8089]
+	@loadtest/run load
+
+load-sql: engine ## pgbench through PgBouncer and direct, in a lab of its own: make load-sql CLIENTS=8,64
+	@loadtest/run load-sql
+
+compare: engine ## The incident before and after, on the same data, results checked equal
+	@loadtest/run compare
+
+isolation: engine ## Latency of requests while the batch pool is full
+	@loadtest/run isolation
+
+tune: engine ## Find pool sizes by measuring, live; puts back what was: make tune MINUTES=10 [RESUME=yes]
+	@loadtest/run tune
+
+soak: engine ## Mixed load for long; fails when memory, files or connections grow: make soak MINUTES=60
+	@loadtest/run soak
+
+report: engine ## Open the list of load test reports
+	@loadtest/run report
+
+results: engine ## Write docs/results.md from the latest load test runs
+	@loadtest/run document
 
 psql: ## A superuser's psql inside the PostgreSQL container
 	@$(COMPOSE) exec postgres psql --dbname risk
@@ -80,10 +115,11 @@ lint: engine $(VENV)/.installed ## ruff, mypy, shellcheck, hadolint, yamllint, c
 	@$(VENV)/bin/ruff format --check --quiet .
 	@$(VENV)/bin/ruff check --quiet .
 	@$(VENV)/bin/mypy --no-error-summary .
-	@$(VENV)/bin/shellcheck --external-sources $$(git ls-files '*.sh' .ci/run)
+	@$(VENV)/bin/shellcheck --external-sources $$(git ls-files '*.sh' .ci/run loadtest/run)
 	@$(VENV)/bin/hadolint $$(git ls-files '*Dockerfile')
-	@$(VENV)/bin/yamllint --strict compose.yaml
+	@$(VENV)/bin/yamllint --strict compose.yaml loadtest/*.yaml loadtest/topologies/*.yaml
 	@$(COMPOSE) --profile ops config --quiet
+	@$(COMPOSE) --file compose.yaml --file loadtest/compose.loadtest.yaml --file loadtest/topologies/lab.yaml --profile loadtest config --quiet
 	@echo 'lint: clean'
 
 test-unit: $(VENV)/.installed ## Tests that need no container

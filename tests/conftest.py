@@ -1,5 +1,13 @@
 """Fixture plug-ins: one per resource the tests use."""
 
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says something about the machine, not about the property.
+settings.register_profile(
+    "shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("shared machine")
+
 pytest_plugins = [
     "tests.fix_stack",
     "tests.fix_api",
@@ -9,4 +17,5 @@ pytest_plugins = [
     "tests.fix_faults",
     "tests.fix_ops",
     "tests.fix_host",
+    "tests.fix_secrets",
 ]

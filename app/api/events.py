@@ -103,7 +103,7 @@ async def _events(
 ) -> AsyncIterator[ServerSentEvent]:
     sent = None
     until = Deadline.after(STREAM_SECONDS_MAX)
-    while not until.expired and not services.ending:
+    while not until.expired:
         progress = _progress(status)
         if status.ended:
             yield ServerSentEvent(progress, event="end")
@@ -111,6 +111,9 @@ async def _events(
         if progress != sent:
             yield ServerSentEvent(progress, event="progress")
             sent = progress
+        if services.ending:
+            yield ServerSentEvent(progress, event="stopping")
+            return
         with anyio.move_on_after(POLL_SECONDS):
             await stopping.wait()
         if stopping.is_set():

@@ -21,8 +21,10 @@ def write_secrets(pending: dict[str, bytes], directory: Path) -> None:
     if pending and directory.stat().st_uid == os.geteuid():
         # A fresh volume is open to all; whoever else mounts it has no business here.
         directory.chmod(0o700)
-    for name in sorted(pending):
-        _replace(directory / name, pending[name], 0o400)
+    made = [_written(directory / name, pending[name], 0o400) for name in sorted(pending)]
+    # All together at the end: a certificate and its key change within the same instant.
+    for path, temporary in made:
+        temporary.replace(path)
 
 
 def _write_if_changed(file: Rendered, out: Path, chown: Chown) -> bool:
@@ -48,8 +50,16 @@ def _is_current(path: Path, file: Rendered) -> bool:
         return False
 
 
-def _replace(path: Path, content: bytes, mode: int, owner: tuple[int, Chown] | None = None) -> None:
+def _replace(path: Path, content: bytes, mode: int, owner: tuple[int, Chown]) -> None:
     """Write beside the path and rename: a reader sees the old file or the new one."""
+    _, temporary = _written(path, content, mode)
+    uid, chown = owner
+    chown(temporary, uid, uid)
+    temporary.replace(path)
+
+
+def _written(path: Path, content: bytes, mode: int) -> tuple[Path, Path]:
+    """Return the path and, written whole beside it, the file that is to take its place."""
     temporary = path.with_name(f".{path.name}.new")
     temporary.unlink(missing_ok=True)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -59,7 +69,4 @@ def _replace(path: Path, content: bytes, mode: int, owner: tuple[int, Chown] | N
         # Mode before owner: afterwards the file is no longer ours to change.
         os.fchmod(descriptor, mode)
         os.fsync(descriptor)
-    if owner:
-        uid, chown = owner
-        chown(temporary, uid, uid)
-    temporary.replace(path)
+    return path, temporary

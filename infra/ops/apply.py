@@ -22,6 +22,7 @@ from infra.ops.ordering import LivePart, Step
 from infra.ops.plan import Plan
 from infra.ops.readback import Deviation, deviations
 from infra.ops.reloading import Reloader, StepError
+from infra.ops.rotation import pending
 from infra.ops.settings import OpsSettings
 from infra.ops.targets import first_line
 
@@ -107,6 +108,8 @@ class Apply:
         found = self._plan.found
         if found is None or found.nothing_runs:
             return ["no process has an address: nothing runs; `make up` compiles and starts"]
+        if what := pending.unfinished(self._paths.secrets):
+            return [f"a rotation of {what} is not finished; run it again: make rotate-{what}"]
         return found.faults()
 
     def _go_through(self) -> None:

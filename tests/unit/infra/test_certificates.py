@@ -9,7 +9,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from infra.compiler.certificates import SERVERS, Certificates, Validity, certificates
+from infra.compiler.certificates import (
+    ALSO_TRUSTED,
+    SERVERS,
+    Certificates,
+    Validity,
+    certificates,
+)
 from infra.compiler.secrets import SecretStore
 from infra.compiler.write import write_secrets
 from tests.unit.infra.support import NOW
@@ -242,3 +248,33 @@ def test_a_server_certificate_is_no_ca(supplied: Supplied) -> None:
     supplied.put("ca.crt", (supplied.directory / "postgres.crt").read_bytes())
     _, (fault,), _ = _gather(supplied.directory)
     assert "is not a CA certificate" in fault
+
+
+def test_another_ca_may_be_trusted_beside_the_own_one(tmp_path: Path) -> None:
+    other = _made(tmp_path / "other").trusted
+    directory = tmp_path / "secrets"
+    own = _made(directory).trusted
+    (directory / ALSO_TRUSTED).write_bytes(other)
+    assert _made(directory).trusted == own + other
+    (directory / ALSO_TRUSTED).write_bytes(b"")
+    assert _made(directory).trusted == own
+
+
+def test_what_is_trusted_beside_it_must_be_a_ca(tmp_path: Path) -> None:
+    _made(tmp_path)
+    (tmp_path / ALSO_TRUSTED).write_bytes((tmp_path / "postgres.crt").read_bytes())
+    _, faults, _ = _gather(tmp_path)
+    assert [ALSO_TRUSTED in fault and "is not a CA" in fault for fault in faults] == [True]
+
+
+def test_a_hidden_certificate_is_made_anew(tmp_path: Path) -> None:
+    before = _made(tmp_path)
+    store = SecretStore(tmp_path)
+    store.hide("postgres.crt")
+    store.hide("postgres.key")
+    found, faults = certificates(store, Validity(NOW, days=365, renew_days=30))
+    assert not faults
+    assert found
+    assert found.servers["postgres"] != before.servers["postgres"]
+    assert found.servers["pgbouncer"] == before.servers["pgbouncer"]
+    assert set(store.pending) == {"postgres.crt", "postgres.key"}

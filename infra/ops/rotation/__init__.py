@@ -1,0 +1,1 @@
+"""Rotate passwords and certificates while the stack serves."""

@@ -1,0 +1,150 @@
+"""Who can log in, where, with which password: tried on the processes themselves."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, TypeVar
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+from infra.compiler import roles
+from infra.ops.bounded import bounded
+from infra.ops.operation import FailedError
+from infra.ops.settings import OpsSettings
+from infra.ops.targets import Target, everywhere, first_line
+
+T = TypeVar("T")
+# The database entry that PgBouncer's hba file gives each role.
+ENTRIES: Final = {
+    roles.API: "risk",
+    roles.WORKER: "risk_batch",
+    roles.MONITOR: "risk_monitor",
+    roles.OPERATOR: "pgbouncer",
+}
+# What both servers say when, and only when, the password is wrong.
+REFUSALS: Final = ("password authentication failed", "SASL authentication failed")
+_SECONDS: Final = 5.0
+_TEACH_SECONDS: Final = 5.0
+_AGAIN_SECONDS: Final = 0.1
+
+
+def with_operator_password(settings: OpsSettings, file: Path) -> OpsSettings:
+    """Return settings by which the operator logs in with the password in another file."""
+    users = settings.values["users"]
+    operator = users["operator"] | {"password_file": str(file)}
+    return replace(settings, values=settings.values | {"users": users | {"operator": operator}})
+
+
+def first_that_works(candidates: Iterable[OpsSettings], connect: Callable[[OpsSettings], T]) -> T:
+    """Return what `connect` returns with the first settings whose password is accepted.
+
+    Raises:
+        psycopg.OperationalError: none is, or the process cannot be reached.
+
+    """
+    refusal: psycopg.OperationalError | None = None
+    for settings in candidates:
+        try:
+            return connect(settings)
+        except psycopg.OperationalError as error:
+            if not is_refusal(error):
+                raise
+            refusal = error
+        except FileNotFoundError:
+            continue
+    raise refusal or psycopg.OperationalError("there is no password to log in with")
+
+
+def is_refusal(error: psycopg.Error) -> bool:
+    """Tell whether a login failed because of its password."""
+    return any(text in str(error) for text in REFUSALS)
+
+
+def teach(settings: OpsSettings, replicas: tuple[Target, ...], passwords: dict[str, str]) -> None:
+    """Log every pooled role in on every replica.
+
+    PgBouncer passes a client's SCRAM key on to PostgreSQL, and learns it when the client
+    logs in: until then its new server connections would still use the old key.
+
+    Raises:
+        FailedError: a login was refused or not answered; names replica and role.
+
+    """
+
+    def log_in(target: Target) -> None:
+        for role, entry in ENTRIES.items():
+            if role != roles.OPERATOR:
+                conninfo = _pooled(settings, target, entry, role, passwords[role])
+                _log_in_soon(conninfo, time.monotonic() + _TEACH_SECONDS)
+
+    failed = [answer for answer in everywhere(replicas, log_in) if not answer.ok]
+    if failed:
+        raise FailedError("; ".join(f"{answer.target}: {answer.error}" for answer in failed))
+
+
+def faults(
+    settings: OpsSettings,
+    replicas: tuple[Target, ...],
+    passwords: dict[str, str],
+    *,
+    accepted: bool,
+) -> list[str]:
+    """Return a line for each place where a password is not accepted, or not refused, as wanted."""
+    tries = [
+        (f"postgres: {role}", _direct(settings, role, password))
+        for role, password in passwords.items()
+    ] + [
+        (f"{target.name}: {role}", _pooled(settings, target, ENTRIES[role], role, password))
+        for target in replicas
+        for role, password in passwords.items()
+        if role in ENTRIES
+    ]
+    found = (_fault(conninfo, accepted=accepted) for _, conninfo in tries)
+    return [f"{place}: {fault}" for (place, _), fault in zip(tries, found, strict=True) if fault]
+
+
+def _fault(conninfo: str, *, accepted: bool) -> str:
+    try:
+        _log_in(conninfo)
+    except psycopg.OperationalError as error:
+        expected = not accepted and is_refusal(error)
+        return "" if expected else first_line(error)
+    return "" if accepted else "the old password is still accepted"
+
+
+def _log_in_soon(conninfo: str, until: float) -> None:
+    """Log in, again after a server login with the old key has failed in between."""
+    while True:
+        try:
+            return _log_in(conninfo)
+        except psycopg.OperationalError:
+            if time.monotonic() > until:
+                raise
+        time.sleep(_AGAIN_SECONDS)
+
+
+def _log_in(conninfo: str) -> None:
+    with (
+        psycopg.connect(conninfo, autocommit=True, prepare_threshold=None) as connection,
+        bounded(connection, _SECONDS, "a login"),
+    ):
+        pass
+
+
+def _direct(settings: OpsSettings, role: str, password: str) -> str:
+    return make_conninfo(
+        settings.conninfo("operator", application_name="sluice-ops-login"),
+        user=role,
+        password=password,
+    )
+
+
+def _pooled(settings: OpsSettings, target: Target, entry: str, role: str, password: str) -> str:
+    return make_conninfo(
+        settings.admin_conninfo(target.address, application_name="sluice-ops-login"),
+        dbname=entry,
+        user=role,
+        password=password,
+    )

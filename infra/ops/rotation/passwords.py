@@ -1,0 +1,167 @@
+"""Give every login role and every control token a new secret while the stack serves.
+
+Old and new are written down first and kept until the new are proven, so that a run that was
+interrupted, wherever it was, is repaired by running it again. After the switch every
+connection is replaced: no session that the old password opened is left in a pool.
+"""
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+
+from infra.compiler.build import Compiled, compile_values
+from infra.compiler.faults import Fault, FaultyInputError
+from infra.compiler.knobs import Values
+from infra.compiler.roles import LOGIN_ROLES
+from infra.ops import app_control, changes, exits, pgbouncer_admin, serving
+from infra.ops.apply import Paths
+from infra.ops.ending import Ending
+from infra.ops.operation import FailedError, RefusedError, operate
+from infra.ops.rotation import logins, pending
+from infra.ops.rotation.choice import PASSWORDS, Choice
+from infra.ops.rotation.pending import Pending
+from infra.ops.rotation.sessions import Sessions
+from infra.ops.rotation.switch import Switch
+from infra.ops.settings import OpsSettings
+from infra.ops.targets import Target, everywhere
+
+WHAT: Final = "passwords"
+_SLACK_SECONDS: Final = 5.0
+
+
+def rotate(settings: OpsSettings, paths: Paths, source: Path | None, *, wait_seconds: float) -> int:
+    """Rotate; `source` is a directory of secrets that the operator chose. Return the exit code."""
+
+    def work(ending: Ending, console: Console) -> int:
+        values = in_force(paths)
+        choice = Choice(paths.secrets, source)
+        rotation = PasswordRotation(settings, paths, values, choice, ending, console)
+        try:
+            return rotation.run()
+        except FaultyInputError as faulty:
+            for fault in faulty.faults:
+                console.print(str(fault))
+            console.print("nothing was changed")
+            return exits.BAD_INPUT
+
+    return operate(paths.out / "ops", f"rotate {WHAT}", work, wait_seconds=wait_seconds)
+
+
+def in_force(paths: Paths) -> Values:
+    """Return the knobs as they were compiled last; refuse when they never were."""
+    record = changes.read_record(paths.out / "ops" / "compiled.json")
+    if record is None:
+        raise RefusedError("nothing was compiled yet; `make up` compiles and starts")
+    return changes.baseline(record, {}).values
+
+
+def longest_loan(values: Values) -> float:
+    """Return the seconds after which no connection is lent that was lent before."""
+    names = ("API_REQUEST_DEADLINE_SECONDS", "WORKER_BATCH_DEADLINE_SECONDS")
+    return max(float(values.number(name)) for name in names) + _SLACK_SECONDS
+
+
+def require_all(settings: OpsSettings) -> tuple[Target, ...]:
+    """Return every PgBouncer replica; refuse unless every process of the stack answers."""
+    replicas = serving.require(settings, int(settings.values["pgbouncer"]["replicas"]))
+    app = app_control.connect(settings)
+    answers = everywhere(app.targets(), app.state)
+    faults = [answer.error for answer in answers if not answer.ok]
+    if len(answers) != sum(app.processes.values()):
+        faults.append(f"{len(answers)} of {sum(app.processes.values())} app processes run")
+    if faults:
+        raise RefusedError("; ".join(faults))
+    return replicas
+
+
+@dataclass(frozen=True, slots=True)
+class PasswordRotation:
+    """One rotation under the operation lock."""
+
+    settings: OpsSettings
+    paths: Paths
+    values: Values
+    choice: Choice
+    ending: Ending
+    console: Console
+
+    def run(self) -> int:
+        """Rotate, replace every connection, prove it; return the exit code."""
+        rotation = pending.load(self.paths.secrets, WHAT)
+        if rotation is None:
+            rotation, compiled, replicas = self._begun()
+        else:
+            self.console.print("going on with a rotation that was not finished")
+            compiled = self._compile(rotation.new)
+            replicas = pgbouncer_admin.replicas(self.settings)
+        with self.ending.shield():
+            seconds = self._switch(rotation, replicas).run(compiled)
+        self.console.print(f"switched within {seconds:.2f} s")
+        self._sessions(replicas).replace()
+        self._prove(rotation, replicas)
+        rotation.forget()
+        self.console.print("every role and service has a new secret; the old ones are refused")
+        return exits.OK
+
+    def _begun(self) -> tuple[Pending, Compiled, tuple[Target, ...]]:
+        old, new = self.choice.old(), self.choice.new()
+        if same := [name for name in new if new[name] == old.get(name)]:
+            raise FaultyInputError(
+                Fault(name, "is what is in force already; choose another") for name in same
+            )
+        compiled = self._compile(new)
+        replicas = require_all(self.settings)
+        rotation = pending.begin(self.paths.secrets, WHAT, old=old, new=compiled.new_secrets)
+        return rotation, compiled, replicas
+
+    def _compile(self, secrets: Mapping[str, bytes]) -> Compiled:
+        now = datetime.datetime.now(datetime.UTC)
+        return compile_values(self.values, self.paths.secrets, now=now, changes=secrets)
+
+    def _switch(self, rotation: Pending, replicas: tuple[Target, ...]) -> Switch:
+        # What an interrupted run has left in PostgreSQL is not known: no way back then.
+        known = not rotation.resumed and all(name in rotation.old for name in PASSWORDS)
+        back = (lambda: self._compile(rotation.old)) if known else None
+        return Switch(self.settings, self.paths, rotation, replicas, back)
+
+    def _sessions(self, replicas: tuple[Target, ...]) -> Sessions:
+        control = app_control.connect(self.settings)
+        seconds = longest_loan(self.values)
+        return Sessions(self.settings, control, replicas, seconds, self.console.print)
+
+    def _prove(self, rotation: Pending, replicas: tuple[Target, ...]) -> None:
+        """Try every role's new password, and its old one, on every server it can log in to."""
+        found = [
+            fault
+            for secrets, accepted in ((rotation.new, True), (rotation.old, False))
+            for fault in logins.faults(
+                self.settings, replicas, _by_role(secrets), accepted=accepted
+            )
+        ]
+        found += self._accepted_tokens(rotation.old)
+        if found:
+            raise FailedError("; ".join(found))
+
+    def _accepted_tokens(self, old: Mapping[str, bytes]) -> list[str]:
+        control = app_control.connect(self.settings)
+        tokens = {
+            service: old[f"{alias}.token"].decode("ascii")
+            for service, alias in control.aliases.items()
+        }
+        impostor = replace(control, tokens=tokens)
+        answers = everywhere(impostor.targets(), impostor.state)
+        return [
+            f"{answer.target}: the old token is still accepted" for answer in answers if answer.ok
+        ]
+
+
+def _by_role(secrets: Mapping[str, bytes]) -> dict[str, str]:
+    return {
+        role: secrets[f"{role}.password"].decode("ascii")
+        for role in LOGIN_ROLES
+        if f"{role}.password" in secrets
+    }

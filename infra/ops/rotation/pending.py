@@ -1,0 +1,94 @@
+"""The secrets of a rotation that is under way: old and new, kept until the new are proven.
+
+They are in `rotation/` on the secrets volume. A rotation that was interrupted finds them
+there and goes on with the same new secrets.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from infra.ops.operation import RefusedError
+
+_NAME = "rotation"
+_WHAT = "what"
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """Secrets by file name, before and after; `resumed`: an earlier run has begun this."""
+
+    what: str
+    directory: Path
+    old: dict[str, bytes] = field(repr=False)
+    new: dict[str, bytes] = field(repr=False)
+    resumed: bool
+
+    def old_file(self, name: str) -> Path:
+        """Return the file of an old secret."""
+        return self.directory / "old" / name
+
+    def new_file(self, name: str) -> Path:
+        """Return the file of a new secret."""
+        return self.directory / "new" / name
+
+    def forget(self) -> None:
+        """Remove the record: one of the two sets is in force everywhere, and in its place."""
+        # First out of the way as a whole: half of a record must never be found.
+        gone = self.directory.with_name(f".{_NAME}.gone")
+        shutil.rmtree(gone, ignore_errors=True)
+        self.directory.rename(gone)
+        shutil.rmtree(gone)
+
+
+def unfinished(secrets: Path) -> str | None:
+    """Return what a rotation that was not finished rotates; None when there is none."""
+    try:
+        return (secrets / _NAME / _WHAT).read_text(encoding="ascii")
+    except FileNotFoundError:
+        return None
+
+
+def load(secrets: Path, what: str) -> Pending | None:
+    """Return the rotation that was not finished, if any.
+
+    Raises:
+        RefusedError: it rotates something else.
+
+    """
+    found = unfinished(secrets)
+    if found is None:
+        return None
+    if found != what:
+        raise RefusedError(f"a rotation of {found} is not finished; run it again first")
+    directory = secrets / _NAME
+    return Pending(what, directory, _read(directory / "old"), _read(directory / "new"), True)
+
+
+def begin(
+    secrets: Path, what: str, *, old: Mapping[str, bytes], new: Mapping[str, bytes]
+) -> Pending:
+    """Write both sets down, whole or not at all."""
+    directory, made = secrets / _NAME, secrets / f".{_NAME}.new"
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir(mode=0o700)
+    for name, files in (("old", old), ("new", new)):
+        (made / name).mkdir(mode=0o700)
+        for file, content in files.items():
+            _write(made / name / file, content)
+    _write(made / _WHAT, what.encode("ascii"))
+    made.rename(directory)
+    return Pending(what, directory, dict(old), dict(new), False)
+
+
+def _read(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
+
+
+def _write(path: Path, content: bytes) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())

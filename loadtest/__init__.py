@@ -1,0 +1,1 @@
+"""Load tests of the deployed stack: generators, measurements and reports."""

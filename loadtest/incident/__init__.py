@@ -1,0 +1,1 @@
+"""The incident's access pattern, and the ways to serve it."""

@@ -1,0 +1,1 @@
+"""Requests while the batch pool is full."""

@@ -1,0 +1,1 @@
+"""pgbench through PgBouncer and direct."""

@@ -1,0 +1,1 @@
+"""Load on the api: users, shapes, thresholds."""

@@ -1,0 +1,1 @@
+"""Pool sizes found by measuring."""

@@ -1,0 +1,114 @@
+"""What may be tuned: one knob per stage, the sizes to try, and what must follow each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+Knobs = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One sweep: the knob, the load it is measured under, and its highest useful size."""
+
+    name: str
+    knob: str
+    minimum_knob: str
+    load: str
+    unit: str
+    candidates: tuple[int, ...]
+    # A smaller size is refused: one thread would wait for another.
+    floor_knob: str = ""
+
+    @property
+    def reserve_knob(self) -> str:
+        """Return the knob of the reserve beside a server pool; empty for the app's pools."""
+        stem, _, rest = self.knob.partition("_POOL_SIZE")
+        return "" if rest or stem == self.knob else f"{stem}_RESERVE_SIZE"
+
+    def sizes(self, knobs: Mapping[str, str]) -> tuple[int, ...]:
+        """Return the sizes to try: the candidates, and what the env file has, above the floor."""
+        lowest = int(knobs.get(self.floor_knob, "1"))
+        now = int(knobs.get(self.knob, "0"))
+        inside = {*self.candidates, now if now <= max(self.candidates) else 0}
+        return tuple(sorted(size for size in inside if size >= lowest))
+
+
+STAGES = (
+    Stage(
+        "interactive server pool",
+        "PGBOUNCER_INTERACTIVE_POOL_SIZE",
+        "PGBOUNCER_INTERACTIVE_MIN_POOL_SIZE",
+        "interactive",
+        "requests/s",
+        (1, 2, 4, 6, 8, 12),
+    ),
+    Stage(
+        "api pool",
+        "API_POOL_MAX_SIZE",
+        "API_POOL_MIN_SIZE",
+        "interactive",
+        "requests/s",
+        (1, 2, 4, 8, 16, 32),
+    ),
+    Stage(
+        "batch server pool",
+        "PGBOUNCER_BATCH_POOL_SIZE",
+        "PGBOUNCER_BATCH_MIN_POOL_SIZE",
+        "batch",
+        "tasks/s",
+        (1, 2, 4, 6, 8, 12),
+    ),
+    Stage(
+        "worker pool",
+        "WORKER_POOL_MAX_SIZE",
+        "WORKER_POOL_MIN_SIZE",
+        "batch",
+        "tasks/s",
+        (4, 5, 6, 8),
+        "WORKER_THREADS",
+    ),
+)
+WIDE_API_POOL = 16
+
+
+def with_size(knobs: Mapping[str, str], stage: Stage, size: int) -> Knobs:
+    """Return the knobs with a stage's size, and its minimum lowered where it would exceed it."""
+    changed = dict(knobs)
+    changed[stage.knob] = str(size)
+    changed[stage.minimum_knob] = str(min(int(knobs.get(stage.minimum_knob, "1")), size))
+    if stage.reserve_knob in knobs:
+        # A reserve would help a pool that is too small: the size must be all there is.
+        changed[stage.reserve_knob] = "0"
+    if stage.knob == "PGBOUNCER_INTERACTIVE_POOL_SIZE":
+        # Behind a narrow pool in the app, the size of the next one cannot be seen.
+        wide = max(WIDE_API_POOL, int(knobs.get("API_POOL_MAX_SIZE", "1")))
+        changed["API_POOL_MAX_SIZE"] = str(wide)
+    return changed
+
+
+def read_env(text: str) -> Knobs:
+    """Return the knobs of an env file as text."""
+    lines = (line.strip() for line in text.splitlines())
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+def edit_env(text: str, changes: Mapping[str, str], reasons: Mapping[str, str]) -> str:
+    """Return the env file with other values, and the reason above each that has one.
+
+    Knobs that the file leaves out are added at its end; everything else stays as it is.
+    """
+    missing = dict(changes)
+    lines = []
+    for line in text.splitlines():
+        name = line.partition("=")[0]
+        if name in changes and not line.startswith("#"):
+            lines += [f"# Measured: {reasons[name]}"] if name in reasons else []
+            lines.append(f"{name}={missing.pop(name)}")
+        else:
+            lines.append(line)
+    for name, value in missing.items():
+        lines += [f"# Measured: {reasons[name]}"] if name in reasons else []
+        lines.append(f"{name}={value}")
+    return "\n".join(lines) + "\n"

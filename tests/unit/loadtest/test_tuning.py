@@ -1,0 +1,159 @@
+"""The knee, the order of points, and the env file that comes out."""
+
+from __future__ import annotations
+
+import pytest
+
+from loadtest.run_directory import RunDirectory
+from loadtest.samples import Series
+from loadtest.tune import journal as journals
+from loadtest.tune import little, outcome
+from loadtest.tune.journal import Journal, Measurement, TuneOptions
+from loadtest.tune.knee import Sweep
+from loadtest.tune.search import BEST, RECOMMENDED, next_point, recommended, with_chosen
+from loadtest.tune.space import STAGES, edit_env, with_size
+
+BASE = {
+    "PGBOUNCER_INTERACTIVE_POOL_SIZE": "1",
+    "PGBOUNCER_INTERACTIVE_MIN_POOL_SIZE": "1",
+    "API_POOL_MAX_SIZE": "1",
+    "API_POOL_MIN_SIZE": "1",
+    "PGBOUNCER_BATCH_POOL_SIZE": "8",
+    "PGBOUNCER_BATCH_MIN_POOL_SIZE": "2",
+    "WORKER_POOL_MAX_SIZE": "6",
+    "WORKER_POOL_MIN_SIZE": "2",
+    "WORKER_THREADS": "4",
+}
+
+
+def start(minutes: float = 10.0, repeats: int = 2) -> Journal:
+    return Journal(TuneOptions(minutes=minutes, repeats=repeats), dict(BASE), started=0.0)
+
+
+def measure(journal: Journal, *, seconds: float = 1.0, at_most: int = 500) -> list[tuple[str, int]]:
+    """Go on until no point is left; throughput grows with the size up to 4."""
+    taken: list[tuple[str, int]] = []
+    while (point := next_point(journal)) is not None and len(taken) < at_most:
+        taken.append((point.stage, point.size))
+        size = int(point.knobs["PGBOUNCER_INTERACTIVE_POOL_SIZE"])
+        stages = [stage for stage in STAGES if stage.name == point.stage]
+        throughput = 100.0 * min(int(point.knobs[stages[0].knob]) if stages else size, 4)
+        one = Measurement(point.stage, point.size, throughput, 1, 2, 1, 10, 0, 0, 1)
+        journal.measurements.append(one)
+        journal.spent_seconds += seconds
+    return taken
+
+
+def test_the_knee_is_the_smallest_size_as_good_as_the_best() -> None:
+    found = Sweep([1, 2, 4, 8], [[100, 102], [180, 182], [199, 200], [200, 201]]).knee()
+    assert (found.size, found.best_size) == (4, 8)
+    assert found.share_percent > 97
+
+
+def test_noisy_repeats_make_the_knee_uncertain() -> None:
+    sure = Sweep([1, 2], [[100, 100, 100], [150, 150, 150]]).knee()
+    unsure = Sweep([1, 2], [[90, 150, 130], [110, 150, 140]]).knee()
+    assert sure.confidence == 1
+    assert (sure.low, sure.high) == (2, 2)
+    assert unsure.confidence < 1
+    assert unsure.low < unsure.high
+
+
+def test_every_size_has_its_turn_before_any_is_repeated() -> None:
+    journal = start()
+    first = [size for stage, size in measure(journal) if stage == STAGES[0].name]
+    half = len(first) // 2
+    assert first[:half] == first[half:] == sorted(set(first))
+
+
+def test_a_bad_env_file_comes_out_with_the_knee_of_each_stage() -> None:
+    journal = start()
+    measure(journal)
+    found = recommended(journal)
+    assert found["PGBOUNCER_INTERACTIVE_POOL_SIZE"] == "4"
+    assert int(found["API_POOL_MAX_SIZE"]) == 4
+    assert int(found["WORKER_POOL_MAX_SIZE"]) >= int(BASE["WORKER_THREADS"])
+
+
+def test_time_that_is_over_ends_the_search_but_leaves_some_to_verify() -> None:
+    journal = start(minutes=1)
+    taken = measure(journal, seconds=5.0)
+    assert journal.spent_seconds <= 60 + 5
+    assert [stage for stage, _ in taken if stage.startswith("verify")]
+
+
+def test_recommended_and_best_are_verified_in_turns() -> None:
+    journal = start()
+    taken = [size for stage, size in measure(journal) if stage == "verify interactive"]
+    assert set(taken) <= {RECOMMENDED, BEST}
+    assert taken[0] == RECOMMENDED
+
+
+def test_a_resumed_run_goes_on_with_the_point_it_was_at(tmp_path: object) -> None:
+    whole, journal = start(), start()
+    everything = measure(whole)
+    first = measure(journal, at_most=7)
+    directory = RunDirectory(tmp_path)  # type: ignore[arg-type]
+    journals.store(directory, journal)
+    resumed = journals.load(directory)
+    assert resumed is not None
+    assert first + measure(resumed) == everything
+
+
+def test_a_size_that_apply_refuses_is_left_out() -> None:
+    journal = start()
+    point = next_point(journal)
+    assert point is not None
+    journal.refuse(point.stage, point.size, "does not fit")
+    assert (point.stage, point.size) not in measure(journal)
+
+
+def test_a_smaller_pool_takes_its_minimum_down_with_it() -> None:
+    changed = with_size(BASE, STAGES[2], 1)
+    assert changed["PGBOUNCER_BATCH_MIN_POOL_SIZE"] == "1"
+    assert with_size(BASE, STAGES[0], 2)["API_POOL_MAX_SIZE"] == "16"
+
+
+def test_a_server_pool_is_swept_without_its_reserve() -> None:
+    base = BASE | {"PGBOUNCER_INTERACTIVE_RESERVE_SIZE": "2"}
+    assert with_size(base, STAGES[0], 2)["PGBOUNCER_INTERACTIVE_RESERVE_SIZE"] == "0"
+    assert with_chosen(base, STAGES[0], 2)["PGBOUNCER_INTERACTIVE_RESERVE_SIZE"] == "2"
+    assert with_size(base, STAGES[1], 8)["API_POOL_MAX_SIZE"] == "8"
+
+
+def test_the_recommended_file_keeps_everything_else_and_gives_reasons() -> None:
+    text = "# Pool.\nA=1\nB=2\n"
+    assert edit_env(text, {"A": "4", "C": "9"}, {"A": "the knee."}) == (
+        "# Pool.\n# Measured: the knee.\nA=4\nB=2\nC=9\n"
+    )
+
+
+def test_the_outcome_names_what_changes_and_how_it_was_verified() -> None:
+    journal = start()
+    measure(journal)
+    found = outcome.conclude(journal, [])
+    assert found["changes"]["PGBOUNCER_INTERACTIVE_POOL_SIZE"] == "4"
+    assert all(one["percent_of_best"] >= 95 for one in found["verified"])
+    assert set(outcome.reasons(journal)) >= {stage.knob for stage in STAGES}
+
+
+def test_littles_law_at_two_replicas_adds_up() -> None:
+    def replica(number: str) -> Series:
+        samples = tuple(
+            {
+                "t": float(second),
+                "risk_xacts": 100.0 * second,
+                "risk_xact_us": 100.0 * second * 20_000,
+                "risk_wait_us": 0.0,
+                "risk_busy": 2.0,
+            }
+            for second in range(11)
+        )
+        return Series("pgbouncer", number, samples)
+
+    found = little.at_pooler([replica("1"), replica("2")], "risk", [(0, 10)])
+    assert found is not None
+    assert found.transactions_per_second == pytest.approx(200)
+    assert found.transaction_ms == pytest.approx(20)
+    assert found.busy_by_law == pytest.approx(4)
+    assert found.busy_sampled == pytest.approx(4)
