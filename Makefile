@@ -19,7 +19,7 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 assess: up ## From nothing to a finished risk assessment of eight sites
-	@$(COMPOSE) exec api python -m app.client http://127.0.0.1:8000
+	@$(COMPOSE) exec api python -m app.client http://127.0.0.1:8000 --public-url "http://$$($(COMPOSE) port api 8000)"
 
 up: check ## Install Docker if missing, build, start the stack, wait until healthy
 	@$(COMPOSE) up --detach --wait
