@@ -8,11 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import cycle, islice
 
-import pytest
-
 from tests.faults import oracle
 from tests.faults.load import Load
-from tests.fix_faults import frozen, wait_for_traffic
+from tests.fix_faults import wait_for_traffic
 from tests.fix_ops import Commands, EnvDir, finished
 from tests.fix_sql import AdminConsole, Sql
 from tests.fix_stack import Stack, poll, run_in
@@ -75,27 +73,6 @@ SIZES = (
         "POSTGRES_MONITOR_CONNECTIONS": 2,
     },
 )
-OLD_SERVES = "the old configuration is in the files and in force"
-
-
-@contextmanager
-def untouched(stack: Stack, console: AdminConsole, sql: Sql) -> Iterator[None]:
-    """Check that files and everything in force are after the block as they were before."""
-
-    def all_of_it() -> tuple[object, ...]:
-        sizes = witness.app_pools(stack)
-        limits = {name: (one["min_size"], one["max_size"]) for name, one in sizes.items()}
-        return (
-            witness.compiled(stack),
-            limits,
-            witness.entries(stack, console),
-            witness.configs(stack, console),
-            witness.role_limits(sql),
-        )
-
-    before = all_of_it()
-    yield
-    assert all_of_it() == before
 
 
 def check_in_force(stack: Stack, console: AdminConsole, sql: Sql, knobs: dict[str, int]) -> None:
@@ -152,155 +129,6 @@ def test_twenty_applies_that_grow_and_shrink_every_pool_fail_no_request(
     assert sampler.exceeded == [], sampler.highest
     assert sampler.samples > 2 * APPLIES
     oracle.check_nothing_left(sql)
-
-
-@pytest.mark.parametrize("json_output", [(), ("--json",)])
-def test_a_bad_knob_is_refused_by_name_and_the_old_configuration_serves(
-    stack: Stack,
-    console: AdminConsole,
-    sql: Sql,
-    ops: Commands,
-    env: EnvDir,
-    json_output: tuple[str, ...],
-) -> None:
-    env.set(API_POOL_MAX_SIZE=4000, WORKER_THREADS=16, API_LOCK_TIMEOUT_MS="1s")
-    with untouched(stack, console, sql):
-        done = ops.apply(env, *json_output)
-    assert done.exit_code == 2, done.text
-    for knob in ("API_POOL_MAX_SIZE=4000", "WORKER_THREADS=16", "API_LOCK_TIMEOUT_MS=1s"):
-        assert knob in done.text
-    assert OLD_SERVES in done.text
-
-
-def test_a_missing_env_file_is_refused(
-    stack: Stack, console: AdminConsole, sql: Sql, ops: Commands, env: EnvDir
-) -> None:
-    env.file.unlink()
-    (env.path / "other.env").write_text("")
-    with untouched(stack, console, sql):
-        done = ops.apply(env)
-    assert done.exit_code == 2, done.text
-    assert "infra/env/stack.env: cannot be read: No such file or directory" in done.text
-
-
-@contextmanager
-def broken_secret(stack: Stack, name: str, content: bytes) -> Iterator[None]:
-    """Replace a file of the secrets volume for the length of the block."""
-    volume = {f"{stack.project}_secrets": {"bind": "/secrets", "mode": "rw"}}
-    image = stack.containers("config", all_states=True)[0].attrs["Config"]["Image"]
-
-    def shell(script: str) -> None:
-        stack.client.containers.run(
-            image,
-            ["-c", script],
-            entrypoint=["sh"],
-            user="0:0",
-            volumes=volume,
-            network_mode="none",
-            remove=True,
-            environment={"CONTENT": content.decode()},
-        )
-
-    shell(f'mv /secrets/{name} /secrets/.{name}.kept; printf %s "$CONTENT" >/secrets/{name}')
-    try:
-        yield
-    finally:
-        shell(f"mv -f /secrets/.{name}.kept /secrets/{name}")
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("pgbouncer.crt", b"not a certificate", "pgbouncer.crt: is not a PEM certificate"),
-        ("postgres.key", b"", "postgres.key is not a PEM private key"),
-        ("risk_api.password", b"a-password-nobody-told-postgres", "risk_api.password is not"),
-    ],
-)
-def test_a_bad_secret_is_refused_by_name_and_the_old_configuration_serves(
-    stack: Stack,
-    console: AdminConsole,
-    sql: Sql,
-    ops: Commands,
-    env: EnvDir,
-    name: str,
-    content: bytes,
-    message: str,
-) -> None:
-    with untouched(stack, console, sql), broken_secret(stack, name, content):
-        done = ops.apply(env.set(API_POOL_MAX_SIZE=17))
-    assert done.exit_code in (2, 3), done.text
-    assert message in done.text
-    assert content.decode() not in done.text or not content
-    assert OLD_SERVES in done.text
-
-
-@pytest.mark.parametrize("service", ["pgbouncer", "worker"])
-def test_an_unreachable_process_is_named_and_the_old_configuration_serves(
-    stack: Stack,
-    console: AdminConsole,
-    sql: Sql,
-    ops: Commands,
-    env: EnvDir,
-    service: str,
-    whole_again: None,
-) -> None:
-    victim = stack.containers(service)[1]
-    with untouched(stack, console, sql), frozen([victim]):
-        done = ops.apply(env.set(API_POOL_MAX_SIZE=17))
-    assert done.exit_code == 1, done.text
-    assert str(victim.name) in done.text
-    assert OLD_SERVES in done.text
-
-
-def test_a_stopped_replica_is_reported_and_the_old_configuration_serves(
-    stack: Stack, ops: Commands, env: EnvDir, whole_again: None
-) -> None:
-    kept, victim = stack.containers("pgbouncer")
-    before = witness.compiled(stack)
-    victim.stop()
-    try:
-        done = ops.apply(env.set(API_POOL_MAX_SIZE=17))
-    finally:
-        victim.start()
-    assert done.exit_code == 1, done.text
-    assert f"pgbouncer: 1 of 2 processes have an address; there: {kept.name}" in done.text
-    assert witness.compiled(stack) == before
-
-
-def test_a_process_that_fails_in_the_middle_brings_the_old_configuration_back(
-    stack: Stack,
-    console: AdminConsole,
-    sql: Sql,
-    ops: Commands,
-    env: EnvDir,
-    knobs: dict[str, str],
-    applied_again: None,
-    whole_again: None,
-) -> None:
-    """The first step is done on the app when a replica freezes before it can take its own."""
-    env.set(API_POOL_MAX_SIZE=5, PGBOUNCER_INTERACTIVE_POOL_SIZE=9)
-    victim = stack.containers("pgbouncer")[1]
-    process = ops.start("apply", env_dir=env.path)
-    assert process.stdout is not None
-    seen = []
-    for line in process.stdout:
-        seen.append(line)
-        if "files:" in line:
-            victim.pause()
-            break
-    try:
-        done = finished(process)
-    finally:
-        victim.unpause()
-    assert done.exit_code == 1, "".join(seen) + done.text
-    assert str(victim.name) in done.text
-    assert "the old configuration is back in the files" in done.text
-    stack.wait_healthy()
-    document = witness.settings_document(stack, "api")
-    assert str(document["pool"]["max_size"]) == knobs["API_POOL_MAX_SIZE"]
-    for name, pool in witness.app_pools(stack).items():
-        prefix = "API" if "-api-" in name else "WORKER"
-        assert pool["max_size"] == int(knobs[f"{prefix}_POOL_MAX_SIZE"])
 
 
 def test_the_second_of_two_at_once_is_refused_or_waits(
