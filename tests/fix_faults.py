@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 
 import pytest
 from docker.models.containers import Container
@@ -63,9 +63,9 @@ def deadline_seconds(knobs: dict[str, str]) -> float:
 
 
 @pytest.fixture
-def whole_again(stack: Stack) -> Iterator[AbstractContextManager[None] | None]:
+def whole_again(stack: Stack) -> Iterator[None]:
     """After the test, wait until every tier is healthy again."""
-    yield None
+    yield
     stack.wait_healthy(seconds=120)
 
 
