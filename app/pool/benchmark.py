@@ -37,6 +37,8 @@ from .state import ConnectRecord
 BATCH = 50  # checkouts of one way before the next way has its turn
 CONNECTS = 2  # of a batch, for the way that is a thousand times slower
 
+OURS, CONNECTING = 1, 3  # places in what `ways` returns
+
 Borrow = Callable[[], AbstractContextManager[Connection[TupleRow]]]
 
 
@@ -205,6 +207,7 @@ def _as_table(constraints: dict[str, Any], figures: list[Figure]) -> str:
     titles = "".join(f"{title:>22}" for title in ("acquire p50", "p99", "with return p50", "p99"))
     lines.append(f"{'way':<32}{'samples':>8}{titles}")
     lines.extend(_line(figure) for figure in figures)
+    lines.append(_verdict(figures[OURS], figures[CONNECTING]))
     return "\n".join(lines) + "\n"
 
 
@@ -214,6 +217,18 @@ def _line(figure: Figure) -> str:
         for name in ("acquire_p50", "acquire_p99", "cycle_p50", "cycle_p99")
     )
     return f"{figure.way:<32}{figure.samples:>8}" + "".join(f"{cell:>22}" for cell in cells)
+
+
+def _verdict(ours: Figure, connecting: Figure) -> str:
+    p50, p99 = (
+        getattr(connecting, f"acquire_{name}_us") / getattr(ours, f"acquire_{name}_us")
+        for name in ("p50", "p99")
+    )
+    return (
+        f"this layer's acquisition takes {ours.acquire_p50_ratio:.1f} times the bare pool's p50, "
+        f"{ours.acquire_p99_ratio:.1f} times its p99; connecting takes {p50:.0f} times this "
+        f"layer's p50, {p99:.0f} times its p99"
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

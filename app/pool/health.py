@@ -43,21 +43,32 @@ class Health:
         self._sweeping = threading.Lock()
         self._silent = False
 
+    def doubtful(self, connection: PooledConnection) -> bool:
+        """Tell whether an idle connection needs a closer look before it is lent.
+
+        Costs one poll (a microsecond) and two comparisons: every checkout pays it.
+        """
+        if connection.events():
+            return True
+        verified_at = connection.verified_at
+        return (
+            verified_at <= self._suspect_since
+            or verified_at <= monotonic() - self._check_idle_seconds
+        )
+
     def fault(self, connection: PooledConnection, limit_at: float) -> str | None:
         """Return why an idle connection must not be lent, or None when it is good.
 
-        Costs one poll (a microsecond) where nothing raises doubt. `limit_at` is the
-        monotonic time by which the caller must have a connection; a round trip takes
-        at most half of what is left (but has 0.1 s), so that another can be tried.
+        Makes a round trip where there is doubt. `limit_at` is the monotonic time by
+        which the caller must have a connection; a round trip takes at most half of
+        what is left (but has 0.1 s), so that another can be tried.
         """
-        events = connection.events()
-        if events & GONE:
+        if connection.events() & GONE:
             self.suspect()
             return "closed_by_peer"
-        now = monotonic()
-        oldest = max(self._suspect_since, now - self._check_idle_seconds)
-        if not events and connection.verified_at > oldest:
+        if not self.doubtful(connection):
             return None
+        now = monotonic()
         patience = max(CHECK_MIN_SECONDS, (limit_at - now) / 2)
         fault = self.round_trip(connection, now + patience)
         if fault:

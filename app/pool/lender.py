@@ -76,7 +76,9 @@ class Lender:
             raise DatabaseUnavailable(f"{name}: the pool is closed", self.state())
         started = monotonic()
         limit_at = min(deadline.at, started + self._settings.timeout_seconds)
-        connection = self._good_connection(deadline, limit_at, name)
+        connection = self._any_connection(limit_at - started, deadline, name)
+        if self.health.doubtful(connection):
+            connection = self._good_connection(connection, deadline, limit_at, name)
         now = monotonic()
         lease = Lease(
             connection, deadline.at, now + self._settings.leak_threshold_seconds, name, now
@@ -104,9 +106,11 @@ class Lender:
         if not self.reservoir.give_back(connection):
             self.tally.add("discards", "surplus")
 
-    def _good_connection(self, deadline: Deadline, limit_at: float, name: str) -> PooledConnection:
+    def _good_connection(
+        self, connection: PooledConnection, deadline: Deadline, limit_at: float, name: str
+    ) -> PooledConnection:
+        """Return the connection if it is good, or the first good one after it."""
         while True:
-            connection = self._any_connection(deadline, limit_at, name)
             try:
                 fault = self.health.fault(connection, limit_at)
             except BaseException:
@@ -116,10 +120,11 @@ class Lender:
             if fault is None:
                 return connection
             self._discard(connection, fault)
+            connection = self._any_connection(limit_at - monotonic(), deadline, name)
 
-    def _any_connection(self, deadline: Deadline, limit_at: float, name: str) -> PooledConnection:
+    def _any_connection(self, timeout: float, deadline: Deadline, name: str) -> PooledConnection:
         try:
-            return self.reservoir.getconn(timeout=limit_at - monotonic())
+            return self.reservoir.take(timeout)
         except TooManyRequests as error:
             self.tally.add("timeouts", "queue_full")
             raise PoolSaturated(f"{name}: the queue is full", self.state(), 1.0) from error
@@ -179,6 +184,30 @@ class Lender:
             thread=report.thread,
             stack=report.stack,
         )
+
+
+class Loan:
+    """One loan as a context manager.
+
+    A class: a generator in its place costs two microseconds more, half of what the
+    library's whole checkout costs.
+    """
+
+    __slots__ = ("_deadline", "_lease", "_lender", "_name")
+
+    def __init__(self, lender: Lender, deadline: Deadline, name: str) -> None:
+        self._lender = lender
+        self._deadline = deadline
+        self._name = name
+
+    def __enter__(self) -> PooledConnection:
+        """Borrow the connection; raise as `Lender.borrow` does."""
+        self._lease = self._lender.borrow(self._deadline, self._name)
+        return self._lease.connection
+
+    def __exit__(self, *error: object) -> None:
+        """Give the connection back; an error of the block passes."""
+        self._lender.give_back(self._lease, None)
 
 
 def _reservoir(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from time import monotonic, sleep
 from typing import TypeVar
@@ -16,7 +15,7 @@ from psycopg.rows import TupleRow
 
 from .deadline import Deadline
 from .errors import DatabaseUnavailable
-from .lender import Lender
+from .lender import Lender, Loan
 from .metrics import Source, collector_for
 from .runner import Runner
 from .settings import ConnectionSettings, PoolSettings, size_faults
@@ -140,22 +139,17 @@ class DatabasePool:
         )
         return self._runner.run(job)
 
-    @contextmanager
-    def connection(self, *, deadline: Deadline, name: str) -> Iterator[Connection[TupleRow]]:
-        """Lend one connection in autocommit, without retries.
+    def connection(self, *, deadline: Deadline, name: str) -> Loan:
+        """Lend one connection in autocommit for a `with` block, without retries.
 
         What is left open at the end is rolled back and counted. After the deadline
         the connection is cut, and the statement in flight fails as psycopg reports it.
 
         Raises:
-            DatabaseUnavailable: as for `run`, when no connection can be lent.
+            DatabaseUnavailable: as for `run`, on entering, when none can be lent.
 
         """
-        lease = self._lender.borrow(deadline, name)
-        try:
-            yield lease.connection
-        finally:
-            self._lender.give_back(lease, None)
+        return Loan(self._lender, deadline, name)
 
     def state(self) -> PoolState:
         """Return the pool's numbers now."""
