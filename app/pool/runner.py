@@ -57,6 +57,8 @@ class Job(Generic[T]):
     in_doubt: bool = False
     """A COMMIT of an earlier try got no answer, and nothing has resolved it since."""
     failures: Counter[FailureClass] = field(default_factory=Counter)
+    waits: int = 0
+    """Tries that ended in the pool's queue."""
     first_failure: Exception | None = None
 
 
@@ -201,6 +203,7 @@ class Runner:
             failure = classify(refusal.__cause__) if refusal.__cause__ else FailureClass.PERMANENT
             if RULES[failure].retries_max == 0:
                 raise
+            job.waits += failure is FailureClass.POOL_TIMEOUT
             raise _Again(failure, refusal) from refusal.__cause__
 
     def _judge(
@@ -245,7 +248,8 @@ class Runner:
 
     def _must_stop(self, call: tenacity.RetryCallState) -> bool:
         job: Job[Any] = call.args[0]
-        if call.attempt_number >= self._settings.retry_attempts_max:
+        # A wait in the queue has asked nothing of the database: only the time limits it.
+        if call.attempt_number - job.waits >= self._settings.retry_attempts_max:
             return True
         return monotonic() + call.upcoming_sleep >= job.give_up_at
 

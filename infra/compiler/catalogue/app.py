@@ -95,7 +95,7 @@ KNOBS: Final = (
     Knob(
         name="APP_RETRY_ATTEMPTS_MAX",
         tier=Tier.APP,
-        meaning="Tries of one unit of database work, the first included.",
+        meaning="Tries of one unit of database work that got a connection, the first included.",
         unit="tries",
         minimum=1,
         maximum=10,
