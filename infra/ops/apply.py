@@ -19,6 +19,7 @@ from infra.ops import app_control, exits, in_force, ordering
 from infra.ops.ending import EndedBySignalError
 from infra.ops.in_force import InForce
 from infra.ops.ordering import LivePart, Step
+from infra.ops.outcome import Outcome
 from infra.ops.plan import Plan
 from infra.ops.readback import Deviation, deviations
 from infra.ops.reloading import Reloader, StepError
@@ -41,23 +42,14 @@ class Paths:
 
 
 @dataclass(slots=True)
-class Outcome:
-    """What came of an apply, for a person and for JSON."""
+class ApplyOutcome(Outcome):
+    """What came of an apply, and what it leaves to restarts."""
 
-    exit_code: int = exits.OK
-    faults: list[str] = field(default_factory=list)
-    steps: list[str] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
     held: list[str] = field(default_factory=list)
     restart: tuple[str, ...] = ()
     recreate: tuple[str, ...] = ()
     deviations: tuple[Deviation, ...] = ()
-    state: str = ""
-
-    def as_dict(self) -> dict[str, object]:
-        """Return the outcome as JSON holds it."""
-        plain = {name: getattr(self, name) for name in self.__slots__ if name != "deviations"}
-        return plain | {"deviations": [one.as_dict() for one in self.deviations]}
 
 
 class Apply:
@@ -73,10 +65,10 @@ class Apply:
         self._settings = settings
         self._paths = paths
         self._say_line = say
-        self._outcome = Outcome()
+        self._outcome = ApplyOutcome()
         self._part: LivePart = ordering.live_part(self._before, plan.values)
 
-    def run(self, *, prepare_restart: bool = False) -> Outcome:
+    def run(self, *, prepare_restart: bool = False) -> ApplyOutcome:
         """Do all that is live and read it back; return what came of it.
 
         With `prepare_restart` the files are left as the env file wants them, ready for the
@@ -141,7 +133,7 @@ class Apply:
         written = write_files(self._compile(values).files, self._paths.out)
         self._say(f"files: {len(written)} written")
 
-    def _undone(self, problem: BaseException) -> Outcome:
+    def _undone(self, problem: BaseException) -> ApplyOutcome:
         """Put the old configuration back, in the files and on every process that answers."""
         lines = list(problem.lines) if isinstance(problem, StepError) else [first_line(problem)]
         self._say("a step failed; going back to the old configuration")
@@ -164,7 +156,7 @@ class Apply:
         self._write(self._before)
         return lines + [line for tier in reversed(down) for line in _attempt(tier, self._before)]
 
-    def _verdict(self, *, prepare_restart: bool) -> Outcome:
+    def _verdict(self, *, prepare_restart: bool) -> ApplyOutcome:
         found, differing = self._read_back()
         outcome = self._outcome
         outcome.deviations = tuple(differing)
@@ -192,7 +184,7 @@ class Apply:
         self._outcome.steps.append(line)
         self._say_line(line)
 
-    def _ended(self, code: int, faults: list[str], state: str) -> Outcome:
+    def _ended(self, code: int, faults: list[str], state: str) -> ApplyOutcome:
         self._outcome.exit_code = code
         self._outcome.faults = faults
         self._outcome.state = state

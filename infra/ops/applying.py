@@ -1,6 +1,5 @@
 """The command `apply`: lock, plan, do it, say what came of it."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -10,12 +9,15 @@ from rich.console import Console
 from infra.ops import exits, lock, plan_tables
 from infra.ops import plan as planning
 from infra.ops import settings as ops_settings
-from infra.ops.apply import OLD_SERVES, Apply, Outcome, Paths
+from infra.ops.apply import OLD_SERVES, Apply, ApplyOutcome, Paths
 from infra.ops.ending import EndedBySignalError, Ending
 from infra.ops.host_step import ask_host
+from infra.ops.outcome import print_document
 from infra.ops.plan import Plan
+from infra.ops.targets import first_line
 
 _THIS_CHANGED_NOTHING: Final = "this command changed nothing"
+_NOT_CERTAIN: Final = "how far it came is not certain; run it again: make apply"
 _NOTHING_COMPILED: Final = "nothing was compiled yet; `make up` compiles and starts"
 
 
@@ -41,29 +43,31 @@ def run(
         ):
             plan, outcome = _locked(env_file, settings, paths, console, prepare_restart)
     except lock.LockHeldError as held:
-        plan, outcome = None, Outcome(exits.REFUSED, [str(held)], state=_THIS_CHANGED_NOTHING)
+        plan, outcome = None, ApplyOutcome(exits.REFUSED, [str(held)], state=_THIS_CHANGED_NOTHING)
     except EndedBySignalError as signal:
-        plan, outcome = None, Outcome(exits.FAILED, [f"ended by {signal}"], state=OLD_SERVES)
+        plan, outcome = None, ApplyOutcome(exits.FAILED, [f"ended by {signal}"], state=OLD_SERVES)
+    except OSError as error:
+        plan, outcome = None, ApplyOutcome(exits.FAILED, [first_line(error)], state=_NOT_CERTAIN)
     if as_json:
         judged = None if plan is None else planning.as_dict(plan)
-        print(json.dumps(outcome.as_dict() | {"plan": judged}, indent=2))  # noqa: T201
-        return outcome.exit_code
-    _print(outcome, console)
+        print_document(outcome.as_dict() | {"plan": judged})
+    else:
+        _print(outcome, console)
     if prepare_restart and outcome.exit_code == exits.NEEDS_RESTART:
-        _tell_host(outcome)
+        _tell_host(outcome, as_json=as_json)
     return outcome.exit_code
 
 
 def _locked(
     env_file: Path, settings: Path, paths: Paths, console: Console, prepare_restart: bool
-) -> tuple[Plan | None, Outcome]:
+) -> tuple[Plan | None, ApplyOutcome]:
     compiled = paths.out / "ops" / "compiled.json"
     plan = planning.make(env_file, compiled, settings)
     if plan.faults:
         faults = [str(fault) for fault in plan.faults]
-        return plan, Outcome(exits.BAD_INPUT, faults, state=OLD_SERVES)
+        return plan, ApplyOutcome(exits.BAD_INPUT, faults, state=OLD_SERVES)
     if plan.before is None or plan.found is None:
-        return plan, Outcome(exits.REFUSED, [_NOTHING_COMPILED], state=OLD_SERVES)
+        return plan, ApplyOutcome(exits.REFUSED, [_NOTHING_COMPILED], state=OLD_SERVES)
     plan_tables.print_plan(plan, console)
     say = _printer(console)
     apply = Apply(plan, ops_settings.read(settings), paths, say)
@@ -77,7 +81,7 @@ def _printer(console: Console) -> Callable[[str], None]:
     return say
 
 
-def _print(outcome: Outcome, console: Console) -> None:
+def _print(outcome: ApplyOutcome, console: Console) -> None:
     faults = Console(stderr=True, soft_wrap=True, highlight=False)
     for fault in outcome.faults:
         faults.print(fault, markup=False)
@@ -95,9 +99,9 @@ def _print(outcome: Outcome, console: Console) -> None:
     (faults if outcome.faults else console).print(outcome.state, markup=False)
 
 
-def _tell_host(outcome: Outcome) -> None:
+def _tell_host(outcome: ApplyOutcome, *, as_json: bool) -> None:
     """Name the containers for the script on the host that has them restarted."""
     if outcome.restart:
-        ask_host("restart", *outcome.restart)
+        ask_host("restart", *outcome.restart, as_json=as_json)
     if outcome.recreate:
-        ask_host("recreate", *outcome.recreate)
+        ask_host("recreate", *outcome.recreate, as_json=as_json)

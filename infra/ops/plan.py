@@ -1,6 +1,5 @@
 """What an env file comes to, and what it would change of what is in force."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from infra.ops import changes, effect, exits, in_force, ordering, plan_tables
 from infra.ops import settings as ops_files
 from infra.ops.changes import Baseline, KnobChange
 from infra.ops.in_force import InForce
+from infra.ops.outcome import print_document
 from infra.ops.readback import Deviation, deviations
 
 
@@ -91,7 +91,7 @@ def show(plan: Plan, *, as_json: bool = False, quiet: bool = False, full: bool =
     `quiet` leaves out all but faults and warnings, `full` leaves out nothing.
     """
     if as_json:
-        print(json.dumps(as_dict(plan), indent=2))  # noqa: T201  # JSON must not be wrapped
+        print_document(as_dict(plan))
     elif plan.faults:
         _print_lines([*map(str, plan.faults), _count(plan)], error=True)
     elif quiet:

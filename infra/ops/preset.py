@@ -13,6 +13,7 @@ import typer
 from infra.compiler import envfile, presets
 from infra.compiler.build import ENV_FILE_NAME
 from infra.ops import exits, plan
+from infra.ops.outcome import Outcome, report
 
 KEPT: Final = ("API_PORT",)
 
@@ -30,8 +31,8 @@ def run(
     path = env_file.parent / "presets" / f"{name}.env"
     known = [one for one in presets.PRESETS if one != "stack"]
     if name not in known or not path.is_file():
-        typer.echo(f"preset {name!r} is not one of {', '.join(known)}", err=True)
-        return exits.BAD_INPUT
+        fault = f"preset {name!r} is not one of {', '.join(known)}"
+        return report(Outcome(exits.BAD_INPUT, [fault]), as_json=as_json)
     text = adopted(path.read_text(encoding="utf-8"), env_file)
     if print_text:
         typer.echo(text, nl=False)

@@ -1,6 +1,5 @@
 """Show the path once, as JSON, or again and again."""
 
-import json
 import sys
 import time
 
@@ -8,6 +7,7 @@ from rich.console import Console
 from rich.live import Live
 
 from infra.ops import app_control, exits
+from infra.ops.outcome import print_document
 from infra.ops.settings import OpsSettings
 from infra.ops.status import view
 from infra.ops.status.collect import Collector
@@ -30,7 +30,7 @@ def show(settings: OpsSettings, *, as_json: bool, watch: bool, every_seconds: fl
     time.sleep(every_seconds)
     sample = collector.sample()
     if as_json:
-        print(json.dumps(view.as_dict(sample), indent=2))  # noqa: T201  # not to be wrapped
+        print_document(view.as_dict(sample))
     else:
         _console().print(view.screen(sample))
     return _exit_code(sample)

@@ -1,0 +1,50 @@
+"""What came of a command: lines for a person, or the one JSON document of `--json`."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+from rich.console import Console
+
+from infra.ops import exits
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What every command that changes something tells; a command adds fields of its own.
+
+    `faults` say why the exit code is not 0, `steps` what was done in which order, `state` what
+    holds now.
+    """
+
+    exit_code: int = exits.OK
+    faults: list[str] = field(default_factory=list)
+    steps: list[str] = field(default_factory=list)
+    state: str = ""
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the outcome as JSON holds it."""
+        return asdict(self)
+
+
+def report(outcome: Outcome, *, as_json: bool) -> int:
+    """Print what came of a command; return its exit code."""
+    if as_json:
+        print_document(outcome.as_dict())
+        return outcome.exit_code
+    told, failed = plain_console(), plain_console(stderr=True)
+    for fault in outcome.faults:
+        failed.print(fault)
+    if outcome.state:
+        (failed if outcome.faults else told).print(outcome.state)
+    return outcome.exit_code
+
+
+def print_document(document: Mapping[str, object]) -> None:
+    """Print the one document of a command that was asked for JSON."""
+    print(json.dumps(document, indent=2))  # noqa: T201  # JSON must not be wrapped
+
+
+def plain_console(*, stderr: bool = False) -> Console:
+    """Return a console that prints lines as they are: no markup, no colours, no wrapping."""
+    return Console(stderr=stderr, soft_wrap=True, highlight=False, markup=False, emoji=False)
