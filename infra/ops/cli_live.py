@@ -7,17 +7,12 @@ from typing import Annotated
 
 import typer
 
-_DIRECTORY = Path("/out/ops")
-_SETTINGS = Path("/etc/sluice/ops/ops.json")
+from infra.ops.cli_options import SETTINGS, AsJson, Settings, Wait, read_settings
 
-Settings = Annotated[
-    Path, typer.Option("--settings", help="Where the tiers are.", envvar="SLUICE_OPS_SETTINGS")
-]
+_DIRECTORY = Path("/out/ops")
+
 Directory = Annotated[
     Path, typer.Option("--directory", help="Where the locks are.", envvar="SLUICE_OPS_DIRECTORY")
-]
-Wait = Annotated[
-    float, typer.Option("--wait", help="Seconds to wait for another operation.", min=0)
 ]
 
 
@@ -37,46 +32,51 @@ def register(app: typer.Typer) -> None:
 
 
 def _status(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
     watch: Annotated[bool, typer.Option(help="Refresh until interrupted.")] = False,
     every: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.2)] = 1.0,
-    settings: Settings = _SETTINGS,
+    settings: Settings = SETTINGS,
 ) -> None:
     """Show the whole path, and what holds it up now. Exit code 1: a process does not answer."""
-    from infra.ops import settings as ops_settings
     from infra.ops.status import command
 
-    read = ops_settings.read(settings)
+    read = read_settings(settings, as_json=as_json)
     sys.exit(command.show(read, as_json=as_json, watch=watch, every_seconds=every))
 
 
 def _restart_postgres(
-    settings: Settings = _SETTINGS, directory: Directory = _DIRECTORY, wait: Wait = 0.0
+    settings: Settings = SETTINGS,
+    directory: Directory = _DIRECTORY,
+    wait: Wait = 0.0,
+    as_json: AsJson = False,
 ) -> None:
     """Restart PostgreSQL while clients wait. Exit code 3: refused, nothing was done."""
     from infra.ops import restart_postgres
-    from infra.ops import settings as ops_settings
+    from infra.ops.operation import Request
 
-    sys.exit(restart_postgres.run(ops_settings.read(settings), directory, wait_seconds=wait))
+    read = read_settings(settings, as_json=as_json)
+    sys.exit(restart_postgres.run(read, Request(directory, wait, as_json)))
 
 
-def _dead_man(settings: Settings = _SETTINGS, directory: Directory = _DIRECTORY) -> None:
+def _dead_man(settings: Settings = SETTINGS, directory: Directory = _DIRECTORY) -> None:
     """Resume every PgBouncer when the command that paused it has died."""
     from infra.ops import dead_man
-    from infra.ops import settings as ops_settings
 
-    sys.exit(dead_man.watch(ops_settings.read(settings), directory))
+    sys.exit(dead_man.watch(read_settings(settings), directory))
 
 
 def _restart_pgbouncer(
-    settings: Settings = _SETTINGS, directory: Directory = _DIRECTORY, wait: Wait = 0.0
+    settings: Settings = SETTINGS,
+    directory: Directory = _DIRECTORY,
+    wait: Wait = 0.0,
+    as_json: AsJson = False,
 ) -> None:
     """Restart every PgBouncer replica, one at a time, while the others serve."""
     from infra.ops import rolling
-    from infra.ops import settings as ops_settings
+    from infra.ops.operation import Request
 
-    read = ops_settings.read(settings)
-    sys.exit(rolling.restart(read, directory, wait_seconds=wait))
+    read = read_settings(settings, as_json=as_json)
+    sys.exit(rolling.restart(read, Request(directory, wait, as_json)))
 
 
 class Service(StrEnum):
@@ -93,47 +93,49 @@ def _restart_app(
     new_api_container: Annotated[
         bool, typer.Option(help="The image or definition of the api has changed.")
     ] = False,
-    settings: Settings = _SETTINGS,
+    settings: Settings = SETTINGS,
     directory: Directory = _DIRECTORY,
     wait: Wait = 0.0,
+    as_json: AsJson = False,
 ) -> None:
     """Restart api and worker with no request failing and no task lost."""
     from infra.ops import restart_app
-    from infra.ops import settings as ops_settings
+    from infra.ops.operation import Request
 
     code = restart_app.restart(
-        ops_settings.read(settings),
-        directory,
+        read_settings(settings, as_json=as_json),
+        Request(directory, wait, as_json),
         tuple(str(one) for one in services or list(Service)),
         new_api_container=new_api_container,
-        wait_seconds=wait,
     )
     sys.exit(code)
 
 
 def _retire(
     name: Annotated[str, typer.Argument(help="Container of the replica.")],
-    settings: Settings = _SETTINGS,
+    settings: Settings = SETTINGS,
     directory: Directory = _DIRECTORY,
     wait: Wait = 0.0,
+    as_json: AsJson = False,
 ) -> None:
     """Empty one PgBouncer replica and have the host remove it."""
     from infra.ops import rolling
-    from infra.ops import settings as ops_settings
+    from infra.ops.operation import Request
 
-    read = ops_settings.read(settings)
-    sys.exit(rolling.retire(read, directory, name, wait_seconds=wait))
+    read = read_settings(settings, as_json=as_json)
+    sys.exit(rolling.retire(read, Request(directory, wait, as_json), name))
 
 
 def _spread(
     replicas: Annotated[int, typer.Argument(help="How many replicas are to serve.", min=1)],
-    settings: Settings = _SETTINGS,
+    settings: Settings = SETTINGS,
     directory: Directory = _DIRECTORY,
     wait: Wait = 0.0,
+    as_json: AsJson = False,
 ) -> None:
     """Spread the app's connections over all PgBouncer replicas, new ones included."""
     from infra.ops import rolling
-    from infra.ops import settings as ops_settings
+    from infra.ops.operation import Request
 
-    read = ops_settings.read(settings)
-    sys.exit(rolling.spread(read, directory, replicas, wait_seconds=wait))
+    read = read_settings(settings, as_json=as_json)
+    sys.exit(rolling.spread(read, Request(directory, wait, as_json), replicas))

@@ -7,16 +7,12 @@ containers, one at a time: each ends what it has in hand or gives it back.
 import time
 from dataclasses import dataclass
 from http import HTTPStatus
-from pathlib import Path
 
 import httpx
-from rich.console import Console
 
-from infra.ops import app_control, exits
+from infra.ops import app_control
 from infra.ops.app_control import Control, ProcessState
-from infra.ops.ending import Ending
-from infra.ops.host_step import ask_host
-from infra.ops.operation import FailedError, RefusedError, operate
+from infra.ops.operation import FailedError, Operation, RefusedError, Request, operate
 from infra.ops.settings import OpsSettings
 from infra.ops.targets import Target, everywhere, resolve
 
@@ -32,19 +28,18 @@ Identity = tuple[str, str]
 
 def restart(
     settings: OpsSettings,
-    directory: Path,
+    request: Request,
     services: tuple[str, ...],
     *,
     new_api_container: bool,
-    wait_seconds: float,
 ) -> int:
     """Restart the services; return the exit code."""
 
-    def work(_: Ending, console: Console) -> int:
+    def work(operation: Operation) -> None:
         control = app_control.connect(settings)
-        return AppRestart(control, console, new_api_container).run(services)
+        AppRestart(control, operation, new_api_container).run(services)
 
-    return operate(directory, f"restart {' and '.join(services)}", work, wait_seconds=wait_seconds)
+    return operate(request, f"restart {' and '.join(services)}", work)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,26 +47,28 @@ class AppRestart:
     """What every step needs; `new_api_container`: the image or definition has changed."""
 
     control: Control
-    console: Console
+    operation: Operation
     new_api_container: bool
 
-    def run(self, services: tuple[str, ...]) -> int:
+    def run(self, services: tuple[str, ...]) -> None:
         """Restart every process of the services, one after the other."""
         present = self._require(services)
         known = {_identity(one) for one in present}
         for before in present:
             began = time.monotonic()
+            self.operation.say(f"{before.target.name}: restarting")
             if before.service == "api" and not self.new_api_container:
                 self.control.restart(before.target)
                 after = self._await_successor(before, known, SUCCEED_SECONDS)
             else:
-                ask_host(f"replace-{before.service}", before.target.name)
+                self.operation.ask_host(f"replace-{before.service}", before.target.name)
                 after = self._await_successor(before, known, REPLACE_SECONDS)
             known.add(_identity(after))
             taken = time.monotonic() - began
-            self.console.print(f"{after.target.name}: new after {taken:.1f} s")
+            self.operation.say(f"{after.target.name}: new after {taken:.1f} s")
+            self.operation.done(after.target.name, "restarted", taken)
             self._check_settings(after)
-        return exits.OK
+        self.operation.ends_as(f"every process of {' and '.join(services)} is new")
 
     def _require(self, services: tuple[str, ...]) -> tuple[ProcessState, ...]:
         """Return every process; refuse unless all are there and could start anew."""

@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from rich.console import Console
 
 from infra.ops import exits, pause, pause_record, serving
 from infra.ops.bounded import TimedOutError
-from infra.ops.ending import Ending
-from infra.ops.host_step import ask_host
-from infra.ops.operation import FailedError, RefusedError, operate
+from infra.ops.operation import FailedError, Operation, RefusedError, Request, operate
 from infra.ops.pause import CannotPauseError, Pause, PauseLimits
+from infra.ops.pause_record import Held
 from infra.ops.pgbouncer_admin import PgBouncerAdmin
 from infra.ops.postgres_admin import PostgresAdmin
 from infra.ops.settings import OpsSettings
@@ -31,48 +29,75 @@ POLL_SECONDS = 0.05
 DNS_SLACK_SECONDS = 0.3
 
 
-def run(settings: OpsSettings, directory: Path, *, wait_seconds: float) -> int:
+def run(settings: OpsSettings, request: Request) -> int:
     """Restart the server; return the exit code."""
 
-    def work(ending: Ending, console: Console) -> int:
-        return _report(_restart(settings, directory, console, ending), console)
+    def work(operation: Operation) -> None:
+        _restart(settings, request.directory, operation)
 
     try:
-        return operate(directory, "restart postgres", work, wait_seconds=wait_seconds)
+        return operate(request, "restart postgres", work, paused_seconds=None)
     finally:
-        pause_record.operation_over(directory)
+        # Where the locks cannot be, no dead-man watches either.
+        if request.directory.is_dir():
+            pause_record.operation_over(request.directory)
 
 
-def _restart(settings: OpsSettings, directory: Path, console: Console, ending: Ending) -> Pause:
-    limits = pause.limits(settings)
+def _restart(settings: OpsSettings, directory: Path, operation: Operation) -> None:
     replicas = serving.require(settings, int(settings.values["pgbouncer"]["replicas"]))
+    operation.say("looking for transactions and logins in the way; CHECKPOINT")
     with PostgresAdmin(settings) as admin:
         _check_transactions(admin)
         admin.checkpoint()
         _check_transactions(admin)
         before = admin.started_at()
     _check_logins(settings, replicas)
-    host = settings.values["postgres"]["host"]
-    address = _address(host)
+    operation.say("pausing every PgBouncer, once a dead-man watches")
     with pause_record.pause_record(directory) as record:
         try:
-            with pause.paused(
-                settings, replicas, limits, shield=ending.shield, on_released=record.over
-            ) as done:
-                console.print("paused: clients wait")
-                ask_host("restart-postgres")
-                _await_restart(settings, before, done, limits)
-                _await_dns(host, address, done)
+            done = _restart_paused(settings, replicas, before, record, operation)
         except CannotPauseError as error:
             raise CannotPauseError(f"{error}{_holders(settings)}") from error
+    operation.ends_as(f"postgres restarted; clients waited for at most {done.seconds:.2f} s")
+
+
+def _restart_paused(
+    settings: OpsSettings,
+    replicas: tuple[Target, ...],
+    before: str,
+    record: Held,
+    operation: Operation,
+) -> Pause:
+    """Restart the server that started at `before`; tell of the pause however that ends."""
+    limits = pause.limits(settings)
+    host = settings.values["postgres"]["host"]
+    address = _address(host)
+    done: Pause | None = None
+    try:
+        with pause.paused(
+            settings, replicas, limits, shield=operation.ending.shield, on_released=record.over
+        ) as done:
+            operation.say("paused: clients wait")
+            operation.ask_host("restart-postgres")
+            asked = time.monotonic()
+            _await_restart(settings, before, done, limits)
+            operation.done(host, "restarted", time.monotonic() - asked)
+            operation.say("postgres answers again")
+            _await_dns(host, address, done)
+    finally:
+        if done:
+            _tell(done, replicas, operation)
     return done
 
 
-def _report(done: Pause, console: Console) -> int:
-    for fault in done.not_resumed:
-        console.print(fault)
-    console.print(f"postgres restarted; clients waited for at most {done.seconds:.2f} s")
-    return exits.FAILED if done.not_resumed else exits.OK
+def _tell(done: Pause, replicas: tuple[Target, ...], operation: Operation) -> None:
+    """Say how long clients waited, and who may still hold some back."""
+    operation.note(paused_seconds=done.seconds)
+    if done.not_resumed:
+        operation.fail(exits.FAILED, *done.not_resumed)
+        return
+    for replica in replicas:
+        operation.done(replica.name, "paused and resumed", done.seconds)
 
 
 def _check_transactions(admin: PostgresAdmin) -> None:

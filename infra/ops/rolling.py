@@ -8,19 +8,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
-from rich.console import Console
-
-from infra.ops import app_control, exits, pause, serving
-from infra.ops.app_control import Control
+from infra.ops import app_control, pause, serving
+from infra.ops.app_control import Control, ProcessState
 from infra.ops.bounded import TimedOutError
-from infra.ops.ending import Ending
-from infra.ops.host_step import ask_host
-from infra.ops.operation import RefusedError, operate
+from infra.ops.operation import Operation, RefusedError, Request, operate
 from infra.ops.pgbouncer_admin import PgBouncerAdmin
 from infra.ops.settings import OpsSettings
-from infra.ops.targets import Target, everywhere
+from infra.ops.targets import Answer, Target, everywhere
 
 # A pool gives a lent connection up when the borrower returns it.
 LEAVE_SECONDS = 20.0
@@ -32,31 +27,31 @@ POLL_SECONDS = 0.1
 _SESSION = "sluice-ops-rolling"
 
 
-def restart(settings: OpsSettings, directory: Path, *, wait_seconds: float) -> int:
+def restart(settings: OpsSettings, request: Request) -> int:
     """Restart (or replace, where the image changed) every replica; return the exit code."""
 
-    def work(_: Ending, console: Console) -> int:
-        return Roller(settings, app_control.connect(settings), console).restart()
+    def work(operation: Operation) -> None:
+        Roller(settings, app_control.connect(settings), operation).restart()
 
-    return operate(directory, "restart pgbouncer", work, wait_seconds=wait_seconds)
+    return operate(request, "restart pgbouncer", work)
 
 
-def retire(settings: OpsSettings, directory: Path, name: str, *, wait_seconds: float) -> int:
+def retire(settings: OpsSettings, request: Request, name: str) -> int:
     """Take one replica out of service and have it removed; return the exit code."""
 
-    def work(_: Ending, console: Console) -> int:
-        return Roller(settings, app_control.connect(settings), console).retire(name)
+    def work(operation: Operation) -> None:
+        Roller(settings, app_control.connect(settings), operation).retire(name)
 
-    return operate(directory, f"retire {name}", work, wait_seconds=wait_seconds)
+    return operate(request, f"retire {name}", work)
 
 
-def spread(settings: OpsSettings, directory: Path, replicas: int, *, wait_seconds: float) -> int:
+def spread(settings: OpsSettings, request: Request, replicas: int) -> int:
     """Spread the app's connections over that many replicas; return the exit code."""
 
-    def work(_: Ending, console: Console) -> int:
-        return Roller(settings, app_control.connect(settings), console).spread(replicas)
+    def work(operation: Operation) -> None:
+        Roller(settings, app_control.connect(settings), operation).spread(replicas)
 
-    return operate(directory, "spread clients", work, wait_seconds=wait_seconds)
+    return operate(request, "spread clients", work)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +60,9 @@ class Roller:
 
     settings: OpsSettings
     control: Control
-    console: Console
+    operation: Operation
 
-    def restart(self) -> int:
+    def restart(self) -> None:
         """Restart (or replace, where the image changed) every replica in turn."""
         replicas = serving.require(self.settings, self._expected())
         if len(replicas) == 1:
@@ -78,12 +73,13 @@ class Roller:
         for target in replicas:
             began = time.monotonic()
             with self._left(target):
-                ask_host("replace-pgbouncer", target.name)
+                self.operation.say(f"{target.name}: restarting")
+                self.operation.ask_host("replace-pgbouncer", target.name)
                 serving.await_all(self.settings, len(replicas), seconds=REPLACE_SECONDS)
-            self.console.print(f"{target.name}: new after {time.monotonic() - began:.1f} s")
-        return self.spread(len(replicas))
+            self._finished(target, "new", "restarted", began)
+        self.spread(len(replicas))
 
-    def retire(self, name: str) -> int:
+    def retire(self, name: str) -> None:
         """Take one replica out of service and have the host remove it."""
         replicas = serving.require(self.settings)
         target = next((one for one in replicas if one.name == name), None)
@@ -92,17 +88,25 @@ class Roller:
             raise RefusedError(f"{name} is not one of several replicas that run: {names}")
         began = time.monotonic()
         with self._left(target):
-            ask_host("remove-pgbouncer", target.name)
+            self.operation.say(f"{target.name}: removing")
+            self.operation.ask_host("remove-pgbouncer", target.name)
             serving.await_all(self.settings, len(replicas) - 1, seconds=REPLACE_SECONDS)
-        self.console.print(f"{target.name}: gone after {time.monotonic() - began:.1f} s")
-        return exits.OK
+        self._finished(target, "gone", "removed", began)
+        self.operation.ends_as(f"{len(replicas) - 1} PgBouncer replicas serve")
 
-    def spread(self, expected: int) -> int:
+    def spread(self, expected: int) -> None:
         """Have the app's connections spread over all replicas, once all of them serve."""
+        self.operation.say(f"spreading connections over {expected} replicas")
         serving.await_all(self.settings, expected, seconds=REPLACE_SECONDS)
-        self._drain()
-        self.console.print(f"{expected} PgBouncer replicas serve")
-        return exits.OK
+        for answer in self._drain():
+            if answer.ok:
+                self.operation.done(answer.target.name, "connections replaced")
+        self.operation.ends_as(f"{expected} PgBouncer replicas serve")
+
+    def _finished(self, target: Target, state: str, done: str, began: float) -> None:
+        taken = time.monotonic() - began
+        self.operation.say(f"{target.name}: {state} after {taken:.1f} s")
+        self.operation.done(target.name, done, taken)
 
     def _expected(self) -> int:
         return int(self.settings.values["pgbouncer"]["replicas"])
@@ -114,6 +118,7 @@ class Roller:
         The session on its console stays: the last client to leave would end the process,
         and the container's restart policy would start it before the host's step.
         """
+        self.operation.say(f"{target.name}: clients leave")
         with self._session(target) as keeper, self._session(target) as admin:
             keeper.shutdown("WAIT_FOR_CLIENTS")
             if left := self._others_after_leaving(keeper):
@@ -136,17 +141,19 @@ class Roller:
 
     def _end_transactions(self, target: Target, admin: PgBouncerAdmin, left: int) -> None:
         """Let the transactions of clients that did not leave end, and start no more."""
-        self.console.print(f"{target.name}: {left} client(s) stay; waiting for transactions")
+        self.operation.warn(f"{target.name}: {left} client(s) stay; waiting for transactions")
         try:
             admin.pause(seconds=pause.limits(self.settings).drain_seconds)
         except TimedOutError:
-            self.console.print(f"{target.name}: a transaction did not end; it is cut off")
+            self.operation.warn(f"{target.name}: a transaction did not end; it is cut off")
 
-    def _drain(self) -> None:
+    def _drain(self) -> tuple[Answer[ProcessState], ...]:
         """Have every process replace its connections; one that cannot is told of."""
-        for answer in everywhere(self.control.targets(), self.control.drain):
+        answers = everywhere(self.control.targets(), self.control.drain)
+        for answer in answers:
             if not answer.ok:
-                self.console.print(answer.error)
+                self.operation.warn(f"{answer.target}: {answer.error}")
+        return answers
 
 
 def _others(admin: PgBouncerAdmin) -> int:

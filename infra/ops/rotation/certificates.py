@@ -16,7 +16,6 @@ from typing import Final
 import psycopg
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from rich.console import Console
 
 from infra.compiler import control
 from infra.compiler.build import Compiled, compile_values
@@ -26,8 +25,7 @@ from infra.compiler.knobs import Values
 from infra.compiler.write import write_files, write_secrets
 from infra.ops import app_control, exits, pgbouncer_admin
 from infra.ops.apply import Paths
-from infra.ops.ending import Ending
-from infra.ops.operation import FailedError, operate
+from infra.ops.operation import FailedError, Operation, Request, operate
 from infra.ops.pgbouncer_admin import PgBouncerAdmin
 from infra.ops.postgres_admin import PostgresAdmin
 from infra.ops.rotation import handshake, pending
@@ -48,22 +46,20 @@ _POLL_SECONDS: Final = 0.2
 
 
 def rotate(
-    settings: OpsSettings, paths: Paths, source: Path | None, *, new_ca: bool, wait_seconds: float
+    settings: OpsSettings, paths: Paths, source: Path | None, request: Request, *, new_ca: bool
 ) -> int:
     """Rotate; `source` is a directory of pairs that the operator chose. Return the exit code."""
 
-    def work(ending: Ending, console: Console) -> int:
+    def work(operation: Operation) -> None:
         pairs = Pairs(paths.secrets, source, new_ca)
-        rotation = CertificateRotation(settings, paths, in_force(paths), pairs, ending, console)
         try:
-            return rotation.run()
+            CertificateRotation(settings, paths, in_force(paths), pairs, operation).run()
         except FaultyInputError as faulty:
-            for fault in faulty.faults:
-                console.print(str(pairs.placed(fault)))
-            console.print("nothing was changed: the old certificates serve")
-            return exits.BAD_INPUT
+            placed = (str(pairs.placed(fault)) for fault in faulty.faults)
+            operation.fail(exits.BAD_INPUT, *placed)
+            operation.ends_as("nothing was changed: the old certificates serve")
 
-    return operate(paths.out / "ops", f"rotate {WHAT}", work, wait_seconds=wait_seconds)
+    return operate(request, f"rotate {WHAT}", work, secrets=[], resumed=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,19 +70,18 @@ class CertificateRotation:
     paths: Paths
     values: Values
     pairs: Pairs
-    ending: Ending
-    console: Console
+    operation: Operation
 
-    def run(self) -> int:
-        """Go through the steps, prove the outcome; return the exit code."""
+    def run(self) -> None:
+        """Go through the steps, prove the outcome."""
         rotation = pending.load(self.paths.secrets, WHAT)
         if rotation is None:
             rotation = self._begun()
         else:
-            self.console.print("going on with a rotation that was not finished")
-        with self.ending.shield():
+            self.operation.say("going on with a rotation that was not finished")
+        self.operation.note(resumed=rotation.resumed)
+        with self.operation.ending.shield():
             self._go_through(rotation)
-        return exits.OK
 
     def _begun(self) -> Pending:
         """Make or take the new pairs, have every step judged, and write both sets down.
@@ -102,6 +97,7 @@ class CertificateRotation:
         new = {file: content for file, content in made.items() if content != old.get(file)}
         for step in steps(old, new, promoted=False):
             self._compile(step)
+        self.operation.say("looking whether every process is there to take them")
         require_all(self.settings)
         return pending.begin(self.paths.secrets, WHAT, old=old, new=new)
 
@@ -118,10 +114,14 @@ class CertificateRotation:
         self._replace_connections()
         if early:
             self._take(last)
+        self.operation.note(secrets=sorted(rotation.new))
+        self.operation.say("looking what every server shows, and who trusts it")
         self._prove(rotation)
         (self.paths.secrets / ALSO_TRUSTED).unlink(missing_ok=True)
         rotation.forget()
-        self.console.print(f"every server shows a new certificate{_of_old(rotation.new)}")
+        for shown in handshake.everyone(self.settings):
+            self.operation.done(shown.target.name, "shows a new certificate")
+        self.operation.ends_as(f"every server shows a new certificate{_of_old(rotation.new)}")
 
     def _is_promoted(self, new: Files) -> bool:
         """Tell whether an interrupted run has begun to put new files in the place of old ones."""
@@ -150,7 +150,7 @@ class CertificateRotation:
             if time.monotonic() > deadline:
                 raise FailedError("; ".join(differing))
             time.sleep(_POLL_SECONDS)
-        self.console.print("files written; every server has taken them")
+        self.operation.say("files written; every server has taken them")
 
     def _differing(self, wanted: dict[str, bytes]) -> list[str]:
         lines = []
@@ -175,10 +175,11 @@ class CertificateRotation:
         return FailedError(f"{error}; the old certificates serve")
 
     def _replace_connections(self) -> None:
+        self.operation.say("replacing every connection")
         replicas = pgbouncer_admin.replicas(self.settings)
         app = app_control.connect(self.settings)
         seconds = longest_loan(self.values)
-        Sessions(self.settings, app, replicas, seconds, self.console.print).replace()
+        Sessions(self.settings, app, replicas, seconds, self.operation.say).replace()
 
     def _prove(self, rotation: Pending) -> None:
         """Check that a client that trusts the old CA alone refuses every server now."""

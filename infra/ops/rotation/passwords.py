@@ -11,18 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from rich.console import Console
-
 from infra.compiler.build import Compiled, compile_values
 from infra.compiler.faults import Fault, FaultyInputError
 from infra.compiler.knobs import Values
 from infra.compiler.roles import LOGIN_ROLES
 from infra.ops import app_control, changes, exits, pgbouncer_admin, serving
 from infra.ops.apply import Paths
-from infra.ops.ending import Ending
-from infra.ops.operation import FailedError, RefusedError, operate
+from infra.ops.operation import FailedError, Operation, RefusedError, Request, operate
 from infra.ops.rotation import logins, pending
-from infra.ops.rotation.choice import PASSWORDS, Choice
+from infra.ops.rotation.choice import PASSWORDS, TOKENS, Choice
 from infra.ops.rotation.pending import Pending
 from infra.ops.rotation.sessions import Sessions
 from infra.ops.rotation.switch import Switch
@@ -33,22 +30,19 @@ WHAT: Final = "passwords"
 _SLACK_SECONDS: Final = 5.0
 
 
-def rotate(settings: OpsSettings, paths: Paths, source: Path | None, *, wait_seconds: float) -> int:
+def rotate(settings: OpsSettings, paths: Paths, source: Path | None, request: Request) -> int:
     """Rotate; `source` is a directory of secrets that the operator chose. Return the exit code."""
 
-    def work(ending: Ending, console: Console) -> int:
+    def work(operation: Operation) -> None:
         values = in_force(paths)
         choice = Choice(paths.secrets, source)
-        rotation = PasswordRotation(settings, paths, values, choice, ending, console)
         try:
-            return rotation.run()
+            PasswordRotation(settings, paths, values, choice, operation).run()
         except FaultyInputError as faulty:
-            for fault in faulty.faults:
-                console.print(str(fault))
-            console.print("nothing was changed")
-            return exits.BAD_INPUT
+            operation.fail(exits.BAD_INPUT, *map(str, faulty.faults))
+            operation.ends_as("nothing was changed")
 
-    return operate(paths.out / "ops", f"rotate {WHAT}", work, wait_seconds=wait_seconds)
+    return operate(request, f"rotate {WHAT}", work, secrets=[], resumed=False, switch_seconds=None)
 
 
 def in_force(paths: Paths) -> Values:
@@ -86,26 +80,29 @@ class PasswordRotation:
     paths: Paths
     values: Values
     choice: Choice
-    ending: Ending
-    console: Console
+    operation: Operation
 
-    def run(self) -> int:
-        """Rotate, replace every connection, prove it; return the exit code."""
+    def run(self) -> None:
+        """Rotate, replace every connection, prove it."""
         rotation = pending.load(self.paths.secrets, WHAT)
         if rotation is None:
             rotation, compiled, replicas = self._begun()
         else:
-            self.console.print("going on with a rotation that was not finished")
+            self.operation.say("going on with a rotation that was not finished")
             compiled = self._compile(rotation.new)
             replicas = pgbouncer_admin.replicas(self.settings)
-        with self.ending.shield():
+        self.operation.note(resumed=rotation.resumed)
+        with self.operation.ending.shield():
             seconds = self._switch(rotation, replicas).run(compiled)
-        self.console.print(f"switched within {seconds:.2f} s")
+        self.operation.note(switch_seconds=seconds, secrets=_names(rotation.new))
+        self.operation.say(f"switched within {seconds:.2f} s; replacing every connection")
         self._sessions(replicas).replace()
+        self.operation.say("trying the new secrets and the old ones everywhere")
         self._prove(rotation, replicas)
         rotation.forget()
-        self.console.print("every role and service has a new secret; the old ones are refused")
-        return exits.OK
+        for name in (self.settings.values["postgres"]["host"], *(one.name for one in replicas)):
+            self.operation.done(name, "takes the new passwords")
+        self.operation.ends_as("every role and service has a new secret; the old ones are refused")
 
     def _begun(self) -> tuple[Pending, Compiled, tuple[Target, ...]]:
         old, new = self.choice.old(), self.choice.new()
@@ -114,6 +111,7 @@ class PasswordRotation:
                 Fault(name, "is what is in force already; choose another") for name in same
             )
         compiled = self._compile(new)
+        self.operation.say("looking whether every process is there to take them")
         replicas = require_all(self.settings)
         rotation = pending.begin(self.paths.secrets, WHAT, old=old, new=compiled.new_secrets)
         return rotation, compiled, replicas
@@ -131,7 +129,7 @@ class PasswordRotation:
     def _sessions(self, replicas: tuple[Target, ...]) -> Sessions:
         control = app_control.connect(self.settings)
         seconds = longest_loan(self.values)
-        return Sessions(self.settings, control, replicas, seconds, self.console.print)
+        return Sessions(self.settings, control, replicas, seconds, self.operation.say)
 
     def _prove(self, rotation: Pending, replicas: tuple[Target, ...]) -> None:
         """Try every role's new password, and its old one, on every server it can log in to."""
@@ -157,6 +155,11 @@ class PasswordRotation:
         return [
             f"{answer.target}: the old token is still accepted" for answer in answers if answer.ok
         ]
+
+
+def _names(secrets: Mapping[str, bytes]) -> list[str]:
+    """Return what is new, by the names under which an operator would give it."""
+    return sorted(name for name in secrets if name in (*PASSWORDS, *TOKENS))
 
 
 def _by_role(secrets: Mapping[str, bytes]) -> dict[str, str]:

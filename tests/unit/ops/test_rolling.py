@@ -5,11 +5,10 @@ from __future__ import annotations
 import ssl
 
 import pytest
-from rich.console import Console
 
 from infra.ops import serving
 from infra.ops.app_control import Control
-from infra.ops.operation import RefusedError
+from infra.ops.operation import Operation, RefusedError
 from infra.ops.rolling import Roller
 from infra.ops.settings import OpsSettings
 from infra.ops.targets import Target
@@ -22,7 +21,7 @@ def roller(monkeypatch: pytest.MonkeyPatch) -> Roller:
     """Return a roller that finds one replica."""
     monkeypatch.setattr(serving, "require", lambda *_: ONE)
     control = Control(9000, {}, {}, {}, ssl.create_default_context())
-    return Roller(OpsSettings({"pgbouncer": {"replicas": 1}}), control, Console(quiet=True))
+    return Roller(OpsSettings({"pgbouncer": {"replicas": 1}}), control, Operation("a test"))
 
 
 def test_a_single_replica_is_not_restarted_and_the_way_out_is_named(roller: Roller) -> None:

@@ -1,0 +1,43 @@
+"""What the commands' options have in common, and the settings that most of them begin with."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from infra.ops.settings import OpsSettings
+
+SETTINGS = Path("/etc/sluice/ops/ops.json")
+OUT = Path("/out")
+SECRETS = Path("/secrets")
+
+Settings = Annotated[
+    Path, typer.Option("--settings", help="Where the tiers are.", envvar="SLUICE_OPS_SETTINGS")
+]
+Out = Annotated[Path, typer.Option(help="Where the compiled files are.")]
+Secrets = Annotated[Path, typer.Option(help="Where the secrets are.")]
+Wait = Annotated[
+    float, typer.Option("--wait", help="Seconds to wait for another operation to end.", min=0)
+]
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON object; progress goes to standard error."),
+]
+
+
+def read_settings(path: Path, *, as_json: bool = False) -> OpsSettings:
+    """Read ops.json; where it cannot be used, say so as the command was asked to, and exit."""
+    from infra.ops import exits, settings
+    from infra.ops.outcome import Outcome, report
+
+    try:
+        return settings.read(path)
+    except OSError as error:
+        fault = f"{error.filename}: {error.strerror}; the config service writes it"
+    except ValueError as error:
+        fault = f"{path}: is not JSON: {error}; the config service writes it"
+    sys.exit(report(Outcome(exits.FAILED, [fault]), as_json=as_json))

@@ -1,0 +1,256 @@
+"""What a restart or a change of replicas tells: per process, with the times that are known."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.ops import (
+    app_control,
+    exits,
+    pause,
+    pause_record,
+    restart_app,
+    restart_postgres,
+    rolling,
+    serving,
+)
+from infra.ops.app_control import ControlError, PoolNumbers, ProcessState
+from infra.ops.operation import Operation
+from infra.ops.pause import Pause
+from infra.ops.targets import Target
+from tests.unit.ops.support import POOLERS, SETTINGS, Run, processes
+
+API = Target("api-1", "api-control", "192.0.2.11", 9000)
+WORKER = Target("worker-1", "worker-control", "192.0.2.12", 9000)
+
+
+class Console:
+    """A replica's admin console, on which nobody is left."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        self.paused = False
+
+    def __enter__(self) -> Console:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def shutdown(self, _mode: str) -> None:
+        pass
+
+    def show(self, _what: str) -> list[dict[str, str]]:
+        return []
+
+    def pools(self) -> list[dict[str, str]]:
+        return []
+
+
+class App:
+    """A control plane of one api and one worker; `silent` is who does not answer."""
+
+    def __init__(self, silent: str = "") -> None:
+        self.processes = {"api": 1, "worker": 1}
+        self._silent = silent
+        self._age = dict.fromkeys(("api", "worker"), 0)
+
+    def targets(self, *services: str) -> tuple[Target, ...]:
+        of = {"api": API, "worker": WORKER}
+        return tuple(of[service] for service in services or of)
+
+    def state(self, target: Target) -> ProcessState:
+        service = target.host.removesuffix("-control")
+        started = str(self._age[service])
+        pool = PoolNumbers(service, 0, 0, 0, 0, 0, 0, 0)
+        return ProcessState(target, service, target.name, 1, started, {}, pool, ())
+
+    def drain(self, target: Target) -> ProcessState:
+        if target.name == self._silent:
+            raise ControlError("drain: ConnectError")
+        return self.state(target)
+
+    def restart(self, target: Target) -> ProcessState:
+        self._age["api"] += 1
+        return self.state(target)
+
+    def replace_worker(self, _name: str) -> None:
+        self._age["worker"] += 1
+
+
+@pytest.fixture
+def app(monkeypatch: pytest.MonkeyPatch) -> App:
+    """Return an app that does all it is asked to."""
+    return use(monkeypatch, App())
+
+
+def use(monkeypatch: pytest.MonkeyPatch, app: App) -> App:
+    monkeypatch.setattr(app_control, "connect", lambda _: app)
+    return app
+
+
+@pytest.fixture
+def replicas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have three replicas serve that nobody is connected to."""
+    monkeypatch.setattr(serving, "require", lambda *_: POOLERS)
+    monkeypatch.setattr(serving, "await_all", lambda *_, **__: POOLERS)
+    monkeypatch.setattr(rolling, "PgBouncerAdmin", Console)
+
+
+DRAINED = [("api-1", "connections replaced"), ("worker-1", "connections replaced")]
+
+
+@pytest.mark.usefixtures("app", "replicas")
+def test_a_rolling_restart_tells_of_every_replica_and_whose_connections_moved(told: Run) -> None:
+    document = told(lambda request: rolling.restart(SETTINGS, request))
+    assert processes(document) == [(one.name, "restarted") for one in POOLERS] + DRAINED
+    assert all(one["seconds"] >= 0 for one in document["processes"][: len(POOLERS)])
+    assert document["state"] == "3 PgBouncer replicas serve"
+    assert (document["faults"], document["warnings"]) == ([], [])
+
+
+@pytest.mark.usefixtures("app", "replicas")
+def test_a_retired_replica_is_told(told: Run) -> None:
+    document = told(lambda request: rolling.retire(SETTINGS, request, "pgbouncer-3"))
+    assert processes(document) == [("pgbouncer-3", "removed")]
+    assert document["operation"] == "retire pgbouncer-3"
+    assert document["state"] == "2 PgBouncer replicas serve"
+
+
+@pytest.mark.usefixtures("app", "replicas")
+def test_a_refused_retirement_says_what_runs(told: Run) -> None:
+    document = told(lambda request: rolling.retire(SETTINGS, request, "pgbouncer-7"))
+    assert document["exit_code"] == exits.REFUSED
+    (fault,) = document["faults"]
+    assert fault.startswith("refused: pgbouncer-7 is not one of several replicas that run: ")
+
+
+@pytest.mark.usefixtures("replicas")
+def test_who_does_not_replace_its_connections_is_a_warning(
+    told: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, App(silent="worker-1"))
+    document = told(lambda request: rolling.spread(SETTINGS, request, 3))
+    assert document["exit_code"] == exits.OK
+    assert processes(document) == DRAINED[:1]
+    assert document["warnings"] == [f"{WORKER}: drain: ConnectError"]
+
+
+def test_an_app_restart_tells_of_every_process(
+    told: Run, app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restart_app, "_is_ready", lambda _: True)
+    steps: list[str] = []
+
+    def host(_: Operation, step: str, name: str) -> None:
+        steps.append(step)
+        app.replace_worker(name)
+
+    monkeypatch.setattr(Operation, "ask_host", host)
+    document = told(
+        lambda request: restart_app.restart(
+            SETTINGS, request, ("api", "worker"), new_api_container=False
+        )
+    )
+    assert processes(document) == [("api-1", "restarted"), ("worker-1", "restarted")]
+    assert steps == ["replace-worker"]
+    assert document["operation"] == "restart api and worker"
+
+
+class Server:
+    """PostgreSQL, which another run answers for each time it is asked."""
+
+    runs = 0
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def activity(self) -> list[dict[str, Any]]:
+        return []
+
+    def checkpoint(self) -> None:
+        pass
+
+    def started_at(self) -> str:
+        Server.runs += 1
+        return str(Server.runs)
+
+
+@pytest.fixture
+def paused(monkeypatch: pytest.MonkeyPatch) -> Pause:
+    """Have every replica pause at once; return the pause, in which clients wait for 1.5 s."""
+    done = Pause(began=0.0)
+
+    @contextmanager
+    def pausing(*_: object, **__: object) -> Iterator[Pause]:
+        done.began = time.monotonic()
+        try:
+            yield done
+        finally:
+            done.ended = done.began + 1.5
+
+    def record(_: Path) -> AbstractContextManager[pause_record.Held]:
+        return nullcontext(pause_record.Held(-1))
+
+    monkeypatch.setattr(pause, "paused", pausing)
+    monkeypatch.setattr(pause_record, "pause_record", record)
+    monkeypatch.setattr(serving, "require", lambda *_: POOLERS)
+    monkeypatch.setattr(restart_postgres, "PostgresAdmin", Server)
+    monkeypatch.setattr(restart_postgres, "PgBouncerAdmin", Console)
+    return done
+
+
+@pytest.mark.usefixtures("paused")
+def test_a_restart_of_postgres_tells_how_long_clients_waited(told: Run) -> None:
+    document = told(lambda request: restart_postgres.run(SETTINGS, request))
+    assert document["exit_code"] == exits.OK
+    assert document["paused_seconds"] == 1.5
+    assert document["state"] == "postgres restarted; clients waited for at most 1.50 s"
+    assert processes(document) == [
+        ("postgres.invalid", "restarted"),
+        *((one.name, "paused and resumed") for one in POOLERS),
+    ]
+
+
+def test_a_replica_that_was_not_resumed_is_a_fault(told: Run, paused: Pause) -> None:
+    paused.not_resumed = ["pgbouncer-2: no answer to RESUME"]
+    document = told(lambda request: restart_postgres.run(SETTINGS, request))
+    assert document["exit_code"] == exits.FAILED
+    assert document["faults"] == ["pgbouncer-2: no answer to RESUME"]
+    assert processes(document) == [("postgres.invalid", "restarted")]
+
+
+@pytest.mark.usefixtures("paused")
+def test_a_server_that_does_not_come_back_leaves_the_length_of_the_pause(
+    told: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Server, "started_at", lambda _: "the same")
+    document = told(lambda request: restart_postgres.run(SETTINGS, request))
+    assert document["exit_code"] == exits.FAILED
+    assert document["paused_seconds"] == 1.5
+    assert "was not back after PAUSE_MAX_SECONDS=2" in document["faults"][0]
+    assert ("postgres.invalid", "restarted") not in processes(document)
+
+
+@pytest.mark.usefixtures("paused")
+def test_a_transaction_in_the_way_is_named_and_no_pause_is_told(
+    told: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = {"pid": 7, "usename": "risk_api", "xact_seconds": 9.0, "query": "SELECT\n 1"}
+    monkeypatch.setattr(Server, "activity", lambda _: [row])
+    monkeypatch.setattr(restart_postgres, "CALM_SECONDS", 0.0)
+    document = told(lambda request: restart_postgres.run(SETTINGS, request))
+    assert document["exit_code"] == exits.REFUSED
+    assert document["paused_seconds"] is None
+    assert "process 7 (risk_api), 9.0 s, query: SELECT 1" in document["faults"][0]

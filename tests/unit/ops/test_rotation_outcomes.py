@@ -1,0 +1,88 @@
+"""What a rotation says that it did, and that it tells no secret."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from infra.compiler.faults import Fault, FaultyInputError
+from infra.ops import exits
+from infra.ops.apply import Paths
+from infra.ops.operation import FailedError
+from infra.ops.rotation import certificates, choice, passwords, pending
+from tests.unit.ops.support import POOLERS, SETTINGS, Run, processes
+
+
+@pytest.mark.parametrize("what", ["passwords", "certificates"])
+def test_a_rotation_that_refuses_what_it_was_given_names_every_fault(
+    told: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, what: str
+) -> None:
+    def faulty(_: object) -> None:
+        raise FaultyInputError([Fault("a.password", "has 5 characters"), Fault("b", "is no PEM")])
+
+    monkeypatch.setattr(passwords, "in_force", lambda _: None)
+    monkeypatch.setattr(certificates, "in_force", lambda _: None)
+    monkeypatch.setattr(passwords.PasswordRotation, "run", faulty)
+    monkeypatch.setattr(certificates.CertificateRotation, "run", faulty)
+    paths = Paths(tmp_path, tmp_path)
+    document = told(
+        lambda request: (
+            passwords.rotate(SETTINGS, paths, None, request)
+            if what == "passwords"
+            else certificates.rotate(SETTINGS, paths, None, request, new_ca=False)
+        )
+    )
+    assert document["exit_code"] == exits.BAD_INPUT
+    assert document["faults"] == ["a.password: has 5 characters", "b: is no PEM"]
+    assert document["state"].startswith("nothing was changed")
+    assert (document["secrets"], document["resumed"]) == ([], False)
+
+
+@pytest.fixture
+def rotated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Paths:
+    """Have a rotation of passwords succeed in every step."""
+
+    class Step:
+        def run(self, _: object) -> float:
+            return 0.25
+
+        def replace(self) -> None:
+            pass
+
+    new = dict.fromkeys(("risk_api.password", "risk_api.scram", *choice.TOKENS), b"a-new-secret")
+    begun = pending.begin(tmp_path, "passwords", old={}, new=new)
+    monkeypatch.setattr(passwords, "in_force", lambda _: None)
+    rotation = passwords.PasswordRotation
+    monkeypatch.setattr(pending, "load", lambda *_: None)
+    monkeypatch.setattr(rotation, "_begun", lambda _: (begun, None, POOLERS))
+    monkeypatch.setattr(rotation, "_switch", lambda *_: Step())
+    monkeypatch.setattr(rotation, "_sessions", lambda *_: Step())
+    monkeypatch.setattr(rotation, "_prove", lambda *_: None)
+    return Paths(tmp_path, tmp_path)
+
+
+def test_a_rotation_names_what_is_new_and_tells_no_secret(told: Run, rotated: Paths) -> None:
+    document = told(lambda request: passwords.rotate(SETTINGS, rotated, None, request))
+    assert document["exit_code"] == exits.OK
+    assert document["secrets"] == sorted(["risk_api.password", *choice.TOKENS])
+    assert document["switch_seconds"] == 0.25
+    assert processes(document) == [
+        (name, "takes the new passwords")
+        for name in ("postgres.invalid", *(one.name for one in POOLERS))
+    ]
+    assert "a-new-secret" not in json.dumps(document)
+
+
+def test_a_rotation_that_fails_after_the_switch_says_what_is_new_already(
+    told: Run, rotated: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise FailedError("pgbouncer-2: the old password is still accepted")
+
+    monkeypatch.setattr(passwords.PasswordRotation, "_prove", fails)
+    document = told(lambda request: passwords.rotate(SETTINGS, rotated, None, request))
+    assert document["exit_code"] == exits.FAILED
+    assert document["faults"] == ["pgbouncer-2: the old password is still accepted"]
+    assert document["secrets"]
