@@ -5,16 +5,23 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from infra.ops import cli_live, cli_rotate
+from infra.ops.cli_options import (
+    OUT,
+    SECRETS,
+    SETTINGS,
+    AsJson,
+    Out,
+    Secrets,
+    Settings,
+    Wait,
+    read_settings,
+)
 
 _MOUNTED_ENV_FILE = Path("/etc/sluice/env/stack.env")
 _REPOSITORY_ENV_FILE = Path(__file__).resolve().parents[1] / "env" / "stack.env"
 _COMPILED = Path("/etc/sluice/ops/compiled.json")
-_SETTINGS = Path("/etc/sluice/ops/ops.json")
-_OUT = Path("/out")
-_SECRETS = Path("/secrets")
 
 
 def create_app() -> typer.Typer:
@@ -49,10 +56,8 @@ def _plan(
         Path,
         typer.Option(help="Record of the last compile, for differences.", envvar="SLUICE_COMPILED"),
     ] = _COMPILED,
-    settings: Annotated[
-        Path, typer.Option(help="Where the tiers are.", envvar="SLUICE_OPS_SETTINGS")
-    ] = _SETTINGS,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    settings: Settings = SETTINGS,
+    as_json: AsJson = False,
     quiet: Annotated[
         bool, typer.Option(help="Print faults and warnings only; asks no process.")
     ] = False,
@@ -74,15 +79,11 @@ def _apply(
     restart: Annotated[
         bool, typer.Option(help="Write also what takes a restart, and name what to restart.")
     ] = False,
-    wait: Annotated[
-        float, typer.Option(help="Seconds to wait for another operation to end.", min=0)
-    ] = 0.0,
-    settings: Annotated[
-        Path, typer.Option(help="Where the tiers are.", envvar="SLUICE_OPS_SETTINGS")
-    ] = _SETTINGS,
-    out: Annotated[Path, typer.Option(help="Where the compiled files are.")] = _OUT,
-    secrets: Annotated[Path, typer.Option(help="Where the secrets are.")] = _SECRETS,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    wait: Wait = 0.0,
+    settings: Settings = SETTINGS,
+    out: Out = OUT,
+    secrets: Secrets = SECRETS,
+    as_json: AsJson = False,
 ) -> None:
     """Put the env file in force on the running stack, live, and read it back."""
     from infra.ops import applying
@@ -101,14 +102,12 @@ def _apply(
 
 def _preset(
     name: Annotated[str, typer.Argument(help="laptop, small, medium or large.")],
-    settings: Annotated[
-        Path, typer.Option(help="Where the tiers are.", envvar="SLUICE_OPS_SETTINGS")
-    ] = _SETTINGS,
+    settings: Settings = SETTINGS,
     compiled: Annotated[
         Path,
         typer.Option(help="Record of the last compile, for differences.", envvar="SLUICE_COMPILED"),
     ] = _COMPILED,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
     text: Annotated[
         bool, typer.Option("--print", help="Print the preset as stack.env would have it.")
     ] = False,
@@ -128,21 +127,14 @@ def _load_reference(
     replace: Annotated[
         bool, typer.Option(help="Also remove rows whose key is not in the file.")
     ] = False,
-    settings: Annotated[
-        Path, typer.Option(help="Where the tiers are.", envvar="SLUICE_OPS_SETTINGS")
-    ] = _SETTINGS,
+    settings: Settings = SETTINGS,
+    as_json: AsJson = False,
 ) -> None:
     """Load the rows of a CSV file into one table of reference data: all or none."""
-    from infra.ops import settings as ops_settings
-    from infra.ops.load_reference import load_reference
+    from infra.ops import loading
 
-    try:
-        conninfo = ops_settings.read(settings).conninfo("owner", application_name="sluice-load")
-    except OSError as error:
-        typer.echo(f"{error.filename}: {error.strerror}; the config service writes it", err=True)
-        sys.exit(1)
-    console = Console()
-    sys.exit(load_reference(table, csv, conninfo=conninfo, console=console, replace=replace))
+    read = read_settings(settings, as_json=as_json)
+    sys.exit(loading.run(table, csv, read, replace=replace, as_json=as_json))
 
 
 def _default_env_file() -> Path:

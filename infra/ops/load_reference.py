@@ -11,9 +11,9 @@ The order of a first load is grid_cells, then the others in any order. Afterward
 reference.grid says 'loaded', and the synthetic generator leaves the data alone.
 """
 
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -65,37 +65,45 @@ class RefusedError(Exception):
         self.total = total
 
 
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Rows of the file that are in the table now, others that went, and others that stay."""
+
+    rows: int
+    removed: int
+    left: int
+
+
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """Where progress goes: a line for each long step, and a bar where somebody watches."""
+
+    say: Callable[[str], None]
+    console: Console
+
+
 def load_reference(
     table: str,
-    csv_path: str | os.PathLike[str],
+    path: Path,
     *,
     conninfo: str | Mapping[str, Any],
-    console: Console,
+    telling: Telling,
     replace: bool = False,
-) -> int:
-    """Load one file into one table of schema reference; return the exit status.
+) -> Loaded:
+    """Load one file into one table of schema reference.
 
-    0: loaded. 1: nothing was changed, and the console says why, each bad row as
-    `file:line: column NAME: value 'x': reason` (the first 50, then a count).
     `conninfo` is a libpq string or a mapping of its parameters.
+
+    Raises:
+        RefusedError: rows are bad; it has the first 50 and the number of all.
+        ReferenceFileError: the file or its header cannot be used, or there is no such table.
+        OSError: the file cannot be read.
+        psycopg.Error: the database did not take it.
+        In each case nothing was changed.
+
     """
-    path = Path(csv_path)
-    try:
-        with closing(_connect(conninfo)) as connection:
-            _load(connection, table, path, console, replace=replace)
-    except RefusedError as refused:
-        _report(console, path, refused)
-    except ReferenceFileError as error:
-        _say(console, str(error))
-    except OSError as error:
-        _say(console, f"{path}: cannot be read: {error.strerror or error}")
-    except psycopg.errors.LockNotAvailable:
-        _say(console, f"{table}: another load is writing this table; try again when it is done")
-    except psycopg.Error as error:
-        _say(console, f"{table}: nothing was loaded; the database says: {str(error).strip()}")
-    else:
-        return 0
-    return 1
+    with closing(_connect(conninfo)) as connection:
+        return _load(connection, table, path, telling, replace=replace)
 
 
 def _connect(conninfo: str | Mapping[str, Any]) -> Database:
@@ -107,27 +115,33 @@ def _connect(conninfo: str | Mapping[str, Any]) -> Database:
     return connection
 
 
-def _load(connection: Database, name: str, path: Path, console: Console, *, replace: bool) -> None:
+def _load(
+    connection: Database, name: str, path: Path, telling: Telling, *, replace: bool
+) -> Loaded:
+    console = telling.console
     with path.open("rb") as stream, _progress(console) as progress, connection.transaction():
         table = read_table(connection, name)
         # One load at a time; readers go on.
         connection.execute(
             sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(table.identifier)
         )
+        telling.say(f"reading {path.name}")
         step = progress.add_task(f"reading {path.name}", total=path.stat().st_size or None)
         file = ReferenceFile(path, stream, lambda count: progress.advance(step, count))
         header = file.header(table.header_columns())
         staged = _stage(connection, table, file, header)
+        telling.say(f"checking {staged} rows")
         _check(connection, file, progress, checks(table, header, replace=replace))
         if not staged:
             raise ReferenceFileError(f"{path}: has a header and no rows")
+        telling.say(f"writing {name}")
         step = progress.add_task(f"writing {name}", total=None)
         removed = _remove_others(connection, table) if replace else 0
         _upsert(connection, table, header)
         connection.execute("SELECT reference.mark_loaded(%s)", (name,))
         left = _rows_left(connection, table) if not replace else 0
     connection.execute(sql.SQL("ANALYZE {}").format(table.identifier))
-    _say(console, _summary(name, staged, removed, left))
+    return Loaded(staged, removed, left)
 
 
 def _progress(console: Console) -> Progress:
@@ -208,25 +222,3 @@ def _same_key(table: Table) -> sql.Composed:
         sql.SQL("{} = {}").format(sql.Identifier("new", name), sql.Identifier("old", name))
         for name in table.key
     )
-
-
-def _summary(name: str, staged: int, removed: int, left: int) -> str:
-    text = f"reference.{name}: {staged} rows loaded"
-    if removed:
-        text += f", {removed} others removed with what referred to them"
-    if left:
-        text += f"; {left} earlier rows stay, which may be synthetic (--replace removes them)"
-    return text
-
-
-def _report(console: Console, path: Path, refused: RefusedError) -> None:
-    for fault in refused.faults:
-        _say(console, fault.text(path))
-    if refused.total > len(refused.faults):
-        _say(console, f"{path}: and {refused.total - len(refused.faults)} more")
-    _say(console, f"{path}: {refused.total} faults; nothing was loaded")
-
-
-def _say(console: Console, text: str) -> None:
-    """Print text as it is: no markup in a file's values, no wrapping of report lines."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True, emoji=False)

@@ -1,0 +1,127 @@
+"""`load-reference`: the outcome of a load, for a person and for a program."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from infra.ops import exits, loading
+from infra.ops.load_reference import Loaded, RefusedError
+from infra.ops.reference_csv import Fault, ReferenceFileError
+from infra.ops.settings import OpsSettings
+
+FAULT = Fault(3, "storeys", "many\x1b", "is not a number")
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> OpsSettings:
+    """Return settings by which the owner could log in."""
+    password = tmp_path / "owner.password"
+    password.write_text("secret")
+    return OpsSettings(
+        {
+            "postgres": {"host": "postgres", "port": 5432, "dbname": "risk"},
+            "users": {"owner": {"name": "risk_owner", "password_file": str(password)}},
+            "sslmode": "verify-full",
+            "sslrootcert": "ca.crt",
+            "connect_timeout_seconds": 3,
+        }
+    )
+
+
+def load(
+    monkeypatch: pytest.MonkeyPatch, settings: OpsSettings, result: object, *, as_json: bool = True
+) -> int:
+    """Run the command with what comes of the load."""
+
+    def loaded(*_: object, **options: Any) -> object:
+        options["telling"].say("reading rows.csv")
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    monkeypatch.setattr(loading, "load_reference", loaded)
+    return loading.run("buildings", Path("rows.csv"), settings, as_json=as_json)
+
+
+def test_a_load_counts_rows(
+    monkeypatch: pytest.MonkeyPatch, settings: OpsSettings, capsys: Captured
+) -> None:
+    assert load(monkeypatch, settings, Loaded(5, 2, 0)) == exits.OK
+    captured = capsys.readouterr()
+    told = json.loads(captured.out)
+    assert (told["rows_loaded"], told["rows_removed"], told["rows_left"]) == (5, 2, 0)
+    assert (told["exit_code"], told["faults"], told["fault_count"]) == (exits.OK, [], 0)
+    assert told["steps"] == ["reading rows.csv"]
+    assert captured.err == "reading rows.csv\n"
+
+
+def test_a_person_reads_what_was_loaded_and_what_stays(
+    monkeypatch: pytest.MonkeyPatch, settings: OpsSettings, capsys: Captured
+) -> None:
+    assert load(monkeypatch, settings, Loaded(5, 0, 7), as_json=False) == exits.OK
+    assert capsys.readouterr().out.startswith("reference.buildings: 5 rows loaded; 7 earlier rows")
+
+
+def test_bad_rows_are_told_field_by_field(
+    monkeypatch: pytest.MonkeyPatch, settings: OpsSettings, capsys: Captured
+) -> None:
+    assert load(monkeypatch, settings, RefusedError([FAULT], 51)) == exits.BAD_INPUT
+    told = json.loads(capsys.readouterr().out)
+    assert told["bad_values"] == [
+        {"line": 3, "column": "storeys", "value": "many\\x1b", "reason": "is not a number"}
+    ]
+    assert told["fault_count"] == 51
+    assert told["faults"] == [
+        "rows.csv:3: column storeys: value 'many\\x1b': is not a number",
+        "rows.csv: and 50 more",
+    ]
+    assert told["state"] == "rows.csv: 51 faults; nothing was loaded"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "faults"),
+    [
+        (ReferenceFileError("rows.csv:1: a\nrows.csv:1: b"), 2, ["rows.csv:1: a", "rows.csv:1: b"]),
+        (
+            IsADirectoryError(21, "Is a directory", "rows.csv"),
+            2,
+            ["rows.csv: cannot be read: Is a directory"],
+        ),
+        (
+            psycopg.errors.LockNotAvailable("canceling statement"),
+            3,
+            ["buildings: another load is writing this table; try again when it is done"],
+        ),
+        (psycopg.OperationalError("gone"), 1, ["buildings: the database says: gone"]),
+    ],
+)
+def test_a_load_that_did_not_come_about_says_why(
+    monkeypatch: pytest.MonkeyPatch,
+    settings: OpsSettings,
+    capsys: Captured,
+    error: Exception,
+    code: int,
+    faults: list[str],
+) -> None:
+    assert load(monkeypatch, settings, error) == code
+    told = json.loads(capsys.readouterr().out)
+    assert (told["exit_code"], told["faults"], told["state"]) == (
+        code,
+        faults,
+        "nothing was loaded",
+    )
+
+
+def test_a_password_that_is_not_there_is_no_fault_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: OpsSettings, capsys: Captured
+) -> None:
+    (tmp_path / "owner.password").unlink()
+    assert load(monkeypatch, settings, Loaded(1, 0, 0)) == exits.FAILED
+    (fault,) = json.loads(capsys.readouterr().out)["faults"]
+    assert fault == f"{tmp_path}/owner.password: cannot be read: No such file or directory"
