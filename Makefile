@@ -6,6 +6,8 @@ COMPOSE := docker compose
 VENV := .venv
 # Secrets that an operator has chosen, for the rotate targets.
 GIVEN = $(if $(FROM),--volume "$(abspath $(FROM)):/given:ro")
+# For programs: JSON=yes prints one JSON document on standard output, the rest on standard error.
+AS_JSON = $(if $(JSON),--json)
 HOST_CA_BUNDLE := $(firstword $(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem))
 export CA_BUNDLE ?= $(HOST_CA_BUNDLE)
 export BASE_IMAGE ?= debian:trixie-slim
@@ -17,6 +19,7 @@ endif
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo '       JSON=yes             one JSON document for programs: plan, apply, preset, status, restart-*, rotate-*, scale-*'
 
 assess: up ## From nothing to a finished risk assessment of eight sites
 	@$(COMPOSE) exec api python -m app.client http://127.0.0.1:8000 --public-url "http://$$($(COMPOSE) port api 8000)"
@@ -35,13 +38,13 @@ check: build
 	@$(COMPOSE) run --rm --no-deps --no-TTY ops plan --quiet
 
 plan: engine ## What the env file would change of what is in force; the whole budget: FULL=yes
-	@$(COMPOSE) run --rm --no-deps ops plan $(if $(FULL),--full)
+	@$(COMPOSE) run --rm --no-deps ops plan $(AS_JSON) $(if $(FULL),--full)
 
 apply: engine ## Put the env file in force, live, no request fails; with restarts: RESTART=yes
-	@infra/host/apply.sh $(if $(RESTART),--restart)
+	@infra/host/apply.sh $(AS_JSON) $(if $(RESTART),--restart)
 
 preset: engine ## Make a preset the env file, after showing its plan: make preset NAME=small
-	@infra/host/preset.sh $(NAME)
+	@infra/host/preset.sh $(AS_JSON) $(NAME)
 
 down: ## Stop the stack; volumes (the data) stay
 	@$(COMPOSE) --profile ops down
@@ -57,25 +60,25 @@ ps: ## Show every container and its health
 	@$(COMPOSE) ps --all
 
 status: ## The whole path on one screen, and what holds it up: make status WATCH=yes
-	@$(COMPOSE) run --rm --no-deps ops status $(if $(WATCH),--watch)
+	@$(COMPOSE) run --rm --no-deps ops status $(AS_JSON) $(if $(WATCH),--watch)
 
 restart-postgres: ## Put the env file in force and restart PostgreSQL; clients wait, none fails
-	@infra/host/restart-postgres.sh
+	@infra/host/restart-postgres.sh $(AS_JSON)
 
 restart-pgbouncer: ## Restart every PgBouncer replica in turn (new containers after a build)
-	@infra/host/restart-pgbouncer.sh
+	@infra/host/restart-pgbouncer.sh $(AS_JSON)
 
 restart-app: ## Put the env file in force and restart api and workers; no request fails
-	@infra/host/restart-app.sh
+	@infra/host/restart-app.sh $(AS_JSON)
 
 rotate-passwords: ## New passwords and tokens while it serves: make rotate-passwords [FROM=directory]
-	@$(COMPOSE) run --rm --no-deps $(GIVEN) ops rotate passwords $(if $(FROM),--from /given)
+	@$(COMPOSE) run --rm --no-deps $(GIVEN) ops rotate passwords $(AS_JSON) $(if $(FROM),--from /given)
 
 rotate-certificates: ## New certificates while it serves: make rotate-certificates [CA=yes] [FROM=directory]
-	@$(COMPOSE) run --rm --no-deps $(GIVEN) ops rotate certificates $(if $(CA),--ca) $(if $(FROM),--from /given)
+	@$(COMPOSE) run --rm --no-deps $(GIVEN) ops rotate certificates $(AS_JSON) $(if $(CA),--ca) $(if $(FROM),--from /given)
 
 scale-pgbouncer: ## Run another number of PgBouncer replicas: make scale-pgbouncer N=3
-	@infra/host/scale-pgbouncer.sh $(N)
+	@infra/host/scale-pgbouncer.sh $(AS_JSON) $(N)
 
 bench-pool: ## What a checkout costs, as ratios: this pool layer against three other ways
 	@$(COMPOSE) run --rm --no-deps --no-TTY api python -m app.pool.benchmark --settings /etc/sluice/api.json

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Puts the env file in force on the running stack: apply.sh [--restart]
+# Puts the env file in force on the running stack: apply.sh [--json] [--restart]
 #
 # Without --restart only what is live, and it says what waits for a restart. With it, also the
 # planned restarts, each in a way that no request fails, and a last look at every process.
@@ -24,35 +24,48 @@ running() { compose ps --quiet "$1" | wc -l; }
 
 # PostgreSQL first: what is above it grows only when it can carry that.
 restart_in_order() {
-    if is_touched postgres; then infra/host/restart-postgres.sh --compiled; fi
-    if is_touched migrate; then compose up --no-deps --exit-code-from migrate migrate; fi
+    if is_touched postgres; then run_script restart-postgres.sh --compiled; fi
+    if is_touched migrate; then migrate; fi
     if is_touched pgbouncer; then renew_pgbouncer; fi
     if is_touched worker; then renew_worker; fi
-    if is_touched api; then infra/host/restart-app.sh --compiled api; fi
+    if is_touched api; then run_script restart-app.sh --compiled api; fi
+}
+
+migrate() {
+    compose up --no-deps --exit-code-from migrate migrate \
+        || die "the migration failed; see: docker compose logs migrate"
 }
 
 renew_pgbouncer() {
     local wanted
     wanted=$(knob PGBOUNCER_REPLICAS)
-    (($(running pgbouncer) == wanted)) || infra/host/scale-pgbouncer.sh "$wanted"
-    infra/host/restart-pgbouncer.sh
+    (($(running pgbouncer) == wanted)) || run_script scale-pgbouncer.sh "$wanted"
+    run_script restart-pgbouncer.sh
 }
 
 renew_worker() {
     (($(running worker) == $(knob WORKER_REPLICAS))) || start_missing worker
-    infra/host/restart-app.sh --compiled worker
+    run_script restart-app.sh --compiled worker
 }
 
 _main() {
-    local status=0
-    if [[ ${1:-} != --restart ]]; then
-        ops apply
+    local restart='' status=0
+    while (($#)); do
+        case $1 in
+            --json) begin_json ;;
+            --restart) restart=yes ;;
+            *) die "usage: apply.sh [--json] [--restart]" 2 ;;
+        esac
+        shift
+    done
+    if [[ -z $restart ]]; then
+        operate apply
         return
     fi
     operate apply --restart || status=$?
     ((status == EXIT_NEEDS_RESTART)) || return "$status"
     restart_in_order
-    ops apply
+    operate apply
 }
 
 _main "$@"

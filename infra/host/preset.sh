@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes a preset the env file: preset.sh laptop|small|medium|large
+# Makes a preset the env file: preset.sh [--json] laptop|small|medium|large
 #
 # Shows what it would change first; the present API_PORT is kept, every other value is the
 # preset's. Puts nothing in force: that is `make apply`.
@@ -13,9 +13,13 @@ env_file=${SLUICE_ENV_DIR:-infra/env}/stack.env
 candidate=$env_file.candidate
 
 _main() {
-    [[ -n ${1:-} ]] || die "usage: preset.sh NAME (make preset NAME=small)" 2
-    ops preset "$1"
-    trap 'rm -f "$candidate"' EXIT
+    if [[ ${1:-} == --json ]]; then
+        begin_json
+        shift
+    fi
+    [[ -n ${1:-} ]] || die "usage: preset.sh [--json] NAME (make preset NAME=small)" 2
+    operate preset "$1"
+    temporary+=("$candidate")
     ops preset "$1" --print >"$candidate"
     # In place, so that the file keeps its owner and mode.
     cat "$candidate" >"$env_file"

@@ -4,6 +4,7 @@
 #   restart-app.sh              put the env file in force first, then restart both
 #   restart-app.sh --compiled   only restart: the configuration is compiled already
 #   restart-app.sh api          restart one of them only: api or worker
+#   restart-app.sh --json ...   print one JSON document instead of lines
 #
 # A new image or definition needs new containers. For a worker nobody notices. The port of
 # the api belongs to one container at a time: requests in hand are answered, and new
@@ -43,8 +44,9 @@ _main() {
     while (($#)); do
         case $1 in
             --compiled) compiled=yes ;;
+            --json) begin_json ;;
             api | worker) services+=("$1") ;;
-            *) die "usage: restart-app.sh [--compiled] [api] [worker]" 2 ;;
+            *) die "usage: restart-app.sh [--json] [--compiled] [api] [worker]" 2 ;;
         esac
         shift
     done

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Restarts every PgBouncer replica, one at a time, while the others serve. A replica whose
-# image or definition changed is replaced by a new container.
+# image or definition changed is replaced by a new container: restart-pgbouncer.sh [--json]
 #
 # Exit codes: 0 done, 1 failed, 3 refused (one replica only, a pause is on, ...).
 set -euo pipefail
@@ -18,4 +18,5 @@ host_replace_pgbouncer() {
     fi
 }
 
+[[ ${1:-} != --json ]] || begin_json
 operate restart pgbouncer

@@ -3,6 +3,7 @@
 #
 #   restart-postgres.sh              put the env file in force first, then restart
 #   restart-postgres.sh --compiled   only restart: the configuration is compiled already
+#   restart-postgres.sh --json ...   print one JSON document instead of lines
 #
 # Exit codes: 0 done, 1 failed, 2 the env file is at fault, 3 refused (a long transaction, ...).
 set -euo pipefail
@@ -40,13 +41,22 @@ host_restart_postgres() {
 }
 
 _main() {
-    [[ ${1:-} == --compiled ]] || compile
+    local compiled=''
+    while (($#)); do
+        case $1 in
+            --compiled) compiled=yes ;;
+            --json) begin_json ;;
+            *) die "usage: restart-postgres.sh [--json] [--compiled]" 2 ;;
+        esac
+        shift
+    done
+    [[ -n $compiled ]] || compile
     check_configuration
     choose_step
     start_dead_man
     operate restart postgres
     # What the budget could not hold before the restart is live now.
-    [[ ${1:-} == --compiled ]] || compile
+    [[ -n $compiled ]] || compile
 }
 
 _main "$@"

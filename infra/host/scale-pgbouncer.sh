@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Changes the number of PgBouncer replicas with no request failing: scale-pgbouncer.sh N
+# Changes the number of PgBouncer replicas with no request failing: scale-pgbouncer.sh [--json] N
 #
 # PGBOUNCER_REPLICAS in the env file is the truth: it is changed first, after the budget was
 # checked with the new number.
@@ -22,7 +22,7 @@ last() { compose ps --format '{{.Name}}' pgbouncer | sort --version-sort | tail 
 
 check_budget() {
     sed "s/^$KNOB=.*/$KNOB=$1/" "$env_file" >"$candidate"
-    ops plan --quiet --env-file "/etc/sluice/env/$(basename "$candidate")" || exit 2
+    operate plan --quiet --env-file "/etc/sluice/env/$(basename "$candidate")" || exit 2
 }
 
 # In place, so that the file keeps its owner and mode.
@@ -50,9 +50,15 @@ shrink() {
 }
 
 _main() {
-    local wanted=${1:-}
-    [[ $wanted =~ ^[1-9][0-9]*$ ]] || die "usage: scale-pgbouncer.sh N (make scale-pgbouncer N=3)" 2
-    trap 'rm -f "$candidate"' EXIT
+    local wanted
+    if [[ ${1:-} == --json ]]; then
+        begin_json
+        shift
+    fi
+    wanted=${1:-}
+    [[ $wanted =~ ^[1-9][0-9]*$ ]] \
+        || die "usage: scale-pgbouncer.sh [--json] N (make scale-pgbouncer N=3)" 2
+    temporary+=("$candidate")
     check_budget "$wanted"
     write_down
     if ((wanted > $(running))); then grow "$wanted"; else shrink "$wanted"; fi

@@ -1,0 +1,279 @@
+"""The scripts on the host, against a docker that only answers: what they print, and what they do.
+
+The commands inside the containers are tested on their own; here it is the scripts that count.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.infra.support import REPOSITORY
+
+# Notes each call; answers a command as answers.json says, everything else with nothing.
+DOCKER = """#!{python} -IS
+import json, sys
+from pathlib import Path
+
+words, folder = sys.argv[1:], Path({folder!r})
+with (folder / "calls").open("a") as calls:
+    calls.write(" ".join(words) + chr(10))
+text = " ".join(words[words.index("ops") + 1:] if "ops" in words else words)
+answers = json.loads((folder / "answers.json").read_text())
+known = [one for part, one in answers.items() if part in text]
+if known:
+    sys.stderr.write(known[0]["stderr"])
+    sys.stdout.write(known[0]["stdout"])
+    sys.exit(known[0]["code"])
+"""
+NEEDS_RESTART = 4
+
+
+@dataclass
+class Ran:
+    """How a script ended, and what it asked of docker."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+    calls: list[str]
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """Return the one document that it printed."""
+        return dict(json.loads(self.stdout))
+
+    @property
+    def commands(self) -> list[str]:
+        """Return the commands of which the document tells."""
+        return [one["command"] for one in self.document["commands"]]
+
+
+@dataclass
+class Docker:
+    """A docker whose answers a test gives; a key is a part of the command's text."""
+
+    folder: Path
+    answers: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def answer(self, command: str, *, code: int = 0, stdout: str = "", stderr: str = "") -> None:
+        self.answers[command] = {"code": code, "stdout": stdout, "stderr": stderr}
+
+    def tell(self, command: str, *, code: int = 0, stderr: str = "", **fields: object) -> None:
+        """Answer a command with a document over several lines."""
+        document = {"exit_code": code, **fields}
+        self.answer(command, code=code, stdout=json.dumps(document, indent=2) + "\n", stderr=stderr)
+
+    def run(self, script: str, *arguments: str) -> Ran:
+        (self.folder / "answers.json").write_text(json.dumps(self.answers))
+        done = subprocess.run(
+            [str(REPOSITORY / "infra" / "host" / script), *arguments],
+            env={
+                **os.environ,
+                "PATH": f"{self.folder}:{os.environ['PATH']}",
+                "SLUICE_ENV_DIR": str(self.folder),
+                "TMPDIR": str(self.folder / "tmp"),
+            },
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert list((self.folder / "tmp").iterdir()) == [], "a temporary file stays"
+        calls = self.folder / "calls"
+        made = calls.read_text().splitlines() if calls.exists() else []
+        return Ran(done.returncode, done.stdout, done.stderr, made)
+
+
+@pytest.fixture
+def docker(tmp_path: Path) -> Docker:
+    program = tmp_path / "docker"
+    program.write_text(DOCKER.format(python=sys.executable, folder=str(tmp_path)))
+    program.chmod(0o755)
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "stack.env").write_text("PGBOUNCER_REPLICAS=2\nWORKER_REPLICAS=1\n")
+    fake = Docker(tmp_path)
+    # Asked of every container: names and ids.
+    fake.answer("ps --quiet pgbouncer", stdout="one\ntwo\n")
+    fake.answer("ps --quiet", stdout="one\n")
+    return fake
+
+
+def test_a_person_gets_the_lines_and_the_host_its_steps(docker: Docker) -> None:
+    docker.answer(
+        "restart pgbouncer", stdout="host: replace-pgbouncer p1\nserve\n", stderr="p1: empty\n"
+    )
+    ran = docker.run("restart-pgbouncer.sh")
+    assert (ran.exit_code, ran.stdout, ran.stderr) == (0, "serve\n", "p1: empty\n")
+    assert "restart p1" in ran.calls
+    assert not any("--json" in call for call in ran.calls)
+
+
+def test_a_program_gets_one_document_and_the_host_its_steps(docker: Docker) -> None:
+    progress = "p1: empty\nhost: replace-pgbouncer p1\np1: new\n"
+    docker.tell("restart pgbouncer --json", stderr=progress, processes=[{"process": "p1"}])
+    ran = docker.run("restart-pgbouncer.sh", "--json")
+    assert (ran.exit_code, ran.stderr) == (0, "p1: empty\np1: new\n")
+    assert ran.document == {
+        "exit_code": 0,
+        "faults": [],
+        "commands": [
+            {
+                "command": "restart pgbouncer",
+                "document": {"exit_code": 0, "processes": [{"process": "p1"}]},
+            }
+        ],
+    }
+    assert "restart p1" in ran.calls
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+@pytest.mark.parametrize("code", [1, 2, 3])
+def test_the_exit_code_of_the_command_is_that_of_the_script(
+    docker: Docker, options: tuple[str, ...], code: int
+) -> None:
+    docker.tell("restart pgbouncer", code=code, faults=["why"])
+    ran = docker.run("restart-pgbouncer.sh", *options)
+    assert ran.exit_code == code
+    if options:
+        assert ran.document["exit_code"] == code
+        assert ran.document["commands"][0]["document"]["faults"] == ["why"]
+
+
+def test_a_command_that_died_without_a_word_is_a_fault(docker: Docker) -> None:
+    docker.answer("restart pgbouncer", code=137)
+    ran = docker.run("restart-pgbouncer.sh", "--json")
+    assert ran.document == {
+        "exit_code": 137,
+        "faults": ["restart pgbouncer ended with 137 and printed no document"],
+        "commands": [],
+    }
+
+
+def test_a_restart_of_postgres_tells_of_all_that_it_did(docker: Docker) -> None:
+    docker.tell("apply --restart", code=NEEDS_RESTART, stderr="host: restart postgres\n")
+    docker.tell("restart postgres", stderr="host: restart-postgres\n", paused_seconds=1.5)
+    ran = docker.run("restart-postgres.sh", "--json")
+    assert ran.exit_code == ran.document["exit_code"] == 0
+    assert ran.commands == ["apply --restart", "restart postgres", "apply --restart"]
+    assert ran.document["commands"][1]["document"]["paused_seconds"] == 1.5
+    assert "restart one" in ran.calls
+    assert any(call.endswith("ops dead-man") for call in ran.calls)
+    assert "host:" not in ran.stderr
+
+
+def test_an_env_file_at_fault_ends_it_before_anything_is_restarted(docker: Docker) -> None:
+    docker.tell("apply --restart", code=2, faults=["WORKER_THREADS=x"])
+    ran = docker.run("restart-postgres.sh", "--json")
+    assert ran.exit_code == ran.document["exit_code"] == 2
+    assert ran.commands == ["apply --restart"]
+    assert not any("restart postgres" in call for call in ran.calls)
+
+
+def test_what_the_script_itself_refuses_is_in_its_document(docker: Docker) -> None:
+    docker.answer("postgres -C max_connections", code=1)
+    ran = docker.run("restart-postgres.sh", "--json", "--compiled")
+    assert ran.exit_code == ran.document["exit_code"] == 3
+    assert ran.document["faults"] == ["postgres refuses the new configuration; nothing was paused"]
+    assert ran.document["commands"] == []
+
+
+def test_a_restart_of_the_app_takes_services_beside_json(docker: Docker) -> None:
+    docker.tell("restart app", stderr="host: replace-worker w1\n")
+    ran = docker.run("restart-app.sh", "--compiled", "--json", "worker")
+    assert (ran.exit_code, ran.commands) == (0, ["restart app worker"])
+    assert "restart w1" in ran.calls
+
+
+def test_apply_with_restarts_holds_the_documents_of_the_scripts_that_it_runs(
+    docker: Docker,
+) -> None:
+    asked = "host: restart postgres api worker\n"
+    docker.tell("apply --restart --json", code=NEEDS_RESTART, stderr=asked)
+    docker.tell("apply --json", steps=["files: 3 written"])
+    for name in ("restart postgres", "restart app"):
+        docker.tell(name)
+    ran = docker.run("apply.sh", "--json", "--restart")
+    assert ran.exit_code == 0, ran.stderr
+    assert ran.commands == [
+        "apply --restart",
+        "restart-postgres.sh --compiled",
+        "restart-app.sh --compiled worker",
+        "restart-app.sh --compiled api",
+        "apply",
+    ]
+    postgres = ran.document["commands"][1]["document"]
+    assert [one["command"] for one in postgres["commands"]] == ["restart postgres"]
+
+
+def test_a_migration_that_fails_ends_apply_with_the_reason(docker: Docker) -> None:
+    docker.tell("apply --restart", code=NEEDS_RESTART, stderr="host: restart migrate api\n")
+    docker.answer("--exit-code-from migrate", code=7, stdout="migrate-1 | no such column\n")
+    ran = docker.run("apply.sh", "--json", "--restart")
+    assert ran.exit_code == ran.document["exit_code"] == 1
+    assert ran.document["faults"] == ["the migration failed; see: docker compose logs migrate"]
+    assert ran.commands == ["apply --restart"]
+    assert "no such column" in ran.stderr
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_apply_without_restarts_runs_one_command(docker: Docker, options: tuple[str, ...]) -> None:
+    docker.tell("apply", code=NEEDS_RESTART)
+    ran = docker.run("apply.sh", *options)
+    assert ran.exit_code == NEEDS_RESTART
+    assert len(ran.calls) == 1
+    if options:
+        assert ran.commands == ["apply"]
+
+
+def test_a_changed_number_of_replicas_tells_of_every_command(docker: Docker) -> None:
+    for name in ("plan --quiet", "apply --restart", "pgbouncer spread 2"):
+        docker.tell(name)
+    ran = docker.run("scale-pgbouncer.sh", "--json", "2")
+    assert ran.exit_code == 0, ran.stderr
+    (plan, *rest) = ran.commands
+    assert plan.startswith("plan --quiet --env-file ")
+    assert rest == ["apply --restart", "pgbouncer spread 2"]
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_number_that_does_not_fit_leaves_the_env_file(
+    docker: Docker, options: tuple[str, ...]
+) -> None:
+    docker.tell("plan --quiet", code=2, ok=False)
+    before = (docker.folder / "stack.env").read_text()
+    ran = docker.run("scale-pgbouncer.sh", *options, "30")
+    assert ran.exit_code == 2
+    assert (docker.folder / "stack.env").read_text() == before
+    assert not (docker.folder / "stack.env.candidate").exists()
+    if options:
+        assert [one["document"]["ok"] for one in ran.document["commands"]] == [False]
+
+
+def test_no_number_is_a_fault_in_the_document(docker: Docker) -> None:
+    ran = docker.run("scale-pgbouncer.sh", "--json", 'a "\\')
+    assert ran.exit_code == ran.document["exit_code"] == 2
+    assert ran.document["faults"][0].startswith("usage: scale-pgbouncer.sh")
+
+
+def test_a_preset_is_written_after_its_plan(docker: Docker) -> None:
+    docker.tell("preset small --json", ok=True)
+    docker.answer("preset small --print", stdout="API_PORT=8080\n")
+    ran = docker.run("preset.sh", "--json", "small")
+    assert (ran.exit_code, ran.commands) == (0, ["preset small"])
+    assert (docker.folder / "stack.env").read_text() == "API_PORT=8080\n"
+
+
+def test_a_name_with_quotes_stays_one_document(docker: Docker) -> None:
+    docker.tell("preset", code=2, faults=["preset 'a\"b' is not one of laptop"])
+    ran = docker.run("preset.sh", "--json", 'a"b\\c')
+    assert ran.exit_code == 2
+    assert ran.commands == ['preset a"b\\c']
