@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 
@@ -15,7 +16,7 @@ INLINE = re.compile(r"`((?:make|docker compose) [^`]+)`")
 TARGET = re.compile(r"^([a-z][a-z0-9-]*):.*## ", re.MULTILINE)
 
 # Look without changing anything: run here.
-READ_ONLY = ["help", "ps", "plan", "plan FULL=yes", "status"]
+READ_ONLY = ["help", "ps", "plan", "plan FULL=yes", "plan JSON=yes", "status", "status JSON=yes"]
 
 # What the tests run by another way than `make TARGET` in a test's own text: by whom, and why.
 ELSEWHERE = {
@@ -106,6 +107,8 @@ def test_a_command_that_only_looks_succeeds(stack: Stack, arguments: str) -> Non
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.strip()
+    if "JSON=yes" in arguments:
+        json.loads(done.stdout)
 
 
 def test_destroy_is_refused_without_confirmation() -> None:
