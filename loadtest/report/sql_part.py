@@ -11,7 +11,7 @@ from loadtest.report import charts
 from loadtest.report.parts import Cell, Section, Table
 from loadtest.samples import Series
 from loadtest.sql import summary
-from loadtest.sql.summary import BASE_CLIENTS, READ, Line, find
+from loadtest.sql.summary import BASE_CLIENTS, READ, TIERS, Line, find
 
 COLUMNS = (
     "clients",
@@ -36,6 +36,9 @@ MEMORY_COLUMNS = (
     "postgres, cores",
     "pgbouncer, cores",
     "pgbench, cores",
+    "postgres, us per read",
+    "pgbouncer, us per read",
+    "pgbench, us per read",
 )
 
 
@@ -60,7 +63,9 @@ def sections(data: Mapping[str, Any], series: Sequence[Series]) -> list[Section]
 
 _LIMITS = (
     "Processors in use during the measured seconds, by tier. A tier that uses all it has (one core "
-    "for a PgBouncer process) is the limit; where their sum is all the machine has, the machine is."
+    "for a PgBouncer process) is the limit; where their sum is all the machine has, the machine "
+    "is, and the processor time per read says whose share has grown. pgbench is the generator: it "
+    "looks at the sockets of all its clients at every turn, so its own share grows with them."
 )
 
 
@@ -85,7 +90,8 @@ def memory_table(lines: Sequence[Line]) -> Table:
             line.backends_pss_mib,
             line.backends_own_mib,
             line.pooler_pss_mib if line.path == "pgbouncer" else None,
-            *(line.cores.get(tier) for tier in ("postgres", "pgbouncer", "pgbench")),
+            *(line.cores.get(tier) for tier in TIERS),
+            *(line.processor_us(tier) for tier in TIERS),
         ]
         for line in lines
         if line.kind == READ
@@ -95,7 +101,7 @@ def memory_table(lines: Sequence[Line]) -> Table:
         MEMORY_COLUMNS,
         rows,
         "PSS of all client backends; the second figure leaves shared_buffers out, which is there "
-        "once whatever the number of clients. pgbench's cores include its clients' logins.",
+        "once whatever the number of clients. Processors are those of the measured seconds.",
     )
 
 

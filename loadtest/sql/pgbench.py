@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import resource
 import subprocess
 import tempfile
 import threading
@@ -20,6 +19,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from loadtest.histogram import Histogram, summary_ms
 from loadtest.sql.cases import Case
@@ -36,7 +37,6 @@ LOGIN_FACTOR_MAX = 10
 START_SECONDS_MAX = 30.0
 END_SECONDS_MAX = 15.0
 MESSAGES_MAX = 10
-COLUMNS = 6
 COLUMNS = 6
 
 _REPORT = re.compile(r"progress: ([\d.]+) s, ([\d.]+) tps, lat ([\d.]+|NaN) ms")
@@ -99,19 +99,16 @@ def command(case: Case, bench: Bench) -> list[str]:
 
 def run(case: Case, bench: Bench) -> dict[str, Any]:
     """Run a case within its time and return its figures; a failure is one of them."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with tempfile.TemporaryDirectory() as directory:
         started = time.time()
-        lines = _report_lines(case, bench, directory)
+        lines, processor = _watched(case, bench, directory)
         ended = time.time()
         result = figures(lines, started)
         histogram = _latencies(Path(directory), result["window"])
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return result | {
         "started": started,
         "ended": ended,
-        "client_cpu_seconds": spent,
+        "client_cores": cores(result["window"], processor),
         "latency": summary_ms(histogram),
         "histogram": histogram.to_json(),
     }
@@ -143,14 +140,25 @@ def figures(lines: Iterable[str], started: float) -> dict[str, Any]:
     }
 
 
+def cores(window: list[float] | None, processor: list[float]) -> float | None:
+    """Return the processors in use in the window; `processor`: seconds used until each report."""
+    if window is None:
+        return None
+    return (processor[-1] - processor[REPORTS_SKIPPED - 1]) / (window[1] - window[0])
+
+
 def is_complete(result: Mapping[str, Any]) -> bool:
     """Tell whether a run measured something and no client of it failed."""
     return bool(result["tps"]) and not result["errors"]
 
 
-def _report_lines(case: Case, bench: Bench, directory: str) -> list[str]:
-    """Run pgbench until it has reported enough seconds; return what it wrote to stderr."""
+def _watched(case: Case, bench: Bench, directory: str) -> tuple[list[str], list[float]]:
+    """Run pgbench until it has reported enough seconds.
+
+    Returns what it wrote to stderr, and the processor seconds it had used at each report.
+    """
     lines: list[str] = []
+    processor: list[float] = []
     with subprocess.Popen(  # noqa: S603  # our own command line
         command(case, bench),
         cwd=directory,
@@ -163,16 +171,17 @@ def _report_lines(case: Case, bench: Bench, directory: str) -> list[str]:
         watchdog = threading.Timer(bench.seconds_max(case), process.kill)
         watchdog.start()
         try:
-            reports = 0
             for line in process.stderr or ():
                 lines.append(line)
-                reports += bool(_REPORT.match(line))
-                if reports >= REPORTS_SKIPPED + bench.seconds:
+                if _REPORT.match(line):
+                    used = psutil.Process(process.pid).cpu_times()
+                    processor.append(used.user + used.system)
+                if len(processor) >= REPORTS_SKIPPED + bench.seconds:
                     break
         finally:
             watchdog.cancel()
             _end(process)
-    return lines
+    return lines, processor
 
 
 def _end(process: subprocess.Popen[str]) -> None:

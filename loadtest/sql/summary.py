@@ -15,9 +15,11 @@ from loadtest.spread import Spread, spread
 
 CORES_NS = 1e9
 KB_PER_MIB = 1024.0
+MICROSECONDS = 1e6
 BASE_CLIENTS = 8
 DIRECT_BASE_CLIENTS = 380
 READ = "read extended"
+TIERS = ("postgres", "pgbouncer", "pgbench")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,12 @@ class Line:
     backends_own_mib: float | None
     pooler_pss_mib: float | None
     cores: dict[str, float]
+
+    def processor_us(self, tier: str) -> float | None:
+        """Return the processor time of a tier per transaction, in microseconds."""
+        if self.tps is None or tier not in self.cores:
+            return None
+        return self.cores[tier] / self.tps.median * MICROSECONDS
 
 
 def lines(runs: Iterable[dict[str, Any]], series: Sequence[Series]) -> list[Line]:
@@ -67,6 +75,7 @@ def findings(all_lines: Sequence[Line]) -> list[Finding]:
             " %",
         ),
     ]
+    found += _profile(read.get(("pgbouncer", BASE_CLIENTS)), read.get(("pgbouncer", most)))
     direct = read.get(("direct", DIRECT_BASE_CLIENTS))
     share = _percent(direct, read.get(("direct", BASE_CLIENTS)))
     found.append(
@@ -78,6 +87,22 @@ def findings(all_lines: Sequence[Line]) -> list[Finding]:
         )
     )
     return [*found, *_memory(read)]
+
+
+def _profile(few: Line | None, many: Line | None) -> list[Finding]:
+    """Return where the processors' time goes, with few clients and with many."""
+    if few is None or many is None or few is many:
+        return []
+    parts = [
+        f"{tier} {before:.0f} -> {after:.0f}"
+        for tier in TIERS
+        if (before := few.processor_us(tier)) and (after := many.processor_us(tier))
+    ]
+    claim = (
+        f"what limits it: processor time per read in us, {few.clients:,} -> {many.clients:,} "
+        "clients (pgbench is the generator)"
+    )
+    return [Finding(claim, ", ".join(parts) or "-", True if parts else None)]
 
 
 def _memory(read: dict[tuple[str, int], Line]) -> list[Finding]:
@@ -150,8 +175,7 @@ def _cores(series: Iterable[Series], runs: Sequence[dict[str, Any]]) -> dict[str
             spent = (used[-1][1] - used[0][1]) / CORES_NS
             found[one.service.removeprefix("lab-")].append(spent / (used[-1][0] - used[0][0]))
     cores = {service: median(values) for service, values in found.items()}
-    spans = [(run["client_cpu_seconds"], run["ended"] - run["started"]) for run in runs]
-    if spans:
-        # Logins included: they are part of what the client's processor did in that time.
-        cores["pgbench"] = median(cpu / span for cpu, span in spans)
+    spent = [run["client_cores"] for run in runs if run["client_cores"] is not None]
+    if spent:
+        cores["pgbench"] = median(spent)
     return cores

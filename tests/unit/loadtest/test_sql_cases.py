@@ -8,7 +8,7 @@ from typing import Any
 from loadtest.samples import Series
 from loadtest.sql import summary
 from loadtest.sql.cases import DEFAULT_CLIENTS, Case, cases, reason_against
-from loadtest.sql.pgbench import Bench, command, figures, is_complete
+from loadtest.sql.pgbench import Bench, command, cores, figures, is_complete
 
 BENCH = Bench(seconds=5, login_ms=9, password_file=Path("p"), ca_file=Path("c"))
 LIMITS = {"direct_max": 1000, "open_files": 20_000}
@@ -72,6 +72,7 @@ def test_the_clock_starts_after_the_logins() -> None:
     assert found["login_seconds"] == 10
     assert found["window"] == [111.0, 114.0]
     assert found["tps"] == (100 * 1 + 400 * 2) / 3
+    assert cores(found["window"], [1.0, 5.0, 6.0, 8.0]) == 1.0
     assert is_complete(found)
 
 
@@ -89,7 +90,7 @@ def run(path: str, clients: int, tps: float) -> dict[str, Any]:
         "window": [10.0, 20.0],
         "login_seconds": 1.0,
         "histogram": {},
-        "client_cpu_seconds": 1.0,
+        "client_cores": 0.5,
         "started": 5.0,
         "ended": 20.0,
     }
@@ -105,6 +106,13 @@ def test_ten_thousand_clients_are_set_against_eight() -> None:
     (found, *_) = summary.findings(summary.lines(runs, memory(1.0)))
     assert "10,000 clients" in found.claim
     assert found.verdict == "NO"
+
+
+def test_the_profile_says_whose_time_grew() -> None:
+    runs = [run("pgbouncer", 8, 1000.0), run("pgbouncer", 10_000, 500.0)]
+    claims = {one.claim: one.measured for one in summary.findings(summary.lines(runs, []))}
+    (measured,) = [shown for claim, shown in claims.items() if claim.startswith("what limits it")]
+    assert measured == "pgbench 500 -> 1000"
 
 
 def test_repeats_become_one_line_with_its_range() -> None:
