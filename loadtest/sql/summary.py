@@ -175,7 +175,7 @@ def _cores(series: Iterable[Series], runs: Sequence[dict[str, Any]]) -> dict[str
             spent = (used[-1][1] - used[0][1]) / CORES_NS
             found[one.service.removeprefix("lab-")].append(spent / (used[-1][0] - used[0][0]))
     cores = {service: median(values) for service, values in found.items()}
-    spent = [run["client_cores"] for run in runs if run["client_cores"] is not None]
-    if spent:
-        cores["pgbench"] = median(spent)
+    generator = [run["client_cores"] for run in runs if run["client_cores"] is not None]
+    if generator:
+        cores["pgbench"] = median(generator)
     return cores
