@@ -95,7 +95,7 @@ compare: engine ## The incident before and after, on the same data, results chec
 isolation: engine ## Latency of requests while the batch pool is full
 	@loadtest/run isolation
 
-tune: engine ## Find pool sizes by measuring, live; puts back what was: make tune MINUTES=10 [RESUME=yes]
+tune: engine ## Find pool sizes by measuring, live; puts back what was: make tune MINUTES=15 [RESUME=yes]
 	@loadtest/run tune
 
 soak: engine ## Mixed load for long; fails when memory, files or connections grow: make soak MINUTES=60

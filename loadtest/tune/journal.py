@@ -17,7 +17,7 @@ NAME = "tune"
 class TuneOptions:
     """The stated load, the repeats, and the time that the whole may take."""
 
-    minutes: float = 10.0
+    minutes: float = 15.0
     repeats: int = 3
     users: int = 24
     point_seconds: float = 6.0

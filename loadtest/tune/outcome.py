@@ -54,16 +54,20 @@ def reasons(journal: Journal) -> dict[str, str]:
         swept = sweep(journal, stage)
         if swept is not None:
             knee = swept.knee()
-            found[stage.knob] = _reason(stage, knee, len(journal.of(stage.name, knee.size)))
+            found[stage.knob] = _reason(stage, knee, len(swept.repeats[0]))
             found[stage.minimum_knob] = f"at most {stage.knob}."
     return found
 
 
-def _reason(stage: Stage, knee: Knee, repeats: int) -> str:
+def _reason(stage: Stage, knee: Knee, rounds: int) -> str:
+    certainty = (
+        f"{rounds} rounds, 90 % interval of the knee {knee.low:g}..{knee.high:g}"
+        if rounds > 1
+        else "one round only, so nothing is known of its certainty: raise MINUTES"
+    )
     return (
         f"{knee.at_knee:.0f} {stage.unit}, {knee.share_percent:.0f} % of the best "
-        f"({knee.best:.0f} at {knee.best_size}); {repeats} runs, 90 % interval of the knee "
-        f"{knee.low:g}..{knee.high:g}. Larger buys nothing here."
+        f"({knee.best:.0f} at {knee.best_size}); {certainty}. Larger buys nothing here."
     )
 
 

@@ -1,13 +1,15 @@
 """Which point comes next: stage by stage, every size in turn, as many rounds as there is time.
 
 A round goes through all sizes of a stage before any is repeated, so that a drift of the machine
-meets every size alike. The time left is shared out among the stages that are still to come.
+meets every size alike; one that does not fit into the stage's share of the time is not begun.
+The shares are as the rounds of the stages take long.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import fmean
 
 from loadtest.tune.journal import Journal, sizes_measured
 from loadtest.tune.knee import Sweep
@@ -19,6 +21,10 @@ VERIFY_LOADS = ("interactive", "batch")
 RECOMMENDED, BEST = 0, 1
 # Time of the measured sweeps; the rest is for verifying what they chose.
 SWEEP_SHARE = 0.8
+# Applying and starting the containers around a measurement, in seconds.
+OVERHEAD_SECONDS = 4.0
+# Of the first measurement of a load, until one has been made.
+FIRST_SECONDS = {"interactive": 8.0, "batch": 3.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +47,9 @@ def next_point(journal: Journal) -> Point | None:
     if journal.out_of_time():
         return None
     knobs = dict(journal.base)
-    for number, stage in enumerate(STAGES):
-        point = _in_stage(journal, stage, number, knobs)
-        if point is not None and not _share_is_spent(journal, len(STAGES) - 1):
+    for stage in STAGES:
+        point = _in_stage(journal, stage, knobs)
+        if point is not None and journal.spent_seconds < _share_ends(journal, STAGES[-1]):
             return point
         found = sweep(journal, stage)
         if found is not None:
@@ -52,14 +58,17 @@ def next_point(journal: Journal) -> Point | None:
 
 
 def sweep(journal: Journal, stage: Stage) -> Sweep | None:
-    """Return what was measured of a stage, by size; None without any measurement."""
+    """Return what the whole rounds of a stage gave, by size; None without any measurement.
+
+    Sizes of an unfinished round would be judged by more repeats than the others. Where not even
+    the first is whole, its sizes are all there is.
+    """
     measured = list(sizes_measured(journal, stage.name))
     if not measured:
         return None
-    return Sweep(
-        measured,
-        [[one.throughput for one in journal.of(stage.name, size)] for size in measured],
-    )
+    runs = [[one.throughput for one in journal.of(stage.name, size)] for size in measured]
+    rounds = min(len(one) for one in runs)
+    return Sweep(measured, [one[:rounds] for one in runs])
 
 
 def recommended(journal: Journal) -> Knobs:
@@ -87,20 +96,40 @@ def sizes(journal: Journal, stage: Stage) -> list[int]:
     return [size for size in wanted if not journal.is_refused(stage.name, size)]
 
 
-def _in_stage(journal: Journal, stage: Stage, number: int, knobs: Knobs) -> Point | None:
+def round_seconds(journal: Journal, stage: Stage) -> float:
+    """Return how long one round of a stage takes, by what its load has taken so far."""
+    taken = [
+        one.ended - one.started
+        for known in STAGES
+        if known.load == stage.load
+        for one in journal.measurements
+        if one.stage == known.name
+    ]
+    each = fmean(taken) if taken else FIRST_SECONDS[stage.load]
+    return len(sizes(journal, stage)) * (each + OVERHEAD_SECONDS)
+
+
+def _in_stage(journal: Journal, stage: Stage, knobs: Knobs) -> Point | None:
     counts = {size: len(journal.of(stage.name, size)) for size in sizes(journal, stage)}
-    if not counts:
+    if not counts or _is_swept(journal, stage, list(counts.values())):
         return None
-    fewest = min(counts.values())
-    if fewest >= journal.options.repeats or (fewest and _share_is_spent(journal, number)):
-        return None
-    size = next(size for size, count in counts.items() if count == fewest)
+    size = min(counts, key=lambda one: (counts[one], one))
     return Point(stage.name, size, stage.load, with_size(knobs, stage, size))
 
 
-def _share_is_spent(journal: Journal, number: int) -> bool:
-    share = SWEEP_SHARE * (number + 1) / len(STAGES)
-    return journal.spent_seconds >= share * journal.options.minutes * 60
+def _is_swept(journal: Journal, stage: Stage, counts: list[int]) -> bool:
+    """Tell whether a stage has all its rounds, or all that fit into its share of the time."""
+    if min(counts) != max(counts) or not min(counts):
+        return False
+    ends_at = journal.spent_seconds + round_seconds(journal, stage)
+    return min(counts) >= journal.options.repeats or ends_at > _share_ends(journal, stage)
+
+
+def _share_ends(journal: Journal, stage: Stage) -> float:
+    """Return the spent seconds at which the share of a stage ends: what is left goes on."""
+    rounds = [round_seconds(journal, one) for one in STAGES]
+    share = sum(rounds[: STAGES.index(stage) + 1]) / sum(rounds)
+    return SWEEP_SHARE * share * journal.options.minutes * 60
 
 
 def _verification(journal: Journal) -> Point | None:

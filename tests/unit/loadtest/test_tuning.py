@@ -10,7 +10,7 @@ from loadtest.tune import journal as journals
 from loadtest.tune import little, outcome
 from loadtest.tune.journal import Journal, Measurement, TuneOptions
 from loadtest.tune.knee import Sweep
-from loadtest.tune.search import BEST, RECOMMENDED, next_point, recommended, with_chosen
+from loadtest.tune.search import BEST, RECOMMENDED, next_point, recommended, sweep, with_chosen
 from loadtest.tune.space import STAGES, edit_env, with_size
 
 BASE = {
@@ -80,6 +80,26 @@ def test_time_that_is_over_ends_the_search_but_leaves_some_to_verify() -> None:
     taken = measure(journal, seconds=5.0)
     assert journal.spent_seconds <= 60 + 5
     assert [stage for stage, _ in taken if stage.startswith("verify")]
+
+
+def test_a_round_that_does_not_fit_into_the_time_is_not_begun() -> None:
+    journal = start(minutes=4, repeats=9)
+    taken = measure(journal, seconds=5.0)
+    for stage in STAGES:
+        counts = {size: taken.count((stage.name, size)) for size in stage.sizes(BASE)}
+        assert len(set(counts.values())) == 1, counts
+    assert sum(stage == STAGES[0].name for stage, _ in taken) < 9 * len(STAGES[0].sizes(BASE))
+
+
+def test_sizes_of_an_unfinished_round_are_judged_by_as_many_repeats_as_the_others() -> None:
+    journal = start(repeats=3)
+    for size, throughput in ((1, 50.0), (2, 100.0), (1, 900.0)):
+        one = Measurement(STAGES[0].name, size, throughput, 1, 2, 1, 10, 0, 0, 1)
+        journal.measurements.append(one)
+    found = sweep(journal, STAGES[0])
+    assert found is not None
+    assert found.repeats == [[50.0], [100.0]]
+    assert "one round only" in outcome.reasons(journal)[STAGES[0].knob]
 
 
 def test_recommended_and_best_are_verified_in_turns() -> None:
