@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from infra.compiler import connections, derive
+from infra.compiler.envfile import MEASURED
 from infra.compiler.faults import Fault
 from infra.compiler.knobs import UnavailableError, Values
 from infra.compiler.timing import TIME_RULES
@@ -130,15 +131,16 @@ def prepared_statements(values: Values) -> Iterator[str]:
 
 
 def oversized_pools(values: Values) -> Iterator[str]:
-    """Warn of more server connections than about 2 x cores in one pool."""
+    """Warn of more server connections than 2 x cores in one pool, and no measurement on record."""
     enough = 2 * values.number("POSTGRES_CPUS")
     replicas = values.integer("PGBOUNCER_REPLICAS")
     for kind in ("INTERACTIVE", "BATCH"):
         name = f"PGBOUNCER_{kind}_POOL_SIZE"
-        if values.integer(name) * replicas > enough:
+        if name not in values.measured and values.integer(name) * replicas > enough:
             yield (
                 f"{shown(values, name)} x {replicas} replicas is more than 2 x "
-                f"{shown(values, 'POSTGRES_CPUS')}; keep it only if a measurement says so"
+                f"{shown(values, 'POSTGRES_CPUS')}; keep it only if a measurement says so: "
+                f"make tune writes it down as a comment '{MEASURED}{values[name]}: ...' above it"
             )
 
 

@@ -5,9 +5,9 @@
 
 import sys
 import textwrap
-from collections.abc import Mapping
 
 from infra.compiler import catalogue
+from infra.compiler.envfile import MEASURED
 from infra.compiler.knobs import Knob, Tier
 from infra.compiler.presets import PRESETS, Preset
 
@@ -34,7 +34,7 @@ def document(preset: Preset) -> str:
     for tier, title in _TIERS.items():
         parts.append(f"# ---- {title} ".ljust(_WIDTH, "-"))
         knobs = [knob for knob in catalogue.all_knobs() if knob.tier is tier]
-        parts.extend(_knob(knob, preset.values) for knob in knobs)
+        parts.extend(_knob(knob, preset) for knob in knobs)
     return "\n\n".join(parts) + "\n"
 
 
@@ -47,8 +47,12 @@ def knob_comment(knob: Knob) -> str:
     return "\n".join(_comment(line) for line in lines if line)
 
 
-def _knob(knob: Knob, chosen: Mapping[str, str]) -> str:
-    return f"{knob_comment(knob)}\n{knob.name}={chosen.get(knob.name, knob.default)}"
+def _knob(knob: Knob, preset: Preset) -> str:
+    value = preset.values.get(knob.name, knob.default)
+    lines = [knob_comment(knob)]
+    if knob.name in preset.measured:
+        lines.append(f"{MEASURED}{value}: {preset.measured[knob.name]}")
+    return "\n".join([*lines, f"{knob.name}={value}"])
 
 
 def _comment(text: str) -> str:

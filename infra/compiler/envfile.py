@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from infra.compiler.faults import Fault
@@ -10,15 +10,21 @@ from infra.compiler.faults import Fault
 _NAME = re.compile(r"[A-Z][A-Z0-9_]*\Z")
 # Compose would expand, unquote or cut what contains one of these; the compiler would not.
 _NOT_PLAIN = re.compile(r"[\s\"'`$#\\]")
+MEASURED = "# Measured at "
+"""Begins the comment directly above a knob that says why it has its value, by a measurement."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One assignment: knob name, text as written, line number from 1."""
+    """One assignment: knob name, text as written, line number from 1.
+
+    `measured`: the comment above it records a measurement of this very value.
+    """
 
     name: str
     text: str
     line: int
+    measured: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +51,15 @@ def parse(text: str, *, name: str) -> EnvFile:
     """Parse the text of an env file, collecting every fault instead of stopping at one."""
     entries: list[Entry] = []
     faults: list[Fault] = []
+    above = ""
     for number, line in enumerate(text.split("\n"), start=1):
         stripped = line.strip()
         if not stripped or stripped.startswith("#"):
+            above = stripped
             continue
         entry, problem = _parse_line(line, number)
+        if entry and above.startswith(f"{MEASURED}{entry.text}: "):
+            entry = replace(entry, measured=True)
         if problem:
             faults.append(Fault(name, problem, number))
         if entry:

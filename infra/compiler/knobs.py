@@ -110,10 +110,14 @@ class UnavailableError(LookupError):
 
 
 class Values:
-    """The value of every knob, read by type; a faulty knob raises UnavailableError."""
+    """The value of every knob, read by type; a faulty knob raises UnavailableError.
 
-    def __init__(self, values: dict[str, Value]) -> None:
+    `measured` names the knobs whose value the env file holds with a measurement on record.
+    """
+
+    def __init__(self, values: dict[str, Value], measured: frozenset[str] = frozenset()) -> None:
         self._values: Final = values
+        self.measured: Final = measured
 
     def __getitem__(self, name: str) -> Value:
         try:

@@ -35,7 +35,8 @@ def assign(file: EnvFile) -> Assigned:
     for knob in knobs.values():
         if knob.name not in unusable:
             values.setdefault(knob.name, knob.default)
-    return Assigned(Values(values), tuple(faults))
+    measured = frozenset(entry.name for entry in file.entries if entry.measured)
+    return Assigned(Values(values, measured), tuple(faults))
 
 
 def _parse_into(

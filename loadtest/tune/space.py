@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+MEASURED = "# Measured at "
 Knobs = dict[str, str]
 
 
@@ -97,18 +98,25 @@ def read_env(text: str) -> Knobs:
 def edit_env(text: str, changes: Mapping[str, str], reasons: Mapping[str, str]) -> str:
     """Return the env file with other values, and the reason above each that has one.
 
-    Knobs that the file leaves out are added at its end; everything else stays as it is.
+    The form of the reason is the one that the budget takes for a measurement on record; one of
+    an earlier value goes. Knobs that the file leaves out are added at its end; everything else
+    stays as it is.
     """
     missing = dict(changes)
-    lines = []
+    lines: list[str] = []
     for line in text.splitlines():
         name = line.partition("=")[0]
         if name in changes and not line.startswith("#"):
-            lines += [f"# Measured: {reasons[name]}"] if name in reasons else []
-            lines.append(f"{name}={missing.pop(name)}")
+            if lines and lines[-1].startswith(MEASURED):
+                lines.pop()
+            lines += _assignment(name, missing.pop(name), reasons)
         else:
             lines.append(line)
     for name, value in missing.items():
-        lines += [f"# Measured: {reasons[name]}"] if name in reasons else []
-        lines.append(f"{name}={value}")
+        lines += _assignment(name, value, reasons)
     return "\n".join(lines) + "\n"
+
+
+def _assignment(name: str, value: str, reasons: Mapping[str, str]) -> list[str]:
+    reason = [f"{MEASURED}{value}: {reasons[name]}"] if name in reasons else []
+    return [*reason, f"{name}={value}"]

@@ -54,7 +54,7 @@ def test_each_change_has_old_new_and_cost(
     assert (plan["restart"], plan["recreate"]) == (["postgres"], ["api"])
     effect = {row["name"]: (row["before"], row["after"]) for row in plan["effect"]}
     assert effect["max_connections"] == (60, 61)
-    assert effect["pooled sessions"] == (38, 36)
+    assert effect["pooled sessions"] == (18, 28)
 
 
 def test_a_person_reads_the_difference(ops: Commands, env: EnvDir) -> None:
@@ -66,7 +66,7 @@ def test_a_person_reads_the_difference(ops: Commands, env: EnvDir) -> None:
         "Effect on the budget",
         "pooled sessions",
         "All of it is live: make apply",
-        "warning: infra/env/stack.env: PGBOUNCER_INTERACTIVE_POOL_SIZE=8",
+        "warning: infra/env/stack.env: PGBOUNCER_BATCH_POOL_SIZE=7 x 2",
         "the budget holds",
     ):
         assert part in text

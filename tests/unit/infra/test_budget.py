@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from infra.compiler import catalogue, connections, derive
+from infra.compiler.build import check
 from infra.compiler.knobs import Values
-from tests.unit.infra.support import judge, messages
+from tests.unit.infra.support import judge, messages, write_env
 
 Knobs = dict[str, Any]
 
@@ -15,15 +16,15 @@ Knobs = dict[str, Any]
 LIMITS: list[tuple[str, Knobs, Knobs, str]] = [
     (
         "1 server connections fit into max_connections",
-        {"POSTGRES_MAX_CONNECTIONS": 56},
-        {"POSTGRES_MAX_CONNECTIONS": 55},
-        "2 x 19 server connections",
+        {"POSTGRES_MAX_CONNECTIONS": 36},
+        {"POSTGRES_MAX_CONNECTIONS": 35},
+        "2 x 9 server connections",
     ),
     (
         "1 replicas multiply the pools",
-        {"PGBOUNCER_REPLICAS": 3, "POSTGRES_MAX_CONNECTIONS": 75},
-        {"PGBOUNCER_REPLICAS": 3, "POSTGRES_MAX_CONNECTIONS": 74},
-        "= 75 exceeds POSTGRES_MAX_CONNECTIONS=74",
+        {"PGBOUNCER_REPLICAS": 3, "POSTGRES_MAX_CONNECTIONS": 45},
+        {"PGBOUNCER_REPLICAS": 3, "POSTGRES_MAX_CONNECTIONS": 44},
+        "= 45 exceeds POSTGRES_MAX_CONNECTIONS=44",
     ),
     (
         "2 app pools, the api's twice, and headroom fit into one replica",
@@ -33,9 +34,9 @@ LIMITS: list[tuple[str, Knobs, Knobs, str]] = [
     ),
     (
         "2 connections fit into the open files",
-        {"PGBOUNCER_OPEN_FILES": 1083},
-        {"PGBOUNCER_OPEN_FILES": 1082},
-        "= 1083 exceeds PGBOUNCER_OPEN_FILES=1082",
+        {"PGBOUNCER_OPEN_FILES": 1073},
+        {"PGBOUNCER_OPEN_FILES": 1072},
+        "= 1073 exceeds PGBOUNCER_OPEN_FILES=1072",
     ),
     (
         "TLS clients fit into PgBouncer's memory",
@@ -57,15 +58,15 @@ LIMITS: list[tuple[str, Knobs, Knobs, str]] = [
     ),
     (
         "3 interactive minimum",
-        {"PGBOUNCER_INTERACTIVE_MIN_POOL_SIZE": 8},
-        {"PGBOUNCER_INTERACTIVE_MIN_POOL_SIZE": 9},
-        "exceeds PGBOUNCER_INTERACTIVE_POOL_SIZE=8",
+        {"PGBOUNCER_INTERACTIVE_MIN_POOL_SIZE": 4},
+        {"PGBOUNCER_INTERACTIVE_MIN_POOL_SIZE": 5},
+        "exceeds PGBOUNCER_INTERACTIVE_POOL_SIZE=4",
     ),
     (
         "3 batch minimum",
-        {"PGBOUNCER_BATCH_MIN_POOL_SIZE": 8},
-        {"PGBOUNCER_BATCH_MIN_POOL_SIZE": 9},
-        "exceeds PGBOUNCER_BATCH_POOL_SIZE=8",
+        {"PGBOUNCER_BATCH_MIN_POOL_SIZE": 2},
+        {"PGBOUNCER_BATCH_MIN_POOL_SIZE": 3},
+        "exceeds PGBOUNCER_BATCH_POOL_SIZE=2",
     ),
     (
         "3 worker threads",
@@ -220,7 +221,7 @@ def test_a_knob_out_of_range_is_not_judged_a_second_time(tmp_path: Path) -> None
         ({"PGBOUNCER_INTERACTIVE_MIN_POOL_SIZE": 0}, "wait for logins"),
         ({"API_THREADS": 8}, "API_POOL_MAX_SIZE=16, API_THREADS=8"),
         ({"WORKER_THREADS": 1}, "WORKER_POOL_MAX_SIZE=6, WORKER_THREADS=1"),
-        ({"POSTGRES_MEMORY_MB": 512}, "sorts go to disk"),
+        ({"POSTGRES_MEMORY_MB": 400}, "sorts go to disk"),
     ],
 )
 def test_what_is_only_unwise_is_a_warning(tmp_path: Path, changed: Knobs, says: str) -> None:
@@ -235,6 +236,16 @@ def test_pools_within_twice_the_cores_are_no_warning(tmp_path: Path) -> None:
     assert not at.warnings
     beyond = judge(tmp_path, POSTGRES_CPUS="7.9", **dict.fromkeys(sizes, 8))
     assert len(beyond.warnings) == 2
+
+
+def test_a_measurement_on_record_speaks_for_a_large_pool(tmp_path: Path) -> None:
+    record = "# Measured at {}: 276 requests/s.\nPGBOUNCER_INTERACTIVE_POOL_SIZE=8\n"
+    path = write_env(tmp_path, PGBOUNCER_INTERACTIVE_POOL_SIZE=8)
+    plain = path.read_text()
+    for measured_at, warnings in ((8, 0), (4, 1)):
+        line = record.format(measured_at)
+        path.write_text(plain.replace("PGBOUNCER_INTERACTIVE_POOL_SIZE=8\n", line))
+        assert len(check(path).warnings) == warnings
 
 
 @pytest.mark.parametrize("replicas", [1, 2])

@@ -28,7 +28,7 @@ def test_a_sound_env_file_is_shown_in_tables(tmp_path: Path) -> None:
 
 
 def test_warnings_are_shown_and_do_not_refuse(tmp_path: Path) -> None:
-    result = _plan(write_env(tmp_path))
+    result = _plan(write_env(tmp_path, PGBOUNCER_INTERACTIVE_POOL_SIZE=8))
     assert "warning: infra/env/stack.env: PGBOUNCER_INTERACTIVE_POOL_SIZE=8" in result.stdout
 
 
@@ -47,8 +47,8 @@ def test_json_holds_everything(tmp_path: Path) -> None:
     plan = json.loads(result.stdout)
     assert plan["ok"] is True
     assert set(plan["knobs"]) == set(catalogue.by_name())
-    assert plan["budget"]["server_connections_spare"] == 4
-    assert plan["role_connection_limits"]["risk_api"] == 24
+    assert plan["budget"]["server_connections_spare"] == 24
+    assert plan["role_connection_limits"]["risk_api"] == 36
     assert {"name": "max_connections", "value": "60", "formula": "POSTGRES_MAX_CONNECTIONS"} in (
         plan["derived"]
     )
@@ -73,7 +73,7 @@ def test_differences_to_the_last_compile_name_their_cost(tmp_path: Path) -> None
     env_file = write_env(tmp_path, PGBOUNCER_BATCH_POOL_SIZE=7, POSTGRES_MAX_CONNECTIONS=61)
     assert json.loads(_plan(env_file, "--json").stdout)["differences"] == [
         {"knob": "POSTGRES_MAX_CONNECTIONS", "was": 60, "now": 61, "change": "restart of postgres"},
-        {"knob": "PGBOUNCER_BATCH_POOL_SIZE", "was": 8, "now": 7, "change": "live"},
+        {"knob": "PGBOUNCER_BATCH_POOL_SIZE", "was": 2, "now": 7, "change": "live"},
     ]
     assert "Changed since the last compile" in _plan(env_file).stdout
 

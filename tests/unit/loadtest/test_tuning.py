@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from infra.compiler import envfile
 from loadtest.run_directory import RunDirectory
 from loadtest.samples import Series
 from loadtest.tune import journal as journals
@@ -142,10 +143,16 @@ def test_a_server_pool_is_swept_without_its_reserve() -> None:
 
 
 def test_the_recommended_file_keeps_everything_else_and_gives_reasons() -> None:
-    text = "# Pool.\nA=1\nB=2\n"
+    text = "# Pool.\n# Measured at 1: an earlier one.\nA=1\nB=2\n"
     assert edit_env(text, {"A": "4", "C": "9"}, {"A": "the knee."}) == (
-        "# Pool.\n# Measured: the knee.\nA=4\nB=2\nC=9\n"
+        "# Pool.\n# Measured at 4: the knee.\nA=4\nB=2\nC=9\n"
     )
+
+
+def test_the_reason_is_what_the_budget_takes_for_a_measurement() -> None:
+    text = edit_env("A=1\nB=2\n", {"A": "4", "B": "3"}, {"A": "the knee."})
+    measured = {entry.name: entry.measured for entry in envfile.parse(text, name="").entries}
+    assert measured == {"A": True, "B": False}
 
 
 def test_the_outcome_names_what_changes_and_how_it_was_verified() -> None:

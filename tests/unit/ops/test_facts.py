@@ -129,8 +129,8 @@ def test_knobs_are_read_from_every_process() -> None:
         "pgbouncer", "pgbouncer-2", one.found | {"databases.risk.pool_size": Decimal(9)}
     )
     knobs = InForce((one, other), {"pgbouncer": 2}).knobs()
-    assert knobs["PGBOUNCER_INTERACTIVE_POOL_SIZE"] == (8, 9)
-    assert knobs["PGBOUNCER_BATCH_POOL_SIZE"] == (8,)
+    assert knobs["PGBOUNCER_INTERACTIVE_POOL_SIZE"] == (4, 9)
+    assert knobs["PGBOUNCER_BATCH_POOL_SIZE"] == (2,)
 
 
 def test_who_is_not_there_or_silent_is_named() -> None:

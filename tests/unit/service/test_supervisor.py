@@ -151,7 +151,7 @@ def test_a_first_process_that_cannot_serve_ends_the_supervisor(tmp_path: Path) -
 
 
 def test_a_second_restart_during_a_first_is_refused(tmp_path: Path) -> None:
-    with supervised(tmp_path, "serves", "hangs", ready_seconds=1.0) as running:
+    with supervised(tmp_path, "serves", "hangs", ready_seconds=5.0) as running:
         running.ask()
         running.process.send_signal(signal.SIGHUP)
         running.until(lambda: running.started() == 2, "a second process is started")
