@@ -9,21 +9,27 @@ shopt -s nullglob
 
 readonly KIND=$1 INTERVAL=$2
 readonly FILES_PROCESSES_MAX=120
+readonly MEMORY_PROCESSES_MAX=100
 
-# of_processes PREFIX PID...: proportional, private and shared memory in kB.
+# of_processes PREFIX PID...: proportional, private and shared memory in kB. Of many processes
+# only every n-th is read, and the sums scaled: the kernel walks all pages of each.
 of_processes() {
-    local prefix=$1 pid files=()
+    local prefix=$1 stride number files=()
     shift
-    for pid in "$@"; do files+=("/proc/$pid/smaps_rollup"); done
-    ((${#files[@]})) || { printf ' %s_count=0 %s_pss_kb=0 %s_own_kb=0' "$prefix" "$prefix" "$prefix"; return; }
-    # A process may end between the listing and the reading: awk warns and goes on.
-    awk -v prefix="$prefix" '
+    (($#)) || { printf ' %s_count=0 %s_pss_kb=0 %s_own_kb=0' "$prefix" "$prefix" "$prefix"; return; }
+    stride=$((($# + MEMORY_PROCESSES_MAX - 1) / MEMORY_PROCESSES_MAX))
+    for ((number = 1; number <= $#; number += stride)); do
+        files+=("/proc/${!number}/smaps_rollup")
+    done
+    # A process may end between the listing and the reading: cat goes on with the next.
+    cat "${files[@]}" 2>/dev/null | awk -v prefix="$prefix" -v scale="$# ${#files[@]}" '
+        BEGIN { split(scale, part, " "); scale = part[1] / part[2] }
         /^Pss:/ { count++; pss += $2 }
         /^Pss_Shmem:/ { shared += $2 }
         /^Rss:/ { rss += $2 }
-        END { printf " %s_count=%d %s_pss_kb=%d %s_own_kb=%d %s_rss_kb=%d",
-              prefix, count, prefix, pss, prefix, pss - shared, prefix, rss }
-    ' "${files[@]}" 2>/dev/null
+        END { if (count) printf " %s_count=%d %s_pss_kb=%d %s_own_kb=%d %s_rss_kb=%d",
+              prefix, count * scale + 0.5, prefix, pss * scale, prefix, (pss - shared) * scale,
+              prefix, rss * scale }'
 }
 
 processes() {
@@ -120,7 +126,7 @@ _main() {
     while :; do
         started=${EPOCHREALTIME/./}
         sample
-        # A thousand backends take long to add up: never spend more than a tenth of a core here.
+        # Never spend more than a tenth of a core here.
         pause=$(awk -v interval="$INTERVAL" -v took="$((${EPOCHREALTIME/./} - started))" \
             'BEGIN { slow = took * 9 / 1e6; print (slow > interval ? slow : interval) }')
         # Nothing is ever written to it: a timeout is the pause, the end of input is the end.

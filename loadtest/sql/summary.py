@@ -111,13 +111,21 @@ def _memory(read: dict[tuple[str, int], Line]) -> list[Finding]:
     )
     clients = both[-1] if both else 0
     direct, pooled = read.get(("direct", clients)), read.get(("pgbouncer", clients))
-    found = []
-    for name, text in (("backends_pss_mib", "PSS"), ("backends_own_mib", "PSS without shared")):
-        before, after = getattr(direct, name, None), getattr(pooled, name, None)
-        saved = None if not before or after is None else 100 * (1 - after / before)
-        claim = f"memory of all backends at {clients:,} clients below direct, {text} (>= 90 %)"
-        found.append(at_least(claim, saved, 90, " %"))
-    return found
+    own, whole = (_saved_percent(direct, pooled, f"backends_{kind}_mib") for kind in ("own", "pss"))
+    claim = f"memory that all backends add at {clients:,} clients, below direct"
+    return [
+        at_least(f"{claim}: PSS without shared memory (>= 90 %)", own, 90, " %"),
+        Finding(
+            "beside it: with shared_buffers, which is there once whatever the number of backends",
+            "-" if whole is None else f"{whole:.3g} %",
+            None if whole is None else True,
+        ),
+    ]
+
+
+def _saved_percent(direct: Line | None, pooled: Line | None, name: str) -> float | None:
+    before, after = getattr(direct, name, None), getattr(pooled, name, None)
+    return None if not before or after is None else 100 * (1 - after / before)
 
 
 def _percent(line: Line | None, base: Line | None) -> float | None:
