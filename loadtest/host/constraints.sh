@@ -19,6 +19,8 @@ record_constraints() {
         printf 'worker_containers=%s\n' "$(compose ps --quiet --status running worker | wc -l)"
         printf 'pgbouncer_containers=%s\n' "$(compose ps --quiet --status running pgbouncer | wc -l)"
     } >"$into/machine.txt"
+    # As it is now: a later page must not show a later edit.
+    cp -L "$(env_directory)/stack.env" "$into/"
     _ask_tiers "$into" '' postgres pgbouncer
 }
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from loadtest import constraints
 from loadtest.report.parts import Section, Table
 from loadtest.run_directory import RunDirectory
-
-ENV_FILE = Path("/etc/sluice-env/stack.env")
 
 
 def section(directory: RunDirectory, options: Mapping[str, Any]) -> Section:
@@ -40,7 +37,7 @@ def read(directory: RunDirectory, options: Mapping[str, Any]) -> dict[str, Mappi
         "This run": {name: str(value) for name, value in options.items()},
         "In force: the deployed stack": constraints.tiers(raw),
         "In force: the lab": constraints.tiers(raw, "lab-"),
-        "Knobs of the env file": constraints.knobs(ENV_FILE),
+        "Knobs of the env file": constraints.knobs(raw / "stack.env"),
     }
     directory.write("constraints", found)
     return found
