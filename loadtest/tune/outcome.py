@@ -42,7 +42,9 @@ def conclude(journal: Journal, series: Sequence[Series]) -> dict[str, Any]:
 
 def write_env(directory: RunDirectory, journal: Journal, original: str) -> str:
     """Write the recommended env file beside the results; return its text."""
-    text = edit_env(original, _changes(journal), reasons(journal))
+    wanted, why = recommended(journal), reasons(journal)
+    # What stays as it is has a reason too, now that it is measured.
+    text = edit_env(original, {name: wanted[name] for name in {*_changes(journal), *why}}, why)
     (directory.path / FILE).write_text(text, encoding="utf-8")
     return text
 

@@ -143,7 +143,7 @@ def test_tune_measures_live_and_puts_back_what_was(runs: list[Path], console: Ad
     assert sum(one["failures"] for one in found["measurements"]) == 0
     assert _pool_sizes(console) == before
     recommended = (run.directory / "recommended.env").read_text("utf-8")
-    assert "# Measured: " in recommended
+    assert re.search(r"^# Measured at \d+: .* tasks/s", recommended, re.MULTILINE)
     assert len(recommended) > len((ENV_DIR / "stack.env").read_text("utf-8")) / 2
 
 
@@ -152,6 +152,31 @@ def test_soak_samples_every_tier(runs: list[Path]) -> None:
     assert run.done.returncode == 0, run.done.stderr[-3000:]
     containers = {one["container"].split()[0] for one in run.read("growth")["figures"]}
     assert containers == {"postgres", "pgbouncer", "api", "worker"}
+
+
+@pytest.fixture
+def results_page() -> Iterator[Path]:
+    """Give the committed page of figures; put it back as it was."""
+    page = REPOSITORY / "docs" / "results.md"
+    before = page.read_bytes() if page.exists() else None
+    yield page
+    if before is None:
+        page.unlink(missing_ok=True)
+    else:
+        page.write_bytes(before)
+
+
+def test_runs_are_listed_and_written_down(runs: list[Path], results_page: Path) -> None:
+    run = start(runs, "load", USERS=2, RUN_SECONDS=3, MAX_P95_MS=60_000)
+    for target in ("report", "results"):
+        done = subprocess.run(
+            ["make", target], cwd=REPOSITORY, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    assert run.directory.name in (RESULTS / "index.html").read_text("utf-8")
+    written = results_page.read_text("utf-8")
+    assert "Machine and tools" in written
+    assert "what was to be shown" in written
 
 
 def test_nothing_of_the_lab_is_left(stack: Stack) -> None:
