@@ -2,8 +2,6 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-# Another make that runs this one must not add lines to what a program reads.
-MAKEFLAGS += --no-print-directory
 COMPOSE := docker compose
 VENV := .venv
 # Secrets that an operator has chosen, for the rotate targets.
