@@ -24,6 +24,8 @@ from tests.fix_sql import AdminConsole, Sql
 from tests.fix_stack import Stack, poll
 
 SCRIPT = "restart-postgres.sh"
+# More than the api has connections: the others wait in its pool while the pause lasts.
+CALLERS = 40
 PAUSE_MAX_SECONDS = 10.0
 DEAD_MAN_SECONDS = 20.0
 REFUSED = 3
@@ -108,7 +110,7 @@ def test_a_restart_with_another_connection_limit_fails_no_request(
     before = int(env_file.get("POSTGRES_MAX_CONNECTIONS"))
     usual = in_force(stack, console)
     pauses = []
-    with make_load() as load:
+    with make_load(threads=CALLERS) as load:
         wait_for_traffic(load)
         for limit in (before + 7, before):
             env_file.set(POSTGRES_MAX_CONNECTIONS=limit)
