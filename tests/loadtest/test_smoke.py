@@ -143,7 +143,9 @@ def test_tune_measures_live_and_puts_back_what_was(runs: list[Path], console: Ad
     assert sum(one["failures"] for one in found["measurements"]) == 0
     assert _pool_sizes(console) == before
     recommended = (run.directory / "recommended.env").read_text("utf-8")
-    assert re.search(r"^# Measured at \d+: .* tasks/s", recommended, re.MULTILINE)
+    assert re.search(
+        r"^# Measured at \d+: \d+ requests/s, \d+ % of the best", recommended, re.MULTILINE
+    )
     assert len(recommended) > len((ENV_DIR / "stack.env").read_text("utf-8")) / 2
 
 
