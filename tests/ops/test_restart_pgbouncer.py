@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from io import BytesIO
+
 import pytest
+from docker.models.images import Image
 
 from tests.faults.load import Load
 from tests.faults.oracle import (
@@ -94,6 +98,40 @@ def test_a_changed_definition_replaces_every_container_and_fails_no_request(
             assert limits == {size}
         hold(3)
     assert not before & ids(stack)
+    check(load, sql, deadline_seconds)
+
+
+@pytest.fixture
+def images(stack: Stack) -> Iterator[tuple[Image, Image]]:
+    """Give PgBouncer's image and a rebuilt one of another identity; put the name back."""
+    name = stack.container("pgbouncer").attrs["Config"]["Image"]
+    present = stack.client.images.get(name)
+    text = f"FROM {name}\nLABEL rebuilt=yes\n".encode()
+    rebuilt, _ = stack.client.images.build(fileobj=BytesIO(text), tag=f"{name}-rebuilt", rm=True)
+    yield present, rebuilt
+    present.tag(name)
+    stack.client.images.remove(f"{name}-rebuilt")
+
+
+@pytest.mark.usefixtures("whole_again")
+def test_an_image_upgrade_and_the_way_back_fail_no_request(
+    stack: Stack,
+    sql: Sql,
+    host: Host,
+    images: tuple[Image, Image],
+    make_load: MakeLoad,
+    deadline_seconds: float,
+) -> None:
+    name = stack.container("pgbouncer").attrs["Config"]["Image"]
+    present, rebuilt = images
+    with make_load() as load:
+        wait_for_traffic(load)
+        for image in (rebuilt, present):
+            image.tag(name)
+            code, output = host.run(SCRIPT)
+            assert code == 0, output
+            assert {one.attrs["Image"] for one in stack.containers("pgbouncer")} == {image.id}
+        hold(3)
     check(load, sql, deadline_seconds)
 
 

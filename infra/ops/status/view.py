@@ -34,6 +34,7 @@ def screen(sample: Sample, *, verdict_first: bool = False) -> RenderableType:
         _poolers(sample.poolers),
         _server(sample.server),
         *_sessions(sample.server),
+        *(Text(f"Paused: {one.name}", style="yellow") for one in sample.poolers if one.paused),
         *(Text(f"Unreachable: {line}", style="bold red") for line in sample.unreachable),
     )
     return Group(verdict, *rest) if verdict_first else Group(*rest, verdict)
@@ -58,42 +59,49 @@ def _app(processes: tuple[AppProcess, ...]) -> Table:
 
 
 def _poolers(poolers: tuple[Pooler, ...]) -> Table:
+    # PgBouncer's own words, so that twelve columns fit into eighty.
     table = _table(
-        "PgBouncer",
-        "Replica",
+        "PgBouncer (cl: clients, sv: server connections)",
+        "No.",
         "Pool",
-        "Clients",
-        "Wait",
-        "Longest",
-        "Servers",
-        "Idle",
-        "Size",
-        "Query/s",
-        "Query",
-        "Trans.",
-        "Queue",
+        "cl\nact",
+        "cl\nwait",
+        "maxwait\ns",
+        "sv\nact",
+        "sv\nidle",
+        "size",
+        "query\n/s",
+        "query\nms",
+        "xact\nms",
+        "wait\nms",
     )
+    table.padding = 0
     for pooler in poolers:
         if pooler.error:
-            table.add_row(pooler.name, "unreachable", style="bold red")
+            table.add_row(_number(pooler), "unreachable", style="bold red")
         for pool in pooler.pools:
             table.add_row(*_pool(pooler, pool), style="yellow" if pooler.paused else "")
     return table
 
 
 def _pool(pooler: Pooler, pool: ServerPool) -> Iterator[str]:
-    yield f"{pooler.name} (paused)" if pooler.paused else pooler.name
+    yield _number(pooler)
     yield pool.database
     yield str(pool.clients_active)
     yield str(pool.clients_waiting)
-    yield f"{pool.max_wait_seconds:.6f} s"
+    yield f"{pool.max_wait_seconds:.6f}"
     yield str(pool.servers_active)
     yield str(pool.servers_idle)
     yield f"{pool.pool_size}+{pool.reserve_size}"
     yield f"{pool.queries_per_second:.1f}"
-    yield f"{pool.query_ms:.2f} ms"
-    yield f"{pool.transaction_ms:.2f} ms"
-    yield f"{pool.wait_ms:.2f} ms"
+    yield f"{pool.query_ms:.2f}"
+    yield f"{pool.transaction_ms:.2f}"
+    yield f"{pool.wait_ms:.2f}"
+
+
+def _number(pooler: Pooler) -> str:
+    """Return the number of the replica's container: the rest of the name is the same for all."""
+    return pooler.name.rpartition("-")[2]
 
 
 def _server(server: Server) -> Table:
