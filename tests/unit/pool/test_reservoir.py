@@ -8,7 +8,8 @@ from app.pool.reservoir import RECONNECT_DELAY_MAX_SECONDS, Reservoir
 
 PRIVATE = (
     *("_lock", "_pool", "_nconns", "_min_size", "_max_size", "_nconns_min", "_waiting"),
-    *("_maybe_grow_pool", "_check_size", "_return_connection", "_close_connection"),
+    *("_maybe_grow_pool", "_check_size", "_check_open_getconn", "_getconn_unchecked"),
+    *("_return_connection", "_close_connection"),
 )
 
 
