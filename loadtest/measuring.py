@@ -17,6 +17,15 @@ def register(app: typer.Typer) -> None:
     app.command("growth")(_growth)
 
 
+def _counts(knob: str, text: str) -> tuple[int, ...]:
+    """Return the numbers of a knob; exit code 2 where one is none, or below 1."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        typer.echo(f"{knob}={text}: must be whole numbers from 1, with commas between", err=True)
+        sys.exit(2)
+    return tuple(int(part) for part in parts)
+
+
 def _load_sql(
     clients: Annotated[
         str, typer.Option(help="Client counts.", envvar="CLIENTS")
@@ -38,13 +47,8 @@ def _load_sql(
     from loadtest.cli import run_directory
     from loadtest.sql.campaign import Campaign, run
 
-    try:
-        counts = tuple(int(part) for part in clients.split(","))
-    except ValueError:
-        typer.echo(f"CLIENTS={clients!r}: must be whole numbers with commas between", err=True)
-        sys.exit(2)
     campaign = Campaign(
-        clients=counts,
+        clients=_counts("CLIENTS", clients),
         direct_max=direct_max,
         seconds=seconds,
         repeats=repeats,
@@ -76,7 +80,7 @@ def _compare_lab(
     comparison = Comparison(
         site_years=site_years,
         failure_seconds=failure_seconds,
-        process_counts=tuple(int(part) for part in process_counts.split(",")),
+        process_counts=_counts("PROCESSES", process_counts),
         process_seconds=process_seconds,
     )
     sys.exit(run(comparison, run_directory()))

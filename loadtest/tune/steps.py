@@ -13,14 +13,20 @@ from loadtest.tune import journal as journals
 from loadtest.tune import outcome
 from loadtest.tune.journal import Journal, TuneOptions
 from loadtest.tune.measure import measure
-from loadtest.tune.search import BEST, VERIFY, VERIFY_LOADS, Point, next_point, sizes
+from loadtest.tune.search import (
+    BEST,
+    OVERHEAD_SECONDS,
+    VERIFY,
+    VERIFY_LOADS,
+    Point,
+    next_point,
+    sizes,
+)
 from loadtest.tune.space import STAGES, edit_env, read_env
 
 ORIGINAL = "original/stack.env"
 CANDIDATE = "candidate/stack.env"
 DONE = "done"
-# Applying and starting containers around a measurement, for the time left until known better.
-POINT_OVERHEAD_SECONDS = 8.0
 
 
 def begin(directory: RunDirectory, options: TuneOptions) -> None:
@@ -116,8 +122,6 @@ def _progress(journal: Journal) -> str:
     swept = sum(len(sizes(journal, stage)) for stage in STAGES) * options.repeats
     total = swept + 2 * len(VERIFY_LOADS) * options.verify
     taken = len(journal.measurements)
-    each = (
-        journal.spent_seconds / taken if taken else options.point_seconds + POINT_OVERHEAD_SECONDS
-    )
+    each = journal.spent_seconds / taken if taken else options.point_seconds + OVERHEAD_SECONDS
     left = min(max(total - taken, 1) * each, options.minutes * 60 - journal.spent_seconds)
     return f"[{taken + 1}/{total}, {int(left // 60)}:{int(left % 60):02d} left]"

@@ -1,0 +1,21 @@
+"""Bad knobs of the load test commands: named, with the value and the rule."""
+
+from __future__ import annotations
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from loadtest import measuring
+
+
+@pytest.mark.parametrize(
+    ("command", "knob"), [("load-sql", "CLIENTS"), ("compare-lab", "PROCESSES")]
+)
+@pytest.mark.parametrize("value", ["eight", "8,,64", "0", "-1", "1.5"])
+def test_a_count_that_is_no_whole_number_is_refused(command: str, knob: str, value: str) -> None:
+    app = typer.Typer()
+    measuring.register(app)
+    result = CliRunner(env={knob: value}).invoke(app, [command])
+    assert result.exit_code == 2
+    assert f"{knob}={value}: must be whole numbers from 1" in result.stderr
