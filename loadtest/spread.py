@@ -1,9 +1,8 @@
-"""Figures of repeated measurements: percentiles, spread, and intervals by resampling."""
+"""Figures of repeated measurements: percentiles and spread."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 
@@ -41,32 +40,3 @@ def percentile(values: Sequence[float], percent: float) -> float:
     low = int(place)
     high = min(low + 1, len(ordered) - 1)
     return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
-
-
-def resampled(
-    groups: Sequence[Sequence[float]],
-    statistic: Callable[[list[float]], float],
-    *,
-    times: int = 2000,
-    seed: int = 1,
-) -> list[float]:
-    """Return `statistic` of the groups' means over bootstrap resamples of every group.
-
-    Source: B. Efron, "Bootstrap methods: another look at the jackknife" (1979). Fixed seed:
-    the same measurements give the same interval.
-    """
-    dice = random.Random(seed)  # noqa: S311  # resampling, not a secret
-    return [
-        statistic([_mean(dice.choices(group, k=len(group))) for group in groups])
-        for _ in range(times)
-    ]
-
-
-def interval(values: Sequence[float], percent: float = 90) -> tuple[float, float]:
-    """Return the central interval that holds `percent` of the values."""
-    tail = (100 - percent) / 2
-    return percentile(values, tail), percentile(values, 100 - tail)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

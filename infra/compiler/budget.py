@@ -4,11 +4,11 @@ Each rule is one function that yields a message for every breach; a rule whose k
 themselves at fault is left out, so that one mistake is reported once.
 """
 
+import datetime
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from infra.compiler import connections, derive
-from infra.compiler.envfile import MEASURED
+from infra.compiler import connections, derive, measured
 from infra.compiler.faults import Fault
 from infra.compiler.knobs import UnavailableError, Values
 from infra.compiler.timing import TIME_RULES
@@ -131,17 +131,24 @@ def prepared_statements(values: Values) -> Iterator[str]:
 
 
 def oversized_pools(values: Values) -> Iterator[str]:
-    """Warn of more server connections than 2 x cores in one pool, and no measurement on record."""
+    """Warn of more server connections than 2 x cores in one pool that no measurement backs."""
     enough = 2 * values.number("POSTGRES_CPUS")
     replicas = values.integer("PGBOUNCER_REPLICAS")
     for kind in ("INTERACTIVE", "BATCH"):
         name = f"PGBOUNCER_{kind}_POOL_SIZE"
-        if name not in values.measured and values.integer(name) * replicas > enough:
+        if values.integer(name) * replicas > enough and (why := _unmeasured(values, name)):
             yield (
                 f"{shown(values, name)} x {replicas} replicas is more than 2 x "
-                f"{shown(values, 'POSTGRES_CPUS')}; keep it only if a measurement says so: "
-                f"make tune writes it down as a comment '{MEASURED}{values[name]}: ...' above it"
+                f"{shown(values, 'POSTGRES_CPUS')} and {why}; measure it with make tune"
             )
+
+
+def _unmeasured(values: Values, name: str) -> str:
+    mark = values.marks.get(name)
+    if mark is None:
+        return "no measurement is on record above it"
+    today = datetime.datetime.now(datetime.UTC).date()
+    return measured.why_void(mark, str(values[name]), measured.this_machine(), today)
 
 
 def cold_pools(values: Values) -> Iterator[str]:

@@ -7,7 +7,6 @@ import sys
 import textwrap
 
 from infra.compiler import catalogue
-from infra.compiler.envfile import MEASURED
 from infra.compiler.knobs import Knob, Tier
 from infra.compiler.presets import PRESETS, Preset
 
@@ -49,10 +48,7 @@ def knob_comment(knob: Knob) -> str:
 
 def _knob(knob: Knob, preset: Preset) -> str:
     value = preset.values.get(knob.name, knob.default)
-    lines = [knob_comment(knob)]
-    if knob.name in preset.measured:
-        lines.append(f"{MEASURED}{value}: {preset.measured[knob.name]}")
-    return "\n".join([*lines, f"{knob.name}={value}"])
+    return f"{knob_comment(knob)}\n{knob.name}={value}"
 
 
 def _comment(text: str) -> str:

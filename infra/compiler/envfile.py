@@ -5,26 +5,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from infra.compiler import measured
 from infra.compiler.faults import Fault
 
 _NAME = re.compile(r"[A-Z][A-Z0-9_]*\Z")
 # Compose would expand, unquote or cut what contains one of these; the compiler would not.
 _NOT_PLAIN = re.compile(r"[\s\"'`$#\\]")
-MEASURED = "# Measured at "
-"""Begins the comment directly above a knob that says why it has its value, by a measurement."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One assignment: knob name, text as written, line number from 1.
 
-    `measured`: the comment above it records a measurement of this very value.
+    `mark`: the record of a measurement in the comment directly above it.
     """
 
     name: str
     text: str
     line: int
-    measured: bool = False
+    mark: measured.Mark | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +57,9 @@ def parse(text: str, *, name: str) -> EnvFile:
             above = stripped
             continue
         entry, problem = _parse_line(line, number)
-        if entry and above.startswith(f"{MEASURED}{entry.text}: "):
-            entry = replace(entry, measured=True)
+        if entry:
+            entry = replace(entry, mark=measured.parse(above))
+        above = ""
         if problem:
             faults.append(Fault(name, problem, number))
         if entry:

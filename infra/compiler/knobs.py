@@ -2,10 +2,14 @@
 
 import difflib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Final
+
+from infra.compiler.measured import Mark
 
 Value = int | Decimal | str
 
@@ -112,12 +116,14 @@ class UnavailableError(LookupError):
 class Values:
     """The value of every knob, read by type; a faulty knob raises UnavailableError.
 
-    `measured` names the knobs whose value the env file holds with a measurement on record.
+    `marks` are the measurements on record in the env file, by setting.
     """
 
-    def __init__(self, values: dict[str, Value], measured: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, values: dict[str, Value], marks: Mapping[str, Mark] = MappingProxyType({})
+    ) -> None:
         self._values: Final = values
-        self.measured: Final = measured
+        self.marks: Final = marks
 
     def __getitem__(self, name: str) -> Value:
         try:

@@ -35,8 +35,8 @@ def assign(file: EnvFile) -> Assigned:
     for knob in knobs.values():
         if knob.name not in unusable:
             values.setdefault(knob.name, knob.default)
-    measured = frozenset(entry.name for entry in file.entries if entry.measured)
-    return Assigned(Values(values, measured), tuple(faults))
+    marks = {entry.name: entry.mark for entry in file.entries if entry.mark}
+    return Assigned(Values(values, marks), tuple(faults))
 
 
 def _parse_into(

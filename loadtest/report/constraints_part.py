@@ -1,4 +1,4 @@
-"""The first section of every page: what the figures depend on."""
+"""What the figures of a page depend on: below its findings, folded up."""
 
 from __future__ import annotations
 

@@ -30,8 +30,8 @@ NOTE = (
     "server connections, all replicas."
 )
 KNEE = (
-    "The knee is the smallest size within 3 % of the best; the shaded range holds it in 90 % of "
-    "resamples of the repeats. Bars are the range of the repeats."
+    "The knee is the smallest size within 3 % of the best; the shaded range, where there are "
+    "rounds enough for one, holds it in 90 of 100 sweeps. Bars are the range of the rounds."
 )
 
 
@@ -41,7 +41,9 @@ def findings(data: Mapping[str, Any]) -> list[Finding]:
     if not result:
         return [Finding("the run was finished", "it can be resumed: make tune RESUME=yes", False)]
     found = [
-        at_least(
+        Finding(f"recommended, {one['load']}: of the best measured", one["not_measured"], None)
+        if one["not_measured"]
+        else at_least(
             f"recommended, {one['load']}: of the best measured (>= 95 %)",
             one["percent_of_best"],
             95,
@@ -82,8 +84,8 @@ def recommendation_table(result: Mapping[str, Any]) -> Table:
             stage["knob"],
             stage["in_force"],
             stage["knee"]["size"],
-            f"{stage['knee']['low']:g}..{stage['knee']['high']:g}",
-            f"{stage['knee']['confidence']:.0%}",
+            stage["knee"]["certainty"],
+            stage["knee"]["about_larger"],
             stage["knee"]["at_knee"],
             stage["knee"]["best"],
             f"{stage['knee']['share_percent']:.1f} %",
@@ -95,8 +97,8 @@ def recommendation_table(result: Mapping[str, Any]) -> Table:
         "knob",
         "was",
         "recommended",
-        "90 % interval",
-        "chosen in resamples",
+        "how sure",
+        "larger sizes",
         "throughput there",
         "best",
         "of best",
@@ -122,6 +124,7 @@ def verified_table(result: Mapping[str, Any]) -> Table:
             one["failures"],
         ]
         for one in result["verified"]
+        if not one["not_measured"]
     ]
     columns = (
         "load",
@@ -161,7 +164,7 @@ def _stage(stage: Mapping[str, Any]) -> Section:
         stage["points"],
         f"{stage['knob']} (logarithmic)",
         knee["size"],
-        (knee["low"], knee["high"]),
+        knee["interval"] or (knee["size"], knee["size"]),
         KNEE,
     )
     return Section(stage["name"].capitalize(), f"Load: {stage['load']}.", [table], [chart])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -12,16 +15,17 @@ from loadtest.samples import Series
 from loadtest.spread import spread
 from loadtest.tune import little
 from loadtest.tune.journal import Journal, Measurement, sizes_measured
-from loadtest.tune.knee import Knee
+from loadtest.tune.knee import MIN_ROUNDS, Knee
 from loadtest.tune.search import (
     BEST,
     RECOMMENDED,
     VERIFY,
     VERIFY_LOADS,
+    is_comparable,
     recommended,
     sweep,
 )
-from loadtest.tune.space import STAGES, Knobs, Stage, edit_env
+from loadtest.tune.space import MEASURED, STAGES, TRIED, Knobs, Stage, edit_env
 
 ENTRIES = {"interactive": "risk", "batch": "risk_batch"}
 FILE = "recommended.env"
@@ -42,35 +46,63 @@ def conclude(journal: Journal, series: Sequence[Series]) -> dict[str, Any]:
 
 def write_env(directory: RunDirectory, journal: Journal, original: str) -> str:
     """Write the recommended env file beside the results; return its text."""
-    wanted, why = recommended(journal), reasons(journal)
-    # What stays as it is has a reason too, now that it is measured.
+    wanted, why = recommended(journal), _comments(journal)
+    # What stays as it is has a record too, now that it is measured.
     text = edit_env(original, {name: wanted[name] for name in {*_changes(journal), *why}}, why)
     (directory.path / FILE).write_text(text, encoding="utf-8")
     return text
 
 
 def reasons(journal: Journal) -> dict[str, str]:
-    """Return a sentence for every knob that was swept."""
-    found = {}
+    """Return a sentence for every setting that was swept: what is known of its size."""
+    swept = {stage: sweep(journal, stage) for stage in STAGES}
+    return {stage.knob: _reason(stage, one.knee()) for stage, one in swept.items() if one}
+
+
+def _reason(stage: Stage, knee: Knee) -> str:
+    figures = (
+        f"{knee.at_knee:.0f} {stage.unit}, {knee.share_percent:.0f} % of the best "
+        f"({knee.best:.0f} at {knee.best_size})"
+    )
+    return f"{figures}; {certainty(knee)}; {_about_larger(knee)}"
+
+
+def certainty(knee: Knee) -> str:
+    """Return the interval and its rounds, or why there is none."""
+    rounds = "one round" if knee.rounds == 1 else f"{knee.rounds} rounds"
+    if knee.rounds < MIN_ROUNDS:
+        return f"interval not measured: {rounds} of at least {MIN_ROUNDS}, raise MINUTES"
+    if knee.interval is None:
+        return f"interval not measured: one size, {rounds}"
+    low, high = knee.interval
+    # Where the largest is not shown to be enough, the knee may lie beyond the sweep.
+    beyond = " or more" if high == knee.largest_size else ""
+    return f"{rounds}, 90 % interval {low}..{high}{beyond}"
+
+
+def _about_larger(knee: Knee) -> str:
+    if knee.at_edge:
+        return "the largest size measured: a larger one may give more"
+    if knee.larger_ruled_out:
+        return f"none larger, up to {knee.largest_size}, gives 3 % more"
+    return f"larger ones, up to {knee.largest_size}, are not told from it"
+
+
+def _comments(journal: Journal) -> dict[str, str]:
+    """Return the line above each swept setting; a record only of a size measured often enough."""
+    taken = datetime.datetime.fromtimestamp(
+        max(one.ended for one in journal.measurements), datetime.UTC
+    )
+    kilobytes = int(Path("/proc/meminfo").read_text("ascii").split(maxsplit=2)[1])
+    where = f"on {taken:%Y-%m-%d}, {os.cpu_count()} cores, {kilobytes / 2**20:.1f} GiB"
+    why, found = reasons(journal), {}
     for stage in STAGES:
         swept = sweep(journal, stage)
         if swept is not None:
             knee = swept.knee()
-            found[stage.knob] = _reason(stage, knee, len(swept.repeats[0]))
-            found[stage.minimum_knob] = f"at most {stage.knob}."
+            mark = f"{MEASURED}{knee.size} {where}" if knee.interval else f"{TRIED}{knee.size}"
+            found[stage.knob] = f"{mark}: {why[stage.knob]}"
     return found
-
-
-def _reason(stage: Stage, knee: Knee, rounds: int) -> str:
-    certainty = (
-        f"{rounds} rounds, 90 % interval of the knee {knee.low:g}..{knee.high:g}"
-        if rounds > 1
-        else "one round only, so nothing is known of its certainty: raise MINUTES"
-    )
-    return (
-        f"{knee.at_knee:.0f} {stage.unit}, {knee.share_percent:.0f} % of the best "
-        f"({knee.best:.0f} at {knee.best_size}); {certainty}. Larger buys nothing here."
-    )
 
 
 def _changes(journal: Journal) -> Knobs:
@@ -95,7 +127,12 @@ def _stage(journal: Journal, stage: Stage, series: Sequence[Series]) -> dict[str
         "load": stage.load,
         "in_force": journal.base.get(stage.knob),
         "points": points,
-        "knee": asdict(knee) | {"share_percent": knee.share_percent},
+        "knee": asdict(knee)
+        | {
+            "share_percent": knee.share_percent,
+            "certainty": certainty(knee),
+            "about_larger": _about_larger(knee),
+        },
     }
 
 
@@ -119,22 +156,29 @@ def _point(
 
 
 def _verified(journal: Journal, load: str) -> dict[str, Any] | None:
+    """Return how the recommendation did beside the best; without figures, why there are none."""
     name = f"{VERIFY} {load}"
-    measured = journal.of(name, RECOMMENDED)
-    # Where the recommendation is itself the best of every sweep there is no other to compare.
-    other = journal.of(name, BEST) or measured
+    measured, other = journal.of(name, RECOMMENDED), journal.of(name, BEST)
     sweeps = [one for stage in STAGES if stage.load == load for one in _means(journal, stage)]
-    if not measured or not sweeps:
+    if not sweeps:
         return None
-    throughput = spread([one.throughput for one in measured])
-    best = spread([one.throughput for one in other])
-    return {
-        "load": load,
+    rounds = min(len(measured), len(other))
+    failures = sum(one.failures for one in [*measured, *other])
+    found = {"load": load, "failures": failures, "best_of_sweeps": max(sweeps)}
+    if not is_comparable(journal, load):
+        return found | {"not_measured": "the recommendation is itself the best of its sweeps"}
+    if rounds < MIN_ROUNDS:
+        return found | {"not_measured": f"{rounds} of at least {MIN_ROUNDS} rounds: raise MINUTES"}
+    # Both in as many rounds, in turns.
+    throughput = spread([one.throughput for one in measured[:rounds]])
+    at_best = spread([one.throughput for one in other[:rounds]])
+    if not at_best.median:
+        return found | {"not_measured": "the best of the sweeps answered nothing"}
+    return found | {
         "throughput": throughput.as_dict(),
-        "best": best.as_dict(),
-        "best_of_sweeps": max(sweeps),
-        "percent_of_best": 100 * throughput.median / best.median,
-        "failures": sum(one.failures for one in [*measured, *other]),
+        "best": at_best.as_dict(),
+        "percent_of_best": 100 * throughput.median / at_best.median,
+        "not_measured": "",
     }
 
 

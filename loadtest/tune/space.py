@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 MEASURED = "# Measured at "
+TRIED = "# Tried at "
 Knobs = dict[str, str]
 
 
@@ -98,16 +99,15 @@ def read_env(text: str) -> Knobs:
 def edit_env(text: str, changes: Mapping[str, str], reasons: Mapping[str, str]) -> str:
     """Return the env file with other values, and the reason above each that has one.
 
-    The form of the reason is the one that the budget takes for a measurement on record; one of
-    an earlier value goes. Knobs that the file leaves out are added at its end; everything else
-    stays as it is.
+    A reason is a whole comment line; that of an earlier run goes. Knobs that the file leaves out
+    are added at its end; everything else stays as it is.
     """
     missing = dict(changes)
     lines: list[str] = []
     for line in text.splitlines():
         name = line.partition("=")[0]
         if name in changes and not line.startswith("#"):
-            if lines and lines[-1].startswith(MEASURED):
+            if lines and lines[-1].startswith((MEASURED, TRIED)):
                 lines.pop()
             lines += _assignment(name, missing.pop(name), reasons)
         else:
@@ -118,5 +118,4 @@ def edit_env(text: str, changes: Mapping[str, str], reasons: Mapping[str, str]) 
 
 
 def _assignment(name: str, value: str, reasons: Mapping[str, str]) -> list[str]:
-    reason = [f"{MEASURED}{value}: {reasons[name]}"] if name in reasons else []
-    return [*reason, f"{name}={value}"]
+    return [*([reasons[name]] if name in reasons else []), f"{name}={value}"]

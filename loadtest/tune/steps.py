@@ -92,7 +92,11 @@ def finish(directory: RunDirectory) -> int:
             f"{name}={journal.result['changes'].get(name, journal.base.get(name))}: {reason}"
         )
     for one in journal.result["verified"]:
-        typer.echo(f"verified, {one['load']}: {one['percent_of_best']:.1f} % of the best measured")
+        typer.echo(
+            f"not verified, {one['load']}: {one['not_measured']}"
+            if one["not_measured"]
+            else f"verified, {one['load']}: {one['percent_of_best']:.1f} % of the best measured"
+        )
     return int(journal.failures() > 0)
 
 

@@ -144,8 +144,12 @@ def test_tune_measures_live_and_puts_back_what_was(runs: list[Path], console: Ad
     assert _pool_sizes(console) == before
     recommended = (run.directory / "recommended.env").read_text("utf-8")
     assert re.search(
-        r"^# Measured at \d+: \d+ requests/s, \d+ % of the best", recommended, re.MULTILINE
+        r"^# Tried at \d+: \d+ requests/s, \d+ % of the best.*; interval not measured: one round",
+        recommended,
+        re.MULTILINE,
     )
+    assert "# Measured at" not in recommended
+    assert not any("percent_of_best" in one for one in found["result"]["verified"])
     assert len(recommended) > len((ENV_DIR / "stack.env").read_text("utf-8")) / 2
 
 

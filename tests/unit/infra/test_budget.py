@@ -1,11 +1,12 @@
 """Every rule of the budget: accepted at the limit, refused just beyond."""
 
+import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from infra.compiler import catalogue, connections, derive
+from infra.compiler import catalogue, connections, derive, measured
 from infra.compiler.build import check
 from infra.compiler.knobs import Values
 from tests.unit.infra.support import judge, messages, write_env
@@ -239,13 +240,28 @@ def test_pools_within_twice_the_cores_are_no_warning(tmp_path: Path) -> None:
 
 
 def test_a_measurement_on_record_speaks_for_a_large_pool(tmp_path: Path) -> None:
-    record = "# Measured at {}: 276 requests/s.\nPGBOUNCER_INTERACTIVE_POOL_SIZE=8\n"
-    path = write_env(tmp_path, PGBOUNCER_INTERACTIVE_POOL_SIZE=8)
-    plain = path.read_text()
-    for measured_at, warnings in ((8, 0), (4, 1)):
-        line = record.format(measured_at)
-        path.write_text(plain.replace("PGBOUNCER_INTERACTIVE_POOL_SIZE=8\n", line))
-        assert len(check(path).warnings) == warnings
+    def warned(record: str) -> str:
+        path = write_env(tmp_path, PGBOUNCER_INTERACTIVE_POOL_SIZE=8)
+        line = "PGBOUNCER_INTERACTIVE_POOL_SIZE=8\n"
+        path.write_text(path.read_text().replace(line, f"{record}\n{line}"))
+        return "\n".join(str(one) for one in check(path).warnings)
+
+    here = measured.this_machine()
+    today = datetime.datetime.now(datetime.UTC).date()
+    old = today - datetime.timedelta(days=measured.MAX_AGE_DAYS + 1)
+    form = "# Measured at {} on {}, {} cores, {:.1f} GiB: 276 requests/s."
+    gib = here.memory_gib
+    assert not warned(form.format(8, today, here.cores, gib))
+    assert "is of 4" in warned(form.format(4, today, here.cores, gib))
+    assert "another machine" in warned(form.format(8, today, here.cores + 1, gib))
+    assert "another machine" in warned(form.format(8, today, here.cores, gib * 2))
+    assert f"is of {old}" in warned(form.format(8, old, here.cores, gib))
+    for no_record in (
+        "# Measured at 8: 276 requests/s.",
+        f"# Measured at 8 on {today}, 2 cores, 4 GiB: much.",
+        "# Tried at 8: 276 requests/s",
+    ):
+        assert "no measurement is on record" in warned(no_record)
 
 
 @pytest.mark.parametrize("replicas", [1, 2])

@@ -11,7 +11,7 @@ import pytest
 from loadtest.findings import at_least, at_most
 from loadtest.histogram import Histogram, summary_ms
 from loadtest.samples import peak, read_samples
-from loadtest.spread import interval, percentile, resampled, spread
+from loadtest.spread import percentile, spread
 
 
 def test_percentiles_interpolate() -> None:
@@ -39,11 +39,6 @@ def test_merged_histograms_hold_every_sample_and_survive_json() -> None:
 
 def test_no_sample_is_no_figure_rather_than_zero() -> None:
     assert summary_ms(Histogram())["p99_ms"] is None
-
-
-def test_the_interval_of_repeats_without_noise_is_a_point() -> None:
-    values = resampled([[10.0, 10.0], [20.0, 20.0]], lambda means: means[1] - means[0], times=50)
-    assert interval(values) == (10.0, 10.0)
 
 
 def test_a_spread_says_how_far_the_repeats_lie_apart() -> None:
