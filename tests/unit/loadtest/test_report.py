@@ -47,7 +47,9 @@ def test_a_page_needs_no_network(run: RunDirectory) -> None:
 def test_constraints_come_before_any_figure(run: RunDirectory) -> None:
     text = page.write(run).read_text("utf-8")
     body = text[text.index("<body>") :]
-    assert body.index("<h2>Constraints</h2>") < body.index("<h2>Requests</h2>")
+    folded = body.index("<details><summary>Constraints</summary>")
+    assert body.index("What was to be shown") < folded < body.index("<h2>Requests</h2>")
+    assert body.count("<details") == body.count("</details>") == 1
 
 
 def test_axes_have_titles_with_units(run: RunDirectory) -> None:
