@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
+from docker.models.containers import Container
 
 from tests.faults.oracle import (
     check_answers,
@@ -17,7 +20,7 @@ from tests.faults.oracle import (
 from tests.fix_api import ASSESSMENTS, Api
 from tests.fix_faults import MakeLoad, hold, killed, wait_for_traffic
 from tests.fix_sql import AdminConsole, Sql
-from tests.fix_stack import Stack, poll
+from tests.fix_stack import Stack, poll, run_in
 
 BACKENDS_A_SECOND, SECONDS = 2, 60
 END_RANDOM_BACKENDS = (
@@ -80,3 +83,77 @@ def test_one_killed_pooler_is_felt_by_its_own_requests_only(
     check_recovery(load, died, 2)
     check_writes(load, sql)
     check_nothing_left(sql)
+
+
+def address(container: Container) -> str:
+    """Return a container's address on its only network; none while it does not run."""
+    container.reload()
+    (network,) = container.attrs["NetworkSettings"]["Networks"].values()
+    return str(network["IPAddress"])
+
+
+@contextmanager
+def address_taken(stack: Stack, victim: Container) -> Iterator[None]:
+    """Kill a container, let another one take its address, start it again at the block's end."""
+    taken = address(victim)
+    squatters: list[Container] = []
+    try:
+        with killed([victim]):
+            # Docker gives out the lowest free address, which can be one below.
+            while not squatters or address(squatters[-1]) != taken:
+                assert len(squatters) < 10, f"nobody was given {taken}"
+                squatters.append(squatter(stack, victim))
+            yield
+        assert address(victim) != taken
+    finally:
+        for one in squatters:
+            one.remove(force=True)
+
+
+def squatter(stack: Stack, victim: Container) -> Container:
+    """Start a container that only takes an address beside the victim."""
+    return stack.client.containers.run(
+        victim.image, ["300"], entrypoint="sleep", network=f"{stack.project}_db", detach=True
+    )
+
+
+@pytest.mark.usefixtures("whole_again")
+def test_a_server_that_comes_back_under_another_address_is_found_within_ten_seconds(
+    stack: Stack, api: Api, console: AdminConsole
+) -> None:
+    poolers = stack.containers("pgbouncer")
+    # A lookup just before, so that the resolver has an answer that it could still believe.
+    console.on_all("RECONNECT")
+    poll(lambda: all(reaches_server(one) for one in poolers), seconds=10, what="reconnected")
+    with address_taken(stack, server := stack.container("postgres")):
+        # Long enough for lookups of a name that is away: that answer must not be kept either.
+        hold(5)
+    poll(lambda: run_in(server, ["healthcheck"])[0] == 0, seconds=60, what="the server is ready")
+    poll(
+        lambda: (
+            all(reaches_server(one) for one in poolers)
+            and api.http.get("/health/ready").status_code == 200
+        ),
+        seconds=10,
+        what="every PgBouncer and the api reach the server at its new address",
+    )
+
+
+def reaches_server(pooler: Container) -> bool:
+    """Return True if a query through this PgBouncer is answered."""
+    return run_in(pooler, ["healthcheck"])[0] == 0
+
+
+def test_a_killed_dns_forwarder_is_started_again(stack: Stack) -> None:
+    pooler = stack.container("pgbouncer")
+    found = ["sh", "-c", "grep -lx dnsmasq /proc/[0-9]*/comm"]
+    code, before = run_in(pooler, found)
+    assert code == 0, "no forwarder runs"
+    assert run_in(pooler, ["sh", "-c", f"kill -9 {before.split('/')[2]}"])[0] == 0
+    after = poll(
+        lambda: (ran := run_in(pooler, found))[0] == 0 and ran[1] != before and ran[1],
+        seconds=10,
+        what="the forwarder runs again",
+    )
+    assert after
+    assert run_in(pooler, ["getent", "hosts", "postgres"])[0] == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,6 +86,16 @@ def test_an_unreadable_env_file_stops_up_and_says_so(stack: Stack, env_file: Pat
     assert result.returncode != 0
     assert "stack.env" in stack.compose("logs", "--no-log-prefix", "config").stdout
     assert started(stack) == before
+
+
+@pytest.mark.parametrize("service", ["api", "worker"])
+def test_an_unhealthy_pooler_cannot_leave_a_recreated_tier_stopped(
+    stack: Stack, service: str
+) -> None:
+    shown = stack.compose("config", "--format", "json")
+    assert shown.returncode == 0, shown.stderr
+    waits_for = json.loads(shown.stdout)["services"][service]["depends_on"]
+    assert waits_for["pgbouncer"]["condition"] == "service_started"
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
