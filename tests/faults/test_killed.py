@@ -113,7 +113,11 @@ def address_taken(stack: Stack, victim: Container) -> Iterator[None]:
 def squatter(stack: Stack, victim: Container) -> Container:
     """Start a container that only takes an address beside the victim."""
     return stack.client.containers.run(
-        victim.image, ["300"], entrypoint="sleep", network=f"{stack.project}_db", detach=True
+        str(victim.attrs["Image"]),
+        ["300"],
+        entrypoint="sleep",
+        network=f"{stack.project}_db",
+        detach=True,
     )
 
 
