@@ -59,8 +59,8 @@ logs: ## Follow every tier's log
 ps: ## Show every container and its health
 	@$(COMPOSE) ps --all
 
-status: ## The whole path on one screen, and what holds it up: make status WATCH=yes
-	@$(COMPOSE) run --rm --no-deps ops status $(AS_JSON) $(if $(WATCH),--watch)
+status: ## The whole path on one screen, and its bottleneck: make status WATCH=yes
+	@SLUICE_CONTAINERS="$$(infra/host/containers.sh)" $(COMPOSE) run --rm --no-deps --env SLUICE_CONTAINERS ops status $(AS_JSON) $(if $(WATCH),--watch)
 
 restart-postgres: ## Put the env file in force and restart PostgreSQL; clients wait, none fails
 	@infra/host/restart-postgres.sh $(AS_JSON)
@@ -108,7 +108,7 @@ results: engine ## Write docs/results.md from the latest load test runs
 	@loadtest/run document
 
 psql: ## A superuser's psql inside the PostgreSQL container
-	@$(COMPOSE) exec postgres psql --dbname risk
+	@infra/host/psql.sh
 
 $(VENV)/.installed: requirements/dev.txt infra/host/python-env.sh
 	@infra/host/python-env.sh $(VENV) requirements/dev.txt

@@ -35,13 +35,18 @@ def _status(
     as_json: AsJson = False,
     watch: Annotated[bool, typer.Option(help="Refresh until interrupted.")] = False,
     every: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.2)] = 1.0,
+    containers: Annotated[
+        str,
+        typer.Option(help="What the host knows; make status fills it.", envvar="SLUICE_CONTAINERS"),
+    ] = "",
     settings: Settings = SETTINGS,
 ) -> None:
-    """Show the whole path, and what holds it up now. Exit code 1: a process does not answer."""
-    from infra.ops.status import command
+    """Show the whole path, and its current bottleneck. Exit code 1: a process does not answer."""
+    from infra.ops.status import command, host_facts
 
     read = read_settings(settings, as_json=as_json)
-    sys.exit(command.show(read, as_json=as_json, watch=watch, every_seconds=every))
+    host = host_facts.parse(containers)
+    sys.exit(command.show(read, as_json=as_json, watch=watch, every_seconds=every, host=host))
 
 
 def _restart_postgres(

@@ -7,7 +7,8 @@ upwards: the first that is short of something is the cause, those before it only
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from infra.ops.status.sample import AppProcess, Pooler, Sample, ServerPool, Session
+from infra.ops.status.host_facts import TIERS
+from infra.ops.status.sample import AppProcess, Container, Pooler, Sample, ServerPool
 
 # A lock that is waited for longer is felt by requests.
 BLOCKED_SECONDS = 0.2
@@ -18,20 +19,27 @@ _KNOBS = {
     "risk_batch": "PGBOUNCER_BATCH_POOL_SIZE",
 }
 _MONITOR = "risk_monitor"
+# The database entry that each service's pool connects to.
+_ENTRIES = {"api": "risk", "worker": "risk_batch"}
+# 128 + SIGKILL.
+_EXIT_KILLED = 137
+_NO_SLOTS = ("too many clients already", "remaining connection slots are reserved")
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Where it is tight, in one line for a reader, and the knob (empty: none would help)."""
+    """Where it is tight, in one line for a reader, the setting (empty: none) and what to run."""
 
     where: str
     line: str
     knob: str = ""
+    command: str = ""
 
 
 def bottleneck(sample: Sample) -> Verdict:
     """Return the one thing to look at first."""
     judges: tuple[Callable[[Sample], Verdict | None], ...] = (
+        _down,
         _unreachable,
         _paused,
         _locks,
@@ -44,11 +52,44 @@ def bottleneck(sample: Sample) -> Verdict:
     return next((one for one in verdicts if one), Verdict("nothing", "nothing is short."))
 
 
+def _down(sample: Sample) -> Verdict | None:
+    """Judge the containers that do not run, from the database upwards."""
+    containers = sample.host.containers if sample.host else ()
+    down = [one for one in containers if one.state != "running"]
+    if not down:
+        return None
+    first = min(down, key=lambda one: TIERS.index(one.service))
+    more = f" (and {len(down) - 1} more)" if len(down) > 1 else ""
+    line = f"container {first.name} {_state(first)}{more}."
+    where = f"{first.service} {first.state}"
+    if first.oom_killed:
+        return Verdict(where, line, f"{first.service.upper()}_MEMORY_MB", "make apply RESTART=yes")
+    if first.state == "paused":
+        return Verdict(where, line, command=f"docker unpause {first.name}")
+    command = f"docker logs --tail 20 {first.name}"
+    if first.state != "restarting":
+        command += f"; docker start {first.name}"
+    return Verdict(where, line, command=command)
+
+
+def _state(container: Container) -> str:
+    restarts = f"{container.restarts} restart(s)"
+    if container.state == "paused":
+        return f"is paused (started {container.since}, {restarts})"
+    how = "killed" if container.exit_code == _EXIT_KILLED else "exit code"
+    how = "out of memory" if container.oom_killed else how
+    return f"is {container.state} since {container.since} ({how} {container.exit_code}, {restarts})"
+
+
 def _unreachable(sample: Sample) -> Verdict | None:
     if not (found := sample.unreachable):
         return None
+    if any(text in sample.server.error for text in _NO_SLOTS):
+        line = f"PostgreSQL takes no more sessions: {sample.server.error}"
+        return Verdict("postgres sessions", line, "POSTGRES_MAX_CONNECTIONS", "make psql")
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    return Verdict("unreachable", f"{found[0]}{more}: what does not answer comes first.")
+    line = f"{found[0]}{more}: what does not answer comes first."
+    return Verdict("unreachable", line, command="make logs" if sample.host else "make status")
 
 
 def _paused(sample: Sample) -> Verdict | None:
@@ -62,22 +103,31 @@ def _locks(sample: Sample) -> Verdict | None:
     felt = [one for one in sample.server.blocked if one.seconds >= BLOCKED_SECONDS]
     if not felt:
         return None
-    culprit = _root(felt, sample.server.oldest)
+    waiting = {one.pid for one in sample.server.blocked}
+    roots = sorted({pid for one in felt for pid in one.blocked_by} - waiting)
     line = (
         f"PostgreSQL: {len(felt)} session(s) wait for a lock, up to "
-        f"{max(one.seconds for one in felt):.1f} s, held by {culprit}; end it, or make its "
-        "transaction shorter. More connections would only wait too."
+        f"{max(one.seconds for one in felt):.1f} s, held by {_holder(roots, sample)}; end it, or "
+        "make its transaction shorter. More connections would only wait too."
     )
-    return Verdict("locks", line, "API_LOCK_TIMEOUT_MS")
+    # A prepared transaction has no process: pg_blocking_pids() gives 0 for it.
+    pids = [pid for pid in roots if pid]
+    command = f"SELECT pg_terminate_backend({pids[0]}); in make psql" if pids else "make psql"
+    return Verdict("locks", line, "API_LOCK_TIMEOUT_MS", command)
 
 
-def _root(blocked: list[Session], oldest: Session | None) -> str:
+def _holder(roots: list[int], sample: Sample) -> str:
     """Name the sessions that block and are not blocked themselves."""
-    waiting = {one.pid for one in blocked}
-    roots = sorted({pid for one in blocked for pid in one.blocked_by} - waiting)
-    if oldest and oldest.pid in roots:
-        return f"process {oldest.pid} ({oldest.user}, {oldest.seconds:.1f} s)"
-    return "process " + ", ".join(map(str, roots)) if roots else "each other"
+    known = {one.pid: one for one in sample.server.holders}
+    texts = []
+    for pid in roots:
+        one = known.get(pid)
+        texts.append(
+            f"process {pid} ({one.user}, {one.state}, {one.seconds:.1f} s)"
+            if one
+            else f"process {pid}"
+        )
+    return ", ".join(texts) or "each other"
 
 
 def _logins(sample: Sample) -> Verdict | None:
@@ -88,7 +138,8 @@ def _logins(sample: Sample) -> Verdict | None:
                 f"PgBouncer {pooler.name} has no server connection for {pool.database}: "
                 f"{pool.clients_waiting} client(s) wait until it has logged in to PostgreSQL."
             )
-            return Verdict("server logins", line, "PGBOUNCER_SERVER_LOGIN_RETRY_SECONDS")
+            setting = "PGBOUNCER_SERVER_LOGIN_RETRY_SECONDS"
+            return Verdict("server logins", line, setting, f"docker logs --tail 20 {pooler.name}")
     return None
 
 
@@ -96,7 +147,12 @@ def _servers_taken(sample: Sample) -> Verdict | None:
     full = [(pooler, pool) for pooler, pool in _pools(sample) if _is_full(pool)]
     if not full:
         return None
-    pooler, pool = max(full, key=lambda pair: pair[1].max_wait_seconds)
+    short = {_ENTRIES[one.service] for one in sample.app if _is_short(one)}
+    full_entries = {pool.database for _, pool in full}
+    if "risk" in short and "risk" not in full_entries:
+        # The batch pool is another queue: requests do not wait in it.
+        return None
+    pooler, pool = max(full, key=lambda one: (one[1].database == "risk", one[1].max_wait_seconds))
     line = (
         f"PgBouncer {pooler.name}: all {pool.servers_active} server connections of "
         f"{pool.database} are taken, {pool.clients_waiting} client(s) wait, the longest for "
@@ -116,25 +172,29 @@ def _behind_a_full_pool(sample: Sample, pool: ServerPool, line: str) -> Verdict:
             f"PostgreSQL runs {server.on_cpu} queries on {server.processors} processor(s): "
             "processors are short, more connections would not help."
         )
-        return Verdict("postgres cpu", line + why, "POSTGRES_CPUS")
+        return Verdict("postgres cpu", line + why, "POSTGRES_CPUS", "make apply")
     if server.connections >= NEARLY_ALL * server.max_connections:
         why = f"PostgreSQL has {server.connections} of {server.max_connections} sessions."
-        return Verdict("postgres sessions", line + why, "POSTGRES_MAX_CONNECTIONS")
+        return Verdict("postgres sessions", line + why, "POSTGRES_MAX_CONNECTIONS", "make psql")
     knob = _KNOBS.get(pool.database, "PGBOUNCER_INTERACTIVE_POOL_SIZE")
-    return Verdict("pgbouncer pool", f"{line}PostgreSQL has room for more.", knob)
+    return Verdict("pgbouncer pool", f"{line}PostgreSQL has room for more.", knob, "make apply")
 
 
 def _app_pools(sample: Sample) -> Verdict | None:
     short = [one for one in sample.app if _is_short(one)]
     if not short:
         return None
-    worst = max(short, key=lambda one: one.waiting)
-    idle = sum(pool.servers_idle for _, pool in _pools(sample))
+    worst = max(short, key=lambda one: (one.service == "api", one.waiting))
+    if sample.server.on_cpu > sample.server.processors:
+        return _busy_server(sample)
+    entry = _ENTRIES[worst.service]
+    idle = sum(pool.servers_idle for _, pool in _pools(sample) if pool.database == entry)
     line = (
         f"{worst.name}: all {worst.in_use} connections of its pool are lent and "
-        f"{worst.waiting} caller(s) wait, while PgBouncer has {idle} idle server connection(s)."
+        f"{worst.waiting} caller(s) wait, while PgBouncer has {idle} idle server connection(s) "
+        f"of {entry}."
     )
-    return Verdict("app pool", line, f"{worst.service.upper()}_POOL_MAX_SIZE")
+    return Verdict("app pool", line, f"{worst.service.upper()}_POOL_MAX_SIZE", "make apply")
 
 
 def _is_short(process: AppProcess) -> bool:
@@ -145,11 +205,10 @@ def _busy_server(sample: Sample) -> Verdict | None:
     server = sample.server
     if server.on_cpu <= server.processors:
         return None
-    line = (
-        f"PostgreSQL runs {server.on_cpu} queries on {server.processors} processor(s); "
-        "nothing queues in front of it yet."
-    )
-    return Verdict("postgres cpu", line, "POSTGRES_CPUS")
+    line = f"PostgreSQL runs {server.on_cpu} queries on {server.processors} processor(s); "
+    waiting = sum(one.waiting for one in sample.app)
+    line += f"{waiting} caller(s) wait for it." if waiting else "nothing queues in front of it yet."
+    return Verdict("postgres cpu", line, "POSTGRES_CPUS", "make apply")
 
 
 def _pools(sample: Sample) -> Iterator[tuple[Pooler, ServerPool]]:

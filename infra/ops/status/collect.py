@@ -1,8 +1,10 @@
 """Take a sample: every process asked at once, none able to hold up the others."""
 
 import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from infra.ops import pgbouncer_admin
@@ -10,8 +12,10 @@ from infra.ops.app_control import Control, ProcessState
 from infra.ops.pgbouncer_admin import PgBouncerAdmin
 from infra.ops.postgres_admin import PostgresAdmin
 from infra.ops.settings import OpsSettings
+from infra.ops.status import host_facts
 from infra.ops.status.sample import (
     AppProcess,
+    HostFacts,
     Pooler,
     RoleSessions,
     Sample,
@@ -19,9 +23,10 @@ from infra.ops.status.sample import (
     ServerPool,
     Session,
 )
-from infra.ops.targets import Answer, Target, everywhere, first_line
+from infra.ops.targets import Answer, Target, everywhere, first_line, resolve
 
 CALL_SECONDS = 3.0
+_SECRETS = Path("/secrets")
 _ADMIN_DATABASE = "pgbouncer"
 _TOTALS = ("query_count", "xact_count", "query_time", "xact_time", "wait_time")
 Totals = dict[str, dict[str, int]]
@@ -38,10 +43,13 @@ class Counters:
 class Collector:
     """Takes samples; keeps the counters of the last one, for rates between the two."""
 
-    def __init__(self, settings: OpsSettings, control: Control, *, processors: int) -> None:
+    def __init__(
+        self, settings: OpsSettings, control: Control, *, processors: int, host: HostFacts | None
+    ) -> None:
         self._settings = settings
         self._control = control
         self._processors = processors
+        self._host = host
         self._before: dict[str, Counters] = {}
 
     def sample(self) -> Sample:
@@ -50,7 +58,13 @@ class Collector:
             app = pool.submit(self._app)
             poolers = pool.submit(self._poolers)
             server = pool.submit(self._server)
-            return Sample(app.result(), poolers.result(), server.result())
+            return Sample(
+                app.result(),
+                poolers.result(),
+                server.result(),
+                self._host,
+                host_facts.certificates(_SECRETS),
+            )
 
     def _app(self) -> tuple[AppProcess, ...]:
         found: list[AppProcess] = []
@@ -84,6 +98,10 @@ class Collector:
         return Pooler(target.name, paused, shown)
 
     def _server(self) -> Server:
+        where = self._settings.values["postgres"]
+        # A stopped container has no address; libpq would call that a fault of the name.
+        if not resolve(where["host"], where["port"]):
+            return Server(error="has no address: its container does not run")
         try:
             with PostgresAdmin(self._settings, call_seconds=CALL_SECONDS) as admin:
                 return _server(admin, self._processors)
@@ -163,6 +181,7 @@ def rates(database: str, before: Counters | None, now: Counters) -> dict[str, fl
 def _server(admin: PostgresAdmin, processors: int) -> Server:
     activity = admin.activity()
     names = sorted({row["usename"] for row in activity if row["usename"]})
+    blocked = tuple(_session(row) for row in admin.blocked())
     limits = {name: role.connection_limit for name, role in admin.roles(names).items()}
     return Server(
         max_connections=int(admin.settings()["max_connections"].value),
@@ -170,8 +189,14 @@ def _server(admin: PostgresAdmin, processors: int) -> Server:
         roles=tuple(_role(name, limits.get(name, -1), activity) for name in names),
         on_cpu=sum(row["state"] == "active" and not row["wait_event_type"] for row in activity),
         oldest=next((_session(row) for row in activity if row["xact_seconds"] is not None), None),
-        blocked=tuple(_session(row) for row in admin.blocked()),
+        blocked=blocked,
+        holders=_holders(blocked, activity),
     )
+
+
+def _holders(blocked: Iterable[Session], activity: list[dict[str, Any]]) -> tuple[Session, ...]:
+    pids = {pid for one in blocked for pid in one.blocked_by}
+    return tuple(_session(row) for row in activity if row["pid"] in pids)
 
 
 def _role(name: str, limit: int, activity: list[dict[str, Any]]) -> RoleSessions:
@@ -186,4 +211,5 @@ def _session(row: dict[str, Any]) -> Session:
         seconds=float(row.get("wait_seconds") or row.get("xact_seconds") or 0.0),
         query=" ".join((row["query"] or "").split()),
         blocked_by=tuple(row.get("blocked_by") or ()),
+        state=row.get("state") or "",
     )

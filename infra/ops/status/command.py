@@ -11,19 +11,29 @@ from infra.ops.outcome import print_document
 from infra.ops.settings import OpsSettings
 from infra.ops.status import view
 from infra.ops.status.collect import Collector
-from infra.ops.status.sample import Sample
+from infra.ops.status.sample import HostFacts, Sample
 
 # A container has no terminal to ask when its output is piped.
 PLAIN_WIDTH = 150
 
 
-def show(settings: OpsSettings, *, as_json: bool, watch: bool, every_seconds: float) -> int:
+def show(
+    settings: OpsSettings,
+    *,
+    as_json: bool,
+    watch: bool,
+    every_seconds: float,
+    host: HostFacts | None = None,
+) -> int:
     """Print the path; return 1 when a process did not answer.
 
     Rates are between two samples, so the first screen takes `every_seconds`.
     """
     control = app_control.connect(settings)
-    collector = Collector(settings, control, processors=settings.values["postgres"]["processors"])
+    processors = settings.values["postgres"]["processors"]
+    # Facts of the start would be stale on the next screen.
+    host = None if watch else host
+    collector = Collector(settings, control, processors=processors, host=host)
     collector.sample()
     if watch:
         return _watch(collector, every_seconds)

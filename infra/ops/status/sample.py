@@ -79,6 +79,7 @@ class Session:
     seconds: float
     query: str
     blocked_by: tuple[int, ...] = ()
+    state: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,7 @@ class Server:
     on_cpu: int = 0
     oldest: Session | None = None
     blocked: tuple[Session, ...] = ()
+    holders: tuple[Session, ...] = ()
     error: str = ""
 
     @property
@@ -100,16 +102,61 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
+class Container:
+    """A container of a tier as Docker on the host knows it.
+
+    `since` is when it ended, or when it was started while it has not: Docker keeps no time
+    of a pause.
+    """
+
+    service: str
+    name: str
+    state: str
+    since: str
+    exit_code: int = 0
+    restarts: int = 0
+    health: str = ""
+    oom_killed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """The file system of PostgreSQL's data directory, in bytes."""
+
+    size: int
+    free: int
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A certificate by its file name, and the whole days until it expires (negative: since)."""
+
+    name: str
+    days: int
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """What only the host knows; `disk` is None where PostgreSQL's container does not run."""
+
+    containers: tuple[Container, ...]
+    disk: Disk | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
-    """The whole path at one moment, app first."""
+    """The whole path at one moment, app first; `host` is None when nobody asked the host."""
 
     app: tuple[AppProcess, ...]
     poolers: tuple[Pooler, ...]
     server: Server
+    host: HostFacts | None = None
+    certificates: tuple[Certificate, ...] = ()
 
     @property
     def unreachable(self) -> tuple[str, ...]:
         """Return every process that gave no numbers, and why."""
-        parts: tuple[AppProcess | Pooler, ...] = (*self.app, *self.poolers)
+        parts: tuple[AppProcess | Pooler, ...] = (*self.poolers, *self.app)
         found = tuple(f"{part.name}: {part.error}" for part in parts if part.error)
-        return (*found, f"postgres: {self.server.error}") if self.server.error else found
+        # From the database upwards: what stands on it fails with it.
+        return (f"postgres: {self.server.error}", *found) if self.server.error else found

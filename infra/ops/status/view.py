@@ -35,15 +35,39 @@ def screen(sample: Sample, *, verdict_first: bool = False) -> RenderableType:
         _server(sample.server),
         *_sessions(sample.server),
         *(Text(f"Paused: {one.name}", style="yellow") for one in sample.poolers if one.paused),
+        *_host(sample),
         *(Text(f"Unreachable: {line}", style="bold red") for line in sample.unreachable),
     )
     return Group(verdict, *rest) if verdict_first else Group(*rest, verdict)
 
 
 def _line(verdict: Verdict) -> Text:
-    knob = f" Knob: {verdict.knob}" if verdict.knob else ""
+    knob = f" Setting: {verdict.knob}." if verdict.knob else ""
+    knob += f" Next: {verdict.command}" if verdict.command else ""
     style = "bold green" if verdict.where == "nothing" else "bold yellow"
     return Text.assemble(("Bottleneck: ", style), verdict.line, (knob, "bold"))
+
+
+def _host(sample: Sample) -> Iterator[Text]:
+    """Yield what the host and the certificates say."""
+    if sample.host is None:
+        yield Text("Containers and disk: not known in a container; make status asks the host.")
+    else:
+        for one in sample.host.containers:
+            if one.state != "running" or one.health not in ("", "healthy") or one.restarts:
+                yield Text(
+                    f"Container {one.name}: {one.state} {one.health}, since {one.since}, "
+                    f"exit code {one.exit_code}, {one.restarts} restart(s)",
+                    style="yellow",
+                )
+        if disk := sample.host.disk:
+            free, size = disk.free / 2**30, disk.size / 2**30
+            yield Text(f"Data volume: {free:.1f} GiB free of {size:.1f} GiB")
+        else:
+            yield Text("Data volume: not known, PostgreSQL's container does not run")
+    if sample.certificates:
+        first = sample.certificates[0]
+        yield Text(f"Certificates: {first.name} is the first to expire, in {first.days} days")
 
 
 def _app(processes: tuple[AppProcess, ...]) -> Table:

@@ -10,6 +10,8 @@ from infra.ops.status.bottleneck import bottleneck
 from infra.ops.status.collect import Counters, rates
 from infra.ops.status.sample import (
     AppProcess,
+    Container,
+    HostFacts,
     Pooler,
     RoleSessions,
     Sample,
@@ -46,20 +48,93 @@ def test_an_app_pool_is_short_while_pgbouncer_has_idle_servers() -> None:
     assert "4 idle server connection(s)" in verdict.line
 
 
+def test_a_full_batch_pool_does_not_explain_callers_of_the_api_that_wait() -> None:
+    batch = replace(FULL_POOL, database="risk_batch", user="risk_worker", max_wait_seconds=2.0)
+    poolers = (Pooler("pgbouncer-1", pools=(IDLE_POOL, batch)),)
+    verdict = bottleneck(Sample((FULL_APP,), poolers, IDLE_SERVER))
+    assert (verdict.where, verdict.knob) == ("app pool", "API_POOL_MAX_SIZE")
+
+
+def test_of_two_full_pgbouncer_pools_the_interactive_one_comes_first() -> None:
+    batch = replace(FULL_POOL, database="risk_batch", max_wait_seconds=2.0)
+    poolers = (Pooler("pgbouncer-1", pools=(batch, FULL_POOL)),)
+    assert bottleneck(Sample((FULL_APP,), poolers, IDLE_SERVER)).knob == (
+        "PGBOUNCER_INTERACTIVE_POOL_SIZE"
+    )
+
+
+@pytest.mark.parametrize("service", ["postgres", "pgbouncer", "api", "worker"])
+@pytest.mark.parametrize(
+    ("state", "text", "command"),
+    [
+        ("exited", "exited since 2026-01-01T00:00:00Z (killed 137, 3 restart(s))", "docker start"),
+        ("paused", "paused (started 2026-01-01T00:00:00Z", "docker unpause"),
+        ("restarting", "is restarting since", "docker logs"),
+    ],
+)
+def test_a_container_that_does_not_run_is_named_with_its_state_and_the_next_command(
+    service: str, state: str, text: str, command: str
+) -> None:
+    down = Container(service, f"{service}-1", state, "2026-01-01T00:00:00Z", 137, 3)
+    silent = replace(IDLE_SERVER, error="has no address: its container does not run")
+    found = Sample((FULL_APP,), (), silent, HostFacts((down,)))
+    verdict = bottleneck(found)
+    assert verdict.where == f"{service} {state}"
+    assert f"{service}-1" in verdict.line
+    assert text in verdict.line
+    assert command in verdict.command
+
+
+def test_a_stopped_server_explains_the_tiers_that_stand_on_it() -> None:
+    since = "2026-01-01T00:00:00Z"
+    down = (
+        Container("api", "api-1", "restarting", since, 1),
+        Container("postgres", "postgres-1", "exited", since, 0),
+    )
+    verdict = bottleneck(Sample((), (), IDLE_SERVER, HostFacts(down)))
+    assert verdict.where == "postgres exited"
+    assert "(and 1 more)" in verdict.line
+
+
+def test_a_container_ended_for_memory_points_to_its_memory() -> None:
+    down = Container("postgres", "postgres-1", "exited", "", 137, oom_killed=True)
+    verdict = bottleneck(Sample((), (), IDLE_SERVER, HostFacts((down,))))
+    assert verdict.knob == "POSTGRES_MEMORY_MB"
+    assert "out of memory" in verdict.line
+
+
+def test_a_server_without_slots_points_to_the_way_in() -> None:
+    full = Server(error="FATAL: sorry, too many clients already")
+    verdict = bottleneck(sample(server=full))
+    assert verdict.where == "postgres sessions"
+    assert verdict.command == "make psql"
+
+
+def test_without_the_hosts_facts_the_database_is_named_first_and_the_way_to_them() -> None:
+    silent = replace(IDLE_APP, error="ConnectTimeout")
+    server = Server(error="has no address: its container does not run")
+    verdict = bottleneck(sample(app=silent, server=server))
+    assert verdict.line.startswith("postgres: has no address")
+    assert verdict.command == "make status"
+
+
 def test_the_worker_has_a_knob_of_its_own() -> None:
     worker = replace(FULL_APP, service="worker", name="worker-2")
     assert bottleneck(sample(app=worker)).knob == "WORKER_POOL_MAX_SIZE"
 
 
 @pytest.mark.parametrize(
-    ("database", "knob"),
+    ("service", "database", "knob"),
     [
-        ("risk", "PGBOUNCER_INTERACTIVE_POOL_SIZE"),
-        ("risk_batch", "PGBOUNCER_BATCH_POOL_SIZE"),
+        ("api", "risk", "PGBOUNCER_INTERACTIVE_POOL_SIZE"),
+        ("worker", "risk_batch", "PGBOUNCER_BATCH_POOL_SIZE"),
     ],
 )
-def test_a_full_pgbouncer_pool_is_the_cause_of_a_full_app_pool(database: str, knob: str) -> None:
-    verdict = bottleneck(sample(app=FULL_APP, pool=replace(FULL_POOL, database=database)))
+def test_a_full_pgbouncer_pool_is_the_cause_of_a_full_app_pool(
+    service: str, database: str, knob: str
+) -> None:
+    app = replace(FULL_APP, service=service)
+    verdict = bottleneck(sample(app=app, pool=replace(FULL_POOL, database=database)))
     assert verdict.where == "pgbouncer pool"
     assert verdict.knob == knob
     assert "0.250 s" in verdict.line
@@ -83,11 +158,13 @@ def test_a_lock_comes_before_everything_that_queues_behind_it() -> None:
         Session(11, "risk_api", 0.9, "UPDATE", blocked_by=(10,)),
         Session(12, "risk_api", 0.4, "UPDATE", blocked_by=(11, 10)),
     )
-    holder = Session(10, "risk_worker", 31.0, "BEGIN")
-    server = replace(IDLE_SERVER, blocked=blocked, oldest=holder)
+    holder = Session(10, "risk_worker", 31.0, "BEGIN", state="idle in transaction")
+    older = Session(9, "risk_api", 90.0, "SELECT", state="active")
+    server = replace(IDLE_SERVER, blocked=blocked, oldest=older, holders=(holder,))
     verdict = bottleneck(sample(app=FULL_APP, pool=FULL_POOL, server=server))
     assert verdict.where == "locks"
-    assert "process 10 (risk_worker, 31.0 s)" in verdict.line
+    assert "process 10 (risk_worker, idle in transaction, 31.0 s)" in verdict.line
+    assert "SELECT pg_terminate_backend(10);" in verdict.command
     assert "2 session(s)" in verdict.line
 
 

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Prints what Docker knows of the stack's containers, and the room on the data volume, one JSON
+# object a line: for `ops status`, which has no Docker socket.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+# shellcheck source=infra/host/operate.sh
+. infra/host/operate.sh
+
+# Longer than any `df` of a local disk; a frozen container must not hold up the status.
+readonly DISK_SECONDS=5
+readonly FORMAT='{"service": {{json (index .Config.Labels "com.docker.compose.service")}}, "name": {{json .Name}},
+"state": {{json .State.Status}}, "started": {{json .State.StartedAt}}, "finished": {{json .State.FinishedAt}},
+"exit_code": {{.State.ExitCode}}, "restarts": {{.RestartCount}}, "oom_killed": {{.State.OOMKilled}},
+"health": {{if .State.Health}}{{json .State.Health.Status}}{{else}}""{{end}}}'
+
+_main() {
+    local ids disk
+    mapfile -t ids < <(compose ps --all --quiet)
+    ((${#ids[@]})) || return 0
+    docker inspect --format "${FORMAT//$'\n'/ }" "${ids[@]}"
+    disk=$(timeout "$DISK_SECONDS" docker compose exec --no-TTY postgres \
+        df --block-size=1 --output=size,avail /var/lib/postgresql/data </dev/null 2>/dev/null | tail -n 1) || return 0
+    # shellcheck disable=SC2086  # two numbers
+    printf '{"disk": {"size": %s, "free": %s}}\n' $disk
+}
+
+_main "$@"
