@@ -23,7 +23,7 @@ _list() {
         for file in /proc/[0-9]*/cmdline; do
             title=$(tr "\\0" " " <"$file" 2>/dev/null) || continue
             case $title in
-                "postgres: "*\(*\)*) pid=${file%/cmdline}; echo "${pid#/proc/} ${title#postgres: }" ;;
+                "postgres: "*\(*\)* | "postgres: "*"[local]"*) pid=${file%/cmdline}; echo "${pid#/proc/} ${title#postgres: }" ;;
             esac
         done' </dev/null
     echo 'End one, as pg_terminate_backend does, then `make psql` again:'

@@ -27,7 +27,7 @@ ELSEWHERE = {
     "make build": "make up begins with it",
     "make test-unit": "its tests are part of this run",
     "make logs": "follows for ever; its compose command is checked below",
-    "make psql": "interactive; its compose command is checked below",
+    "make psql": "tests/ops/test_status_faults.py",
     "make assess": "tests/stack/test_compose.py",
     "make bench-pool": "tests/stack/test_bench_pool.py",
     "make down": "tests/stack/test_compose.py runs the compose command that it is",
