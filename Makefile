@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 COMPOSE := docker compose
 VENV := .venv
-# Secrets that an operator has chosen, for the rotate targets.
+# Passwords that an operator has chosen.
 GIVEN = $(if $(FROM),--volume "$(abspath $(FROM)):/given:ro")
 # For programs: JSON=yes prints one JSON document on standard output, the rest on standard error.
 AS_JSON = $(if $(JSON),--json)
@@ -74,8 +74,8 @@ restart-app: ## Put the env file in force and restart api and workers; no reques
 rotate-passwords: ## New passwords and tokens while it serves: make rotate-passwords [FROM=directory]
 	@$(COMPOSE) run --rm --no-deps $(GIVEN) ops rotate passwords $(AS_JSON) $(if $(FROM),--from /given)
 
-rotate-certificates: ## New certificates while it serves: make rotate-certificates [CA=yes] [FROM=directory]
-	@$(COMPOSE) run --rm --no-deps $(GIVEN) ops rotate certificates $(AS_JSON) $(if $(CA),--ca) $(if $(FROM),--from /given)
+rotate-certificates: ## New certificates, whether it serves or is down: make rotate-certificates [CA=yes] [FROM=directory]
+	@infra/host/rotate-certificates.sh $(AS_JSON) $(if $(CA),--ca) $(if $(FROM),--from "$(abspath $(FROM))")
 
 scale-pgbouncer: ## Run another number of PgBouncer replicas: make scale-pgbouncer N=3
 	@infra/host/scale-pgbouncer.sh $(AS_JSON) $(N)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from infra.compiler.build import ENV_FILE_NAME, Compiled, compile_stack
 from infra.compiler.faults import FaultyInputError
-from infra.compiler.write import write_files, write_secrets
+from infra.compiler.write import write_all
 
 EXIT_NOT_WRITTEN = 1
 EXIT_REFUSED = 2
@@ -31,11 +31,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _write(compiled: Compiled, out: Path, secrets_dir: Path) -> int:
     try:
-        # Secrets first: a configuration that nobody remembers the secrets of is useless.
-        write_secrets(compiled.new_secrets, secrets_dir)
-        written = write_files(compiled.files, out)
+        written = write_all(compiled.new_secrets, secrets_dir, compiled.files, out)
     except OSError as error:
-        _say(f"{error.filename or out}: cannot be written: {error.strerror}")
+        _say(f"{error.filename or out}: cannot be written: {error.strerror}; nothing was changed")
         return EXIT_NOT_WRITTEN
     _say(*(f"warning: {warning}" for warning in compiled.warnings))
     _say(f"{len(written)} of {len(compiled.files)} files written")

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from infra.compiler import budget, envfile, secrets
-from infra.compiler.certificates import Validity, certificates
+from infra.compiler import budget, certificates, envfile, secrets
+from infra.compiler.certificates import Validity
 from infra.compiler.faults import Fault, FaultyInputError
 from infra.compiler.knobs import Values
 from infra.compiler.render import Inputs, Rendered, render
@@ -42,6 +42,19 @@ def check(path: Path, *, shown: str = ENV_FILE_SHOWN) -> Checked:
     assigned = assign(envfile.read(path, name=shown))
     faults = (*assigned.faults, *budget.faults(assigned.values, file=shown))
     return Checked(assigned.values, faults, budget.warnings(assigned.values, file=shown))
+
+
+def check_secrets(checked: Checked, secrets_dir: Path, *, now: datetime.datetime) -> Checked:
+    """Judge also the certificates that are there now; write nothing."""
+    store, validity = SecretStore(secrets_dir), _validity(checked.values, now)
+    due = certificates.warnings(store, validity)
+    _, faults = certificates.certificates(store, validity)
+    known = {fault.file for fault in faults}
+    return Checked(
+        checked.values,
+        (*checked.faults, *faults),
+        (*checked.warnings, *(one for one in due if one.file not in known)),
+    )
 
 
 def compile_stack(
@@ -83,17 +96,19 @@ def _compile(
     passwords, faults = secrets.passwords(store)
     verifiers, more = secrets.verifiers(store, passwords)
     tokens, bad_tokens = secrets.tokens(store)
-    pairs, others = certificates(store, _validity(checked, now))
+    validity = _validity(checked.values, now)
+    pairs, others = certificates.certificates(store, validity)
     faults = [*checked.faults, *faults, *more, *bad_tokens, *others]
     if faults or pairs is None:
         raise FaultyInputError(faults)
     inputs = Inputs(checked.values, passwords, verifiers, tokens, pairs)
-    return Compiled(render(inputs), store.pending, checked.warnings)
+    warnings = (*checked.warnings, *certificates.warnings(store, validity))
+    return Compiled(render(inputs), store.pending, warnings)
 
 
-def _validity(checked: Checked, now: datetime.datetime) -> Validity:
+def _validity(values: Values, now: datetime.datetime) -> Validity:
     """With a faulty certificate knob nothing is written, so any days serve to find faults."""
-    known = checked.values.as_dict()
+    known = values.as_dict()
     days, renew = known.get("CERTIFICATE_DAYS"), known.get("CERTIFICATE_RENEW_DAYS")
     if isinstance(days, int) and isinstance(renew, int):
         return Validity(now, days, renew)

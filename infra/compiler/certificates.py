@@ -1,16 +1,20 @@
 """The private CA and the server certificates: made once, renewed in time, or supplied.
 
 Only a certificate made here is ever replaced. What an operator has placed is checked and
-refused with a reason, never changed.
+refused with a reason, never changed. `plan`, `config`, `apply` and the rotation all judge here.
 """
 
 import datetime
+import os
+import ssl
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from infra.compiler import control, issuing
 from infra.compiler.faults import Fault
@@ -21,6 +25,9 @@ SERVERS = ("postgres", "pgbouncer", *control.ALIASES.values())
 # There only while `rotate certificates --ca` is under way.
 ALSO_TRUSTED = "ca-also-trusted.crt"
 _BOTH = "supply both files of the pair, or remove both to have them made"
+_REPLACE = "make rotate-certificates"
+_SUPPLY = f"{_REPLACE} FROM=directory"
+_SERVES = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +45,64 @@ class Validity:
 
 
 @dataclass(frozen=True, slots=True)
+class Expiry:
+    """When (UTC) the certificate in one file of the secrets directory expires."""
+
+    file: str
+    at: datetime.datetime
+    made_here: bool
+
+    def days(self, now: datetime.datetime) -> float:
+        """Return the days that are left, negative after expiry."""
+        return (self.at - now) / datetime.timedelta(days=1)
+
+    def __str__(self) -> str:
+        return f"{self.at:%Y-%m-%d %H:%M} UTC"
+
+
+@dataclass(frozen=True, slots=True)
 class Certificates:
     """PEM: the CA certificates that are trusted, and (certificate, key) of each server."""
 
     trusted: bytes
     servers: dict[str, tuple[bytes, bytes]] = field(repr=False)
+
+
+def expiry(store: SecretStore) -> tuple[Expiry, ...]:
+    """Return when the CA and each server certificate expires; unreadable ones are left out."""
+    found = []
+    for name in ("ca", *SERVERS):
+        try:
+            pem = store.read(f"{name}.crt")
+            pair = Pair(_parse_certificate(pem or b""), b"", None, b"")
+        except SecretError:
+            continue
+        at = pair.certificate.not_valid_after_utc
+        found.append(Expiry(f"{name}.crt", at, pair.made_here))
+    return tuple(found)
+
+
+def warnings(store: SecretStore, validity: Validity) -> tuple[Fault, ...]:
+    """Return a warning for each certificate that is due, with the command that renews it."""
+    due = datetime.timedelta(days=validity.renew_days)
+    return tuple(
+        store.fault(one.file, _warning(one, validity))
+        for one in expiry(store)
+        if one.at <= validity.now + due
+    )
+
+
+def _warning(one: Expiry, validity: Validity) -> str:
+    if one.at <= validity.now:
+        return f"expired at {one}; replace it, whether the stack runs or not: {_renewal(one)}"
+    left = f"expires at {one}, in {one.days(validity.now):.1f} days"
+    return f"{left}; CERTIFICATE_RENEW_DAYS={validity.renew_days}; renew it: {_renewal(one)}"
+
+
+def _renewal(one: Expiry) -> str:
+    if not one.made_here:
+        return _SUPPLY
+    return f"{_REPLACE} CA=yes" if one.file == "ca.crt" else _REPLACE
 
 
 def certificates(store: SecretStore, validity: Validity) -> tuple[Certificates | None, list[Fault]]:
@@ -71,12 +131,15 @@ def certificates(store: SecretStore, validity: Validity) -> tuple[Certificates |
 
 
 def _authority(store: SecretStore, validity: Validity) -> Pair:
-    """Return the CA. A supplied one may come without its key when it signs nothing here."""
+    """Return the CA. A supplied one may come without its key when it signs nothing here.
+
+    One that is due is kept: processes that run trust it. Only a rotation replaces it in steps.
+    """
     found = _load(store, "ca", key_optional=True)
-    if found is None or (found.made_here and validity.is_due(found.certificate)):
+    if found is None or (found.made_here and _is_expired(found.certificate, validity.now)):
         found = issuing.make_authority(validity.now)
         _store(store, "ca", found)
-    _check_dates(found.certificate, validity.now)
+    _check_dates(found.certificate, validity.now, f"{_REPLACE} CA=yes")
     _check_is_authority(found.certificate)
     return found
 
@@ -96,9 +159,12 @@ def _server(store: SecretStore, host: str, authority: Pair, validity: Validity) 
             raise SecretError(f"missing certificate: there is no ca.key to make it; {_BOTH}")
         found = issuing.make_server(host, authority, validity.now, validity.days)
         _store(store, host, found)
-    _check_dates(found.certificate, validity.now)
+    _check_dates(found.certificate, validity.now, _REPLACE)
     _check_host(found.certificate, host)
+    _check_usage(found.certificate)
     _check_chain(found.certificate, authority.certificate)
+    if not found.made_here:
+        _check_loads(found)
     return found
 
 
@@ -151,9 +217,16 @@ def _parse_key(pem: bytes, certificate: x509.Certificate, name: str) -> SigningK
     return key
 
 
-def _check_dates(certificate: x509.Certificate, now: datetime.datetime) -> None:
-    if certificate.not_valid_after_utc <= now:
-        raise SecretError(f"expired at {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC")
+def _is_expired(certificate: x509.Certificate, now: datetime.datetime) -> bool:
+    return certificate.not_valid_after_utc <= now
+
+
+def _check_dates(certificate: x509.Certificate, now: datetime.datetime, replace: str) -> None:
+    if _is_expired(certificate, now):
+        raise SecretError(
+            f"expired at {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC; supply another "
+            f"({_SUPPLY}) or have it made ({replace}), whether the stack runs or not"
+        )
     if certificate.not_valid_before_utc > now:
         raise SecretError(
             f"is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
@@ -167,6 +240,10 @@ def _check_is_authority(certificate: x509.Certificate) -> None:
         raise SecretError("is not a CA certificate (no basic constraints)") from None
     if not found.value.ca:
         raise SecretError("is not a CA certificate (CA:FALSE)")
+    for extension in certificate.extensions:
+        usage = extension.value
+        if isinstance(usage, x509.KeyUsage) and not usage.key_cert_sign:
+            raise SecretError("its key usage is without keyCertSign; a CA needs it")
 
 
 def _check_host(certificate: x509.Certificate, host: str) -> None:
@@ -180,6 +257,30 @@ def _check_host(certificate: x509.Certificate, host: str) -> None:
         raise SecretError(
             f"names {', '.join(known) or 'nobody'}; it must also name {', '.join(missing)}"
         )
+
+
+def _check_usage(certificate: x509.Certificate) -> None:
+    """Check what the key may be used for; without either extension it may be used for all."""
+    for extension in certificate.extensions:
+        usage = extension.value
+        if isinstance(usage, x509.ExtendedKeyUsage) and not set(usage) & set(_SERVES):
+            raise SecretError("its extended key usage is without serverAuth; a server needs it")
+        if isinstance(usage, x509.KeyUsage) and not usage.digital_signature:
+            raise SecretError("its key usage is without digitalSignature; TLS 1.3 needs it")
+
+
+def _check_loads(pair: Pair) -> None:
+    """Check that the TLS library itself serves with a supplied pair: a weak key it does not."""
+    descriptor = os.memfd_create("pair")
+    try:
+        # Not on a disk: there may be none that is writable, or no room.
+        os.write(descriptor, pair.certificate_pem + b"\n" + pair.key_pem)
+        path = Path(f"/proc/self/fd/{descriptor}")
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(path)
+    except ssl.SSLError as error:
+        raise SecretError(f"is refused by the TLS library: {error}") from error
+    finally:
+        os.close(descriptor)
 
 
 def _check_chain(certificate: x509.Certificate, authority: x509.Certificate) -> None:

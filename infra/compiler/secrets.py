@@ -14,6 +14,8 @@ from infra.compiler.roles import LOGIN_ROLES
 PASSWORD_MIN_CHARACTERS = 16
 PASSWORD_MAX_CHARACTERS = 128
 _GENERATED_BYTES = 32
+# A set of new secrets that is whole and counts, though not all are in their place yet.
+STAGED = ".staged"
 
 
 class SecretError(Exception):
@@ -35,13 +37,22 @@ class SecretStore:
         if name in self._hidden:
             return None
         try:
-            return (self.directory / name).read_bytes()
-        except FileNotFoundError:
-            return None
+            return self._kept(name)
         except OSError as error:
             raise SecretError(
                 f"cannot be read: {error.strerror}; give it to root with mode 0400"
             ) from error
+
+    def _kept(self, name: str) -> bytes | None:
+        try:
+            # An empty one there is to be removed.
+            return (self.directory / STAGED / name).read_bytes() or None
+        except FileNotFoundError:
+            pass
+        try:
+            return (self.directory / name).read_bytes()
+        except FileNotFoundError:
+            return None
 
     def put(self, name: str, content: bytes) -> None:
         """Add or replace a secret when this run is written."""

@@ -62,7 +62,7 @@ def _locked(
     env_file: Path, settings: Path, paths: Paths, console: Console, prepare_restart: bool
 ) -> tuple[Plan | None, ApplyOutcome]:
     compiled = paths.out / "ops" / "compiled.json"
-    plan = planning.make(env_file, compiled, settings)
+    plan = planning.make(env_file, compiled, settings, paths.secrets)
     if plan.faults:
         faults = [str(fault) for fault in plan.faults]
         return plan, ApplyOutcome(exits.BAD_INPUT, faults, state=OLD_SERVES)

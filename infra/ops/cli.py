@@ -57,6 +57,7 @@ def _plan(
         typer.Option(help="Record of the last compile, for differences.", envvar="SLUICE_COMPILED"),
     ] = _COMPILED,
     settings: Settings = SETTINGS,
+    secrets: Secrets = SECRETS,
     as_json: AsJson = False,
     quiet: Annotated[
         bool, typer.Option(help="Print faults and warnings only; asks no process.")
@@ -67,7 +68,7 @@ def _plan(
     from infra.ops import plan
 
     asked = None if quiet else settings
-    made = plan.make(env_file or _default_env_file(), compiled, asked)
+    made = plan.make(env_file or _default_env_file(), compiled, asked, secrets)
     sys.exit(plan.show(made, as_json=as_json, quiet=quiet, full=full))
 
 

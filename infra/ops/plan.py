@@ -1,12 +1,13 @@
 """What an env file comes to, and what it would change of what is in force."""
 
+import datetime
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
 from infra.compiler import connections, derive, ops_settings
-from infra.compiler.build import ENV_FILE_NAME, ENV_FILE_SHOWN, check
+from infra.compiler.build import ENV_FILE_NAME, ENV_FILE_SHOWN, check, check_secrets
 from infra.compiler.derive import Derived
 from infra.compiler.faults import Fault
 from infra.compiler.knobs import Values
@@ -69,14 +70,19 @@ class Plan:
         return ordering.live_part(self.before.values, self.values)
 
 
-def make(env_file: Path, compiled: Path, settings: Path | None = None) -> Plan:
+def make(
+    env_file: Path, compiled: Path, settings: Path | None = None, secrets: Path | None = None
+) -> Plan:
     """Judge `env_file` and compare it with what is in force.
 
     `compiled` is the record of the last compile; `settings` is ops.json, by which the
     processes are found: without it, or while nothing runs, the record alone counts.
+    With `secrets` the certificates there are judged too.
     """
     shown = ENV_FILE_SHOWN if env_file.name == ENV_FILE_NAME else str(env_file)
     checked = check(env_file, shown=shown)
+    if secrets is not None:
+        checked = check_secrets(checked, secrets, now=datetime.datetime.now(datetime.UTC))
     record = None if checked.faults else changes.read_record(compiled)
     found = None if record is None or settings is None else _look(settings, checked.values)
     observed = found.knobs() if found else {}
@@ -145,7 +151,7 @@ def _fault(fault: Fault) -> dict[str, object]:
 
 
 def _count(plan: Plan) -> str:
-    return f"{len(plan.faults)} fault(s); this file would not be compiled"
+    return f"{len(plan.faults)} fault(s); nothing would be compiled"
 
 
 def _print_lines(lines: list[str], *, error: bool) -> None:

@@ -19,7 +19,7 @@ from tests.faults.oracle import (
     check_writes,
 )
 from tests.fix_faults import MakeLoad, hold, wait_for_traffic
-from tests.fix_ops import Commands
+from tests.fix_ops import Commands, EnvDir
 from tests.fix_secrets import Given, Secrets
 from tests.fix_sql import AdminConsole, Sql
 from tests.fix_stack import Stack, poll, run_in
@@ -87,6 +87,12 @@ def test_certificates_are_rotated_under_load_without_a_failure(
     check_nothing_left(sql, seconds=240)
 
 
+# Long enough to be placed and applied on a busy machine.
+SOON_DAYS = 40 / 86400
+PLACE = (
+    "umask 277; cd /secrets; rm -f pgbouncer.crt pgbouncer.key;"
+    'printf %s "$1" >pgbouncer.crt; printf %s "$2" >pgbouncer.key'
+)
 PUT_PAIR = (
     'umask 077; printf %s "$1" >/out/postgres/s.crt; printf %s "$2" >/out/postgres/s.key;'
     "chmod 400 /out/postgres/s.*; chown 10070:10070 /out/postgres/s.*;"
@@ -191,3 +197,31 @@ def test_a_supplied_certificate_is_taken(stack: Stack, secrets: Secrets, given: 
         # What was supplied is kept by later rotations: have it made here again.
         secrets.sh("rm -f /secrets/pgbouncer.crt /secrets/pgbouncer.key")
         assert stack.compose("run", "--rm", "--no-deps", "ops", "apply").returncode == 0
+
+
+@pytest.mark.usefixtures("whole_again")
+def test_an_expired_certificate_is_named_and_one_command_gets_out_of_it(
+    stack: Stack, ops: Commands, secrets: Secrets, given: Given, env: EnvDir
+) -> None:
+    certificate, key = _pair(secrets, days_left=SOON_DAYS)
+    # Placed as an earlier release would have taken it, so that no rotation races its end.
+    secrets.sh(PLACE, certificate.decode(), key.decode())
+    told = ops.run("plan", "--quiet")
+    assert told.exit_code == 0, told.text
+    assert "pgbouncer.crt: expires at" in told.stderr
+    assert ops.run("apply").exit_code == 0
+    expired = poll(
+        lambda: (done := ops.run("plan", "--quiet")).exit_code == BAD_INPUT and done,
+        seconds=120,
+        what="plan names the expired certificate",
+    )
+    assert "pgbouncer.crt: expired at" in expired.stderr
+    assert "make rotate-certificates" in expired.stderr
+    refused = stack.compose("run", "--rm", "--no-deps", "--no-TTY", "config")
+    assert refused.returncode == BAD_INPUT
+    assert "pgbouncer.crt: expired at" in refused.stderr
+    done = ops.script("rotate-certificates.sh", env=env)
+    assert done.exit_code == 0, done.text
+    assert "pgbouncer.crt: was supplied" in done.text
+    assert trust(stack, secrets.read("ca.crt"), "pgbouncer", 6432) == "trusted"
+    assert ops.run("plan", "--quiet").exit_code == 0

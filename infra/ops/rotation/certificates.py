@@ -2,8 +2,11 @@
 
 A new CA comes in three steps, each read back before the next: everybody trusts both the old
 and the new; everybody shows a certificate of the new; the old is trusted no more. Old and new
-are written down first and kept until the end, so that an interrupted run is repaired by
-running it again.
+are written down first and kept until the end, so that an interrupted run is finished, or
+undone where its new certificates cannot be used any more, by running it again.
+
+Where the stack is down, or cannot be reached because of a certificate, there is nothing to
+interrupt: the files are written in one step, and the host signals the servers that run.
 """
 
 import datetime
@@ -19,13 +22,14 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from infra.compiler import control
 from infra.compiler.build import Compiled, compile_values
-from infra.compiler.certificates import ALSO_TRUSTED
+from infra.compiler.certificates import ALSO_TRUSTED, expiry
 from infra.compiler.faults import FaultyInputError
 from infra.compiler.knobs import Values
-from infra.compiler.write import write_files, write_secrets
+from infra.compiler.secrets import SecretStore
+from infra.compiler.write import finish_secrets, write_all
 from infra.ops import app_control, exits, pgbouncer_admin
 from infra.ops.apply import Paths
-from infra.ops.operation import FailedError, Operation, Request, operate
+from infra.ops.operation import FailedError, Operation, RefusedError, Request, operate
 from infra.ops.pgbouncer_admin import PgBouncerAdmin
 from infra.ops.postgres_admin import PostgresAdmin
 from infra.ops.rotation import handshake, pending
@@ -42,6 +46,8 @@ CA_FILE: Final = "ca.crt"
 Changes = Mapping[str, bytes | None]
 # The app looks at its control certificate once a second.
 _SHOWN_SECONDS: Final = 10.0
+# The host has to start a command or two first.
+_SIGNALLED_SECONDS: Final = 30.0
 _POLL_SECONDS: Final = 0.2
 
 
@@ -51,13 +57,15 @@ def rotate(
     """Rotate; `source` is a directory of pairs that the operator chose. Return the exit code."""
 
     def work(operation: Operation) -> None:
+        pending.require_space(paths.secrets, request.directory)
+        finish_secrets(paths.secrets)
         pairs = Pairs(paths.secrets, source, new_ca)
         try:
             CertificateRotation(settings, paths, in_force(paths), pairs, operation).run()
         except FaultyInputError as faulty:
             placed = (str(pairs.placed(fault)) for fault in faulty.faults)
             operation.fail(exits.BAD_INPUT, *placed)
-            operation.ends_as("nothing was changed: the old certificates serve")
+            operation.ends_as("nothing was changed")
 
     return operate(request, f"rotate {WHAT}", work, secrets=[], resumed=False)
 
@@ -73,43 +81,121 @@ class CertificateRotation:
     operation: Operation
 
     def run(self) -> None:
-        """Go through the steps, prove the outcome."""
+        """Finish or undo what an interrupted run has left; then do what was asked for."""
         rotation = pending.load(self.paths.secrets, WHAT)
-        if rotation is None:
-            rotation = self._begun()
-        else:
+        if rotation is not None:
             self.operation.say("going on with a rotation that was not finished")
-        self.operation.note(resumed=rotation.resumed)
-        with self.operation.ending.shield():
-            self._go_through(rotation)
+            if not self._is_usable(rotation):
+                self._give_up(rotation)
+            else:
+                self._go_through(rotation, live=self._is_live(resumed=True))
+                if self._is_as_asked(rotation):
+                    return
+        self._go_through(*self._begun())
 
-    def _begun(self) -> Pending:
+    def _begun(self) -> tuple[Pending, bool]:
         """Make or take the new pairs, have every step judged, and write both sets down.
+
+        Returns also whether the processes can take them now.
 
         Raises:
             FaultyInputError: names each certificate that cannot be used; nothing was changed.
+            RefusedError: a process does not answer; nothing was changed.
 
         """
-        old = self.pairs.old()
-        made = self._compile(self.pairs.changes()).new_secrets
-        if faults := self.pairs.unusable():
-            raise FaultyInputError(faults)
+        old, changes = self.pairs.old(), self.pairs.changes()
+        for one in expiry(SecretStore(self.paths.secrets)):
+            if not one.made_here and changes.get(one.file, b"") is None:
+                self.operation.warn(f"{one.file}: was supplied, expires at {one}; made anew here")
+        made = self._compile(changes).new_secrets
         new = {file: content for file, content in made.items() if content != old.get(file)}
         for step in steps(old, new, promoted=False):
             self._compile(step)
-        self.operation.say("looking whether every process is there to take them")
-        require_all(self.settings)
-        return pending.begin(self.paths.secrets, WHAT, old=old, new=new)
+        live = self._is_live(resumed=False)
+        return pending.begin(self.paths.secrets, WHAT, old=old, new=new), live
 
-    def _go_through(self, rotation: Pending) -> None:
+    def _is_usable(self, rotation: Pending) -> bool:
+        """Return False if the new certificates of an interrupted run cannot be used any more."""
+        try:
+            self._compile(steps(rotation.old, rotation.new, promoted=True)[-1])
+        except FaultyInputError as faulty:
+            self.operation.warn(f"{faulty.faults[0]}; the unfinished rotation is undone")
+            return False
+        return True
+
+    def _is_as_asked(self, rotation: Pending) -> bool:
+        """Return True if a resumed rotation was the one that is asked for now."""
+        return self.pairs.are_in_place() and (not self.pairs.new_ca or CA_FILE in rotation.new)
+
+    def _go_through(self, rotation: Pending, live: bool) -> None:
+        """Take the steps under the eyes of every process, or write the files where none can."""
+        self.operation.note(resumed=rotation.resumed)
+        with self.operation.ending.shield():
+            if live:
+                self._serve_through(rotation)
+                return
+            for step in steps(rotation.old, rotation.new, promoted=True):
+                self._write_only(step)
+            rotation.forget()
+            self.operation.note(secrets=sorted(rotation.new))
+
+    def _is_live(self, *, resumed: bool) -> bool:
+        """Return True if every process can take each step now, False if files are all there is.
+
+        Raises:
+            RefusedError: a process does not answer, and not because of a certificate.
+
+        """
+        self.operation.say("looking whether every process is there to take them")
+        try:
+            require_all(self.settings)
+            with PostgresAdmin(self.settings) as postgres:
+                postgres.ping()
+        except (RefusedError, psycopg.Error, OSError) as error:
+            reason = first_line(error)
+            if not resumed and not self._is_down():
+                raise RefusedError(reason) from error
+            self.operation.warn(f"{reason}; the files are written, and who runs is signalled")
+            return False
+        return True
+
+    def _is_down(self) -> bool:
+        """Return True if nothing runs, or a certificate keeps the processes from being reached."""
+        everyone = handshake.everyone(self.settings)
+        if not everyone:
+            return True
+        try:
+            self._compile({})
+        except FaultyInputError:
+            return True
+        return any(_is_distrusted(shown, self.settings) for shown in everyone)
+
+    def _give_up(self, rotation: Pending) -> None:
+        """Put the old certificates back; where they cannot be used either, leave the files."""
+        try:
+            self._write_only({**rotation.old, ALSO_TRUSTED: b""})
+        except FaultyInputError as faulty:
+            self.operation.warn(f"{faulty.faults[0]}; the old certificates cannot be used either")
+        rotation.forget()
+
+    def _write_only(self, step: Changes) -> None:
+        """Write the files, and have the host signal the servers that run to read them."""
+        compiled = self._written(step)
+        if handshake.everyone(self.settings):
+            self.operation.ask_host("reload", "postgres", "pgbouncer")
+        left = self._await(_leaves(compiled), _SIGNALLED_SECONDS)
+        for line in left:
+            self.operation.warn(f"{line}; it takes the files at its start")
+        running = "every server that runs shows a new one" if not left else "restart those above"
+        self.operation.ends_as(f"the certificates are in the files; {running}; next: make up")
+
+    def _serve_through(self, rotation: Pending) -> None:
         promoted = rotation.resumed and self._is_promoted(rotation.new)
         *early, last = steps(rotation.old, rotation.new, promoted=promoted)
         try:
-            for step in early:
+            for step in early or [last]:
                 self._take(step)
-            if not early:
-                self._take(last)
-        except FailedError as error:
+        except (FailedError, psycopg.Error, OSError) as error:
             raise self._undone(rotation, error) from error
         self._replace_connections()
         if early:
@@ -117,7 +203,6 @@ class CertificateRotation:
         self.operation.note(secrets=sorted(rotation.new))
         self.operation.say("looking what every server shows, and who trusts it")
         self._prove(rotation)
-        (self.paths.secrets / ALSO_TRUSTED).unlink(missing_ok=True)
         rotation.forget()
         for shown in handshake.everyone(self.settings):
             self.operation.done(shown.target.name, "shows a new certificate")
@@ -137,20 +222,30 @@ class CertificateRotation:
 
         Raises:
             FailedError: names each process that does not.
+            OSError: a file cannot be written; nothing of the step was.
 
         """
-        compiled = self._compile(step)
-        for name in (name for name, content in step.items() if content is None):
-            (self.paths.secrets / name).unlink(missing_ok=True)
-        write_secrets(compiled.new_secrets, self.paths.secrets)
-        write_files(compiled.files, self.paths.out)
+        compiled = self._written(step)
         reload(self.settings)
-        deadline = time.monotonic() + _SHOWN_SECONDS
-        while differing := self._differing(_leaves(compiled)):
-            if time.monotonic() > deadline:
-                raise FailedError("; ".join(differing))
-            time.sleep(_POLL_SECONDS)
+        if differing := self._await(_leaves(compiled), _SHOWN_SECONDS):
+            raise FailedError("; ".join(differing))
         self.operation.say("files written; every server has taken them")
+
+    def _written(self, step: Changes) -> Compiled:
+        compiled = self._compile(step)
+        gone = {name: b"" for name, content in step.items() if content is None}
+        secrets = {**compiled.new_secrets, **gone}
+        write_all(secrets, self.paths.secrets, compiled.files, self.paths.out)
+        return compiled
+
+    def _await(self, wanted: dict[str, bytes], seconds: float) -> list[str]:
+        """Wait until every process shows its certificate; return a line for each that does not."""
+        deadline = time.monotonic() + seconds
+        while differing := self._differing(wanted):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(_POLL_SECONDS)
+        return differing
 
     def _differing(self, wanted: dict[str, bytes]) -> list[str]:
         lines = []
@@ -163,16 +258,17 @@ class CertificateRotation:
                 lines += [] if same else [f"{shown.target}: has not taken {shown.secret}.crt"]
         return lines
 
-    def _undone(self, rotation: Pending, error: FailedError) -> FailedError:
+    def _undone(self, rotation: Pending, error: Exception) -> FailedError:
         """Put the old certificates back; say what came of it."""
+        reason = first_line(error)
         if rotation.resumed:
-            return FailedError(f"{error}; {AGAIN}")
+            return FailedError(f"{reason}; {AGAIN}")
         try:
             self._take({**rotation.old, ALSO_TRUSTED: b""})
         except (FailedError, FaultyInputError, psycopg.Error, OSError) as second:
-            return FailedError(f"{error}; not put back: {first_line(second)}; {AGAIN}")
+            return FailedError(f"{reason}; not put back: {first_line(second)}; {AGAIN}")
         rotation.forget()
-        return FailedError(f"{error}; the old certificates serve")
+        return FailedError(f"{reason}; the old certificates serve")
 
     def _replace_connections(self) -> None:
         self.operation.say("replacing every connection")
@@ -202,10 +298,22 @@ def steps(old: Files, new: Files, *, promoted: bool) -> list[Changes]:
     """
     if CA_FILE not in new:
         return [new]
-    # A CA that was given without its key signs nothing here; the old key is not its own.
-    whole: Changes = {"ca.key": None, **new}
+    whole = _whole(new)
     later: list[Changes] = [{**whole, ALSO_TRUSTED: old[CA_FILE]}, {**whole, ALSO_TRUSTED: b""}]
     return later if promoted else [{ALSO_TRUSTED: new[CA_FILE]}, *later]
+
+
+def _whole(new: Files) -> Changes:
+    # A CA that was given without its key signs nothing here; the old key is not its own.
+    return {"ca.key": None, **new} if CA_FILE in new else {**new}
+
+
+def _is_distrusted(shown: handshake.Shown, settings: OpsSettings) -> bool:
+    """Return True if a process shows a certificate that the operator refuses, expired or other."""
+    try:
+        return not shown.is_trusted_by(Path(settings.values["sslrootcert"]).read_bytes())
+    except OSError:
+        return False
 
 
 def reload(settings: OpsSettings) -> None:

@@ -1,17 +1,13 @@
 """Which new certificates a rotation brings: given by the operator, or made here."""
 
-import ssl
-import tempfile
-from collections.abc import Iterator
+import datetime
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cryptography import x509
-
-from infra.compiler.certificates import SERVERS
+from infra.compiler.certificates import SERVERS, Expiry, expiry
 from infra.compiler.faults import Fault, FaultyInputError
-from infra.compiler.issuing import Pair
+from infra.compiler.secrets import SecretStore
 
 CA: Final = "ca"
 NAMES: Final = (CA, *SERVERS)
@@ -34,19 +30,22 @@ class Pairs:
     def changes(self) -> dict[str, bytes | None]:
         """Return the given files, and None for each that is to be made anew.
 
-        Only what was made here is replaced by what is made here.
+        Only what was made here, or has expired with its CA or by itself, is replaced by what
+        is made here.
 
         Raises:
             FaultyInputError: the CA was supplied, and its successor is not given.
 
         """
+        present = {one.file: one for one in expiry(SecretStore(self.secrets))}
+        now = datetime.datetime.now(datetime.UTC)
         changed: dict[str, bytes | None] = {}
         for name in NAMES:
             if self._is_given(name):
                 changed |= {file: self._given(file) for file in _both(name)}
             elif name == CA and not self.new_ca:
                 continue
-            elif self._is_made_here(name):
+            elif _is_replaceable(present, name, now):
                 changed |= dict.fromkeys(_both(name))
             elif name == CA:
                 raise FaultyInputError(
@@ -59,9 +58,11 @@ class Pairs:
                 )
         return changed
 
-    def unusable(self) -> list[Fault]:
-        """Return a fault for each given pair that the TLS library itself refuses to serve with."""
-        return [fault for name in SERVERS if self._is_given(name) for fault in self._refusal(name)]
+    def are_in_place(self) -> bool:
+        """Return True if every file that was given is among the secrets already."""
+        present = self.old()
+        given = (file for name in NAMES for file in _both(name))
+        return all(self._given(file) in (None, present.get(file)) for file in given)
 
     def placed(self, fault: Fault) -> Fault:
         """Return a fault under the name of the file that the operator gave."""
@@ -77,19 +78,12 @@ class Pairs:
             return None
         return (self.source / file).read_bytes()
 
-    def _is_made_here(self, name: str) -> bool:
-        pem = (self.secrets / f"{name}.crt").read_bytes()
-        return Pair(x509.load_pem_x509_certificate(pem), pem, None, b"").made_here
 
-    def _refusal(self, name: str) -> Iterator[Fault]:
-        with tempfile.TemporaryDirectory() as directory:
-            certificate, key = paths = [Path(directory) / file for file in _both(name)]
-            for path in paths:
-                path.write_bytes(self._given(path.name) or b"")
-            try:
-                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
-            except (OSError, ssl.SSLError) as error:
-                yield Fault(str((self.source or self.secrets) / f"{name}.crt"), f"refused: {error}")
+def _is_replaceable(present: dict[str, Expiry], name: str, now: datetime.datetime) -> bool:
+    one, authority = present.get(f"{name}.crt"), present.get("ca.crt")
+    if one is None or one.made_here or one.at <= now:
+        return True
+    return authority is not None and authority.at <= now
 
 
 def _both(name: str) -> tuple[str, str]:

@@ -14,6 +14,8 @@ from infra.ops.operation import RefusedError
 
 _NAME = "rotation"
 _WHAT = "what"
+# All files of all steps, old and new, in blocks of 4 KiB are below 2 MiB.
+_SPACE_MIN_MB = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,17 @@ def unfinished(secrets: Path) -> str | None:
         return None
 
 
+def require_space(*directories: Path) -> None:
+    """Refuse when there is no room for all that a rotation writes."""
+    for directory in directories:
+        free_mb = shutil.disk_usage(directory).free >> 20
+        if free_mb < _SPACE_MIN_MB:
+            raise RefusedError(
+                f"{directory}: {free_mb} MB are free, {_SPACE_MIN_MB} MB are needed; "
+                "free space and run it again; nothing was changed"
+            )
+
+
 def load(secrets: Path, what: str) -> Pending | None:
     """Return the rotation that was not finished, if any.
 
@@ -73,13 +86,16 @@ def begin(
     """Write both sets down, whole or not at all."""
     directory, made = secrets / _NAME, secrets / f".{_NAME}.new"
     shutil.rmtree(made, ignore_errors=True)
-    made.mkdir(mode=0o700)
-    for name, files in (("old", old), ("new", new)):
-        (made / name).mkdir(mode=0o700)
-        for file, content in files.items():
-            _write(made / name / file, content)
-    _write(made / _WHAT, what.encode("ascii"))
-    made.rename(directory)
+    try:
+        made.mkdir(mode=0o700)
+        for name, files in (("old", old), ("new", new)):
+            (made / name).mkdir(mode=0o700)
+            for file, content in files.items():
+                _write(made / name / file, content)
+        _write(made / _WHAT, what.encode("ascii"))
+        made.rename(directory)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
     return Pending(what, directory, dict(old), dict(new), False)
 
 

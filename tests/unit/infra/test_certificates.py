@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from infra.compiler.certificates import (
     ALSO_TRUSTED,
@@ -15,7 +15,10 @@ from infra.compiler.certificates import (
     Certificates,
     Validity,
     certificates,
+    expiry,
+    warnings,
 )
+from infra.compiler.issuing import SigningKey
 from infra.compiler.secrets import SecretStore
 from infra.compiler.write import write_secrets
 from tests.unit.infra.support import NOW
@@ -27,8 +30,12 @@ def _gather(
     directory: Path, now: datetime.datetime = NOW
 ) -> tuple[Certificates | None, list[str], SecretStore]:
     store = SecretStore(directory)
-    found, faults = certificates(store, Validity(now, days=365, renew_days=30))
+    found, faults = certificates(store, _validity(now))
     return found, [str(fault) for fault in faults], store
+
+
+def _validity(now: datetime.datetime) -> Validity:
+    return Validity(now, days=365, renew_days=30)
 
 
 def _made(directory: Path, now: datetime.datetime = NOW) -> Certificates:
@@ -57,12 +64,13 @@ class Supplied:
     def sign(
         self,
         subject: x509.Name,
-        key: ec.EllipticCurvePrivateKey,
+        key: SigningKey,
         *,
         ca: bool = False,
         names: tuple[str, ...] = (),
         ends: datetime.datetime = NOW + 90 * DAY,
         starts: datetime.datetime = NOW - DAY,
+        purpose: x509.ObjectIdentifier = ExtendedKeyUsageOID.SERVER_AUTH,
     ) -> bytes:
         builder = (
             x509.CertificateBuilder()
@@ -77,6 +85,8 @@ class Supplied:
         if names:
             found = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
             builder = builder.add_extension(found, critical=False)
+            usage = x509.ExtendedKeyUsage([purpose])
+            builder = builder.add_extension(usage, critical=False)
         signed = builder.sign(self.key, hashes.SHA256())
         return signed.public_bytes(serialization.Encoding.PEM)
 
@@ -94,7 +104,7 @@ def _subject(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
 
-def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+def _pem(key: SigningKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.TraditionalOpenSSL,
@@ -154,10 +164,46 @@ def test_a_new_ca_renews_the_certificates_made_here(tmp_path: Path) -> None:
     assert second.servers["pgbouncer"] != first.servers["pgbouncer"]
 
 
-def test_a_ca_that_is_due_is_renewed_with_everything_below_it(tmp_path: Path) -> None:
+def test_a_ca_that_is_due_is_left_to_a_rotation_until_it_has_expired(tmp_path: Path) -> None:
     first = _made(tmp_path)
-    second = _made(tmp_path, NOW + 3640 * DAY)
-    assert second.trusted != first.trusted
+    assert _made(tmp_path, NOW + 3640 * DAY).trusted == first.trusted
+    (told,) = warnings(SecretStore(tmp_path), _validity(NOW + 3640 * DAY))
+    assert "ca.crt: expires at" in str(told)
+    assert "make rotate-certificates CA=yes" in str(told)
+    assert _made(tmp_path, NOW + 3650 * DAY).trusted != first.trusted
+
+
+def test_a_supplied_certificate_that_is_due_is_told_of_with_its_date(supplied: Supplied) -> None:
+    supplied.server("postgres", ends=NOW + 29 * DAY)
+    store = SecretStore(supplied.directory)
+    (told,) = warnings(store, _validity(NOW))
+    assert str(told).startswith(f"{supplied.directory}/postgres.crt: expires at 2030-06-30")
+    assert "make rotate-certificates FROM=directory" in str(told)
+    days = {one.file: one.days(NOW) for one in expiry(store)}
+    assert days["postgres.crt"] == pytest.approx(29)
+    assert len(days) == 1 + len(SERVERS)
+
+
+def test_a_certificate_made_here_that_has_expired_is_named_with_its_date(tmp_path: Path) -> None:
+    _made(tmp_path)
+    told = warnings(SecretStore(tmp_path), _validity(NOW + 366 * DAY))
+    assert len(told) == len(SERVERS)
+    assert all("expired at 2031-06-01 12:00 UTC" in str(one) for one in told)
+
+
+def test_a_certificate_that_may_not_serve_is_refused(supplied: Supplied) -> None:
+    supplied.server("postgres", purpose=ExtendedKeyUsageOID.CLIENT_AUTH)
+    _, (fault,), _ = _gather(supplied.directory)
+    assert "its extended key usage is without serverAuth" in fault
+
+
+def test_a_key_that_the_tls_library_refuses_is_refused(supplied: Supplied) -> None:
+    key = rsa.generate_private_key(65537, 1024)
+    names = ("postgres", "localhost")
+    supplied.put("postgres.crt", supplied.sign(_subject("postgres"), key, names=names))
+    supplied.put("postgres.key", _pem(key))
+    _, (fault,), _ = _gather(supplied.directory)
+    assert "is refused by the TLS library" in fault
 
 
 def test_supplied_certificates_are_taken_unchanged(supplied: Supplied) -> None:

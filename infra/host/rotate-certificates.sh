@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Gives every server a new certificate, while the stack serves or while it is down:
+# rotate-certificates.sh [--json] [--ca] [--from DIRECTORY]
+#
+# Exit codes: 0 done, 1 failed, 2 a given certificate is at fault, 3 refused.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+# shellcheck source=infra/host/operate.sh
+. infra/host/operate.sh
+
+given=()
+ops() { compose run --rm --no-TTY "${given[@]}" ops "$@"; }
+
+# They read their files again; one that is down does so at its start.
+host_reload() {
+    local service
+    for service in "$@"; do
+        compose kill --signal SIGHUP "$service" || say "$service was not signalled"
+    done
+}
+
+_main() {
+    local options=()
+    while (($#)); do
+        case $1 in
+            --json) begin_json ;;
+            --ca) options+=(--ca) ;;
+            --from)
+                given=(--volume "${2:?--from needs a directory}:/given:ro")
+                options+=(--from /given)
+                shift
+                ;;
+            *) die "usage: rotate-certificates.sh [--json] [--ca] [--from DIRECTORY]" 2 ;;
+        esac
+        shift
+    done
+    operate rotate certificates "${options[@]}"
+}
+
+_main "$@"
