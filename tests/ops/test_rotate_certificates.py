@@ -131,7 +131,7 @@ def _key() -> tuple[ec.EllipticCurvePrivateKey, bytes]:
 
 
 def _pair(
-    secrets: Secrets, *, name: str = "pgbouncer", days_left: int = DAYS_LEFT
+    secrets: Secrets, *, name: str = "pgbouncer", days_left: float = DAYS_LEFT
 ) -> tuple[bytes, bytes]:
     """Return a pair as an operator's own tools make it, signed by the stack's CA."""
     authority = x509.load_pem_x509_certificate(secrets.read("ca.crt").encode())
@@ -211,10 +211,11 @@ def test_an_expired_certificate_is_named_and_one_command_gets_out_of_it(
     assert "pgbouncer.crt: expires at" in told.stderr
     assert ops.run("apply").exit_code == 0
     expired = poll(
-        lambda: (done := ops.run("plan", "--quiet")).exit_code == BAD_INPUT and done,
+        lambda: done if (done := ops.run("plan", "--quiet")).exit_code == BAD_INPUT else None,
         seconds=120,
         what="plan names the expired certificate",
     )
+    assert expired is not None
     assert "pgbouncer.crt: expired at" in expired.stderr
     assert "make rotate-certificates" in expired.stderr
     refused = stack.compose("run", "--rm", "--no-deps", "--no-TTY", "config")

@@ -181,13 +181,15 @@ class CertificateRotation:
     def _write_only(self, step: Changes) -> None:
         """Write the files, and have the host signal the servers that run to read them."""
         compiled = self._written(step)
-        if handshake.everyone(self.settings):
-            self.operation.ask_host("reload", "postgres", "pgbouncer")
+        if not handshake.everyone(self.settings):
+            self.operation.ends_as("the certificates are in the files; nothing runs; make up")
+            return
+        self.operation.ask_host("reload", "postgres", "pgbouncer")
         left = self._await(_leaves(compiled), _SIGNALLED_SECONDS)
         for line in left:
             self.operation.warn(f"{line}; it takes the files at its start")
-        running = "every server that runs shows a new one" if not left else "restart those above"
-        self.operation.ends_as(f"the certificates are in the files; {running}; next: make up")
+        running = "restart those above" if left else "every server that runs shows its own"
+        self.operation.ends_as(f"the certificates are in the files; {running}; make up")
 
     def _serve_through(self, rotation: Pending) -> None:
         promoted = rotation.resumed and self._is_promoted(rotation.new)

@@ -198,7 +198,7 @@ def test_a_certificate_that_may_not_serve_is_refused(supplied: Supplied) -> None
 
 
 def test_a_key_that_the_tls_library_refuses_is_refused(supplied: Supplied) -> None:
-    key = rsa.generate_private_key(65537, 1024)
+    key = rsa.generate_private_key(65537, 1024)  # noqa: S505  # weak on purpose
     names = ("postgres", "localhost")
     supplied.put("postgres.crt", supplied.sign(_subject("postgres"), key, names=names))
     supplied.put("postgres.key", _pem(key))

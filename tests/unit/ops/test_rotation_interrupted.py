@@ -20,12 +20,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from infra.compiler import build, catalogue, certificates, control, issuing, write
-from infra.compiler.secrets import STAGED
+from infra.compiler.secrets import STAGED, SecretError
 from infra.ops import exits
 from infra.ops.apply import Paths
 from infra.ops.operation import Request
 from infra.ops.rotation import certificates as rotation
-from infra.ops.rotation import pending
+from infra.ops.rotation import handshake, pending
 from infra.ops.targets import Target
 from tests.unit.ops.support import SETTINGS
 
@@ -144,7 +144,7 @@ def _parsed(path: Path) -> tuple[x509.Certificate, bytes]:
 def _fits(crt: bytes, key: bytes) -> bool:
     try:
         certificates._parse_key(key, x509.load_pem_x509_certificate(crt), "")
-    except certificates.SecretError:
+    except SecretError:
         return False
     return True
 
@@ -158,7 +158,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     monkeypatch.setattr(rotation, "require_all", lambda _: ())
     monkeypatch.setattr(rotation, "PostgresAdmin", _Answers)
     monkeypatch.setattr(rotation, "reload", made.reload)
-    monkeypatch.setattr(rotation.handshake, "everyone", lambda _: tuple(made.servers))
+    monkeypatch.setattr(handshake, "everyone", lambda _: tuple(made.servers))
     monkeypatch.setattr(rotation.CertificateRotation, "_replace_connections", lambda _: None)
     return made
 
