@@ -112,18 +112,24 @@ class BatchRunner:
         failures: Sequence[TaskFailure],
         deadline: Deadline,
     ) -> None:
+        # Read once: the setting may change between the commit and its lookup.
+        attempts_max = self._settings.attempts_max
+
         def work(connection: Work) -> int:
             complete(connection, batch, results)
             return fail(
                 connection,
                 batch,
                 failures,
-                attempts_max=self._settings.attempts_max,
+                attempts_max=attempts_max,
                 retry_delay_seconds=self._settings.retry_delay_seconds,
             )
 
         def lookup(connection: Work) -> int | None:
-            return committed(connection, batch, len(results))
+            # A stored outcome no longer names its failures; the fence says their attempts are ours.
+            if not committed(connection, batch, len(results)):
+                return None
+            return sum(failure.task.attempt >= attempts_max for failure in failures)
 
         def attempt() -> int:
             return self._database.run(work, deadline=deadline, name="complete", lookup=lookup)

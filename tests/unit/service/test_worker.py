@@ -10,14 +10,15 @@ import psycopg
 import pytest
 from prometheus_client import CollectorRegistry
 
-from app.assessments.batch import Batch, Task
+from app.assessments.batch import Batch, Task, TaskFailure, TaskResults
 from app.assessments.tasks import FenceRefusedError
 from app.live import Live
 from app.metrics import WorkMetrics
-from app.pool import DatabaseUnavailable
+from app.pool import DatabaseUnavailable, Deadline
 from app.risk import SiteModel
 from app.risk.types import AssetTerms, Scenario, SiteInputs, TaskInputs
 from app.settings import WorkerSettings
+from app.worker.batch import BatchRunner
 from app.worker.crew import Crew
 from app.worker.sites import AGE_MAX_SECONDS, CELLS_MAX, SiteModels
 
@@ -216,3 +217,39 @@ def test_the_site_cache_reads_again_after_a_while() -> None:
     first = cache.get(0, model)
     now = AGE_MAX_SECONDS + 1
     assert cache.get(0, model) is not first
+
+
+class CommitInDoubt:
+    """A database whose commit reply was lost: it runs the lookup, on what the lookup reads."""
+
+    def __init__(self, held: int, stored: int) -> None:
+        self.row = (held, stored)
+
+    def run(self, work: Any, *, lookup: Any, **_: Any) -> Any:
+        del work
+        return lookup(self)
+
+    def execute(self, *_: Any) -> Any:
+        return self
+
+    def fetchone(self) -> tuple[int, int]:
+        return self.row
+
+
+@pytest.mark.parametrize(("attempt", "failed"), [(1, 0), (3, 1)], ids=["queued again", "last"])
+def test_a_commit_found_afterwards_is_counted_as_if_its_reply_had_come(
+    worker_document: dict[str, Any], attempt: int, failed: int
+) -> None:
+    shop = Workshop(worker_document, StandInDatabase())
+    found: Any = CommitInDoubt(held=0, stored=1)
+    ours = batch(1, attempt)
+    runner = BatchRunner(found, shop.live, WorkMetrics(registry := CollectorRegistry()))
+    results = [TaskResults(ours.tasks[0], ())]
+
+    runner._store(ours, results, [TaskFailure(ours.tasks[1], "boom")], Deadline.after(5.0))
+
+    counted = {
+        name: registry.get_sample_value(f"sluice_tasks_{name}_total")
+        for name in ("done", "failed", "retried")
+    }
+    assert counted == {"done": 1.0, "failed": float(failed), "retried": float(1 - failed)}
