@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.fix_faults import frozen, killed
-from tests.fix_stack import REPOSITORY, Stack, poll
+from tests.fix_stack import REPOSITORY, Stack, poll, run_in
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -75,9 +75,18 @@ def every_slot_taken(stack: Stack, knobs: dict[str, str]) -> Iterator[None]:
     script = f"for i in $(seq {sessions}); do {psql} & done; wait"
     postgres.exec_run(["sh", "-c", script], detach=True)
     yield
-    listed = make("psql").stdout
-    for pid in re.findall(r"^(\d+) postgres risk \[local\]", listed, re.MULTILINE):
-        postgres.exec_run(["kill", "-TERM", pid])
+    # Through a free slot where there is one, else by what `make psql` lists.
+    ending = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(90)'"
+    )
+
+    def all_ended() -> bool:
+        for pid in re.findall(r"^(\d+) postgres risk \[local\]", make("psql").stdout, re.MULTILINE):
+            postgres.exec_run(["kill", "-TERM", pid])
+        code, printed = run_in(postgres, ["psql", "--tuples-only", "--command", ending])
+        return code == 0 and not printed.strip()
+
+    poll(all_ended, seconds=60, what="every session that the test opened has ended")
     stack.wait_healthy(seconds=120)
 
 
