@@ -9,17 +9,21 @@ from types import FrameType
 import uvicorn
 from starlette.types import ASGIApp
 
+from app.connection import BoundedServer, bounded
 from app.settings import HttpSettings
 
 # Longer than a load balancer keeps an idle connection, so that it is never us who cut one.
 KEEP_ALIVE_SECONDS = 75
 BACKLOG = 2048
+# A waiting connection costs about 10 kB, one with half a head 30 kB: of API_MEMORY_MB 60 MB.
+# Event streams come on top.
+CONNECTIONS_MAX = 2000
 # How long kept-alive connections may stay idle at the end of a process that retires.
 LAME_DUCK_SECONDS = 5.0
 CONNECTION_CLOSE = (b"connection", b"close")
 
 
-class Server(uvicorn.Server):
+class Server(BoundedServer):
     """Uvicorn that tells its owner when it serves and of a stop signal, and that can retire.
 
     `on_started` is called once it serves, `on_stop` at a stop signal, before it drains.
@@ -88,7 +92,7 @@ def make_server(
         host=http.host,
         port=http.port,
         loop="uvloop",
-        http="httptools",
+        http=bounded(CONNECTIONS_MAX + 2 * http.event_streams_max),
         ws="none",
         lifespan="on",
         log_config=None,

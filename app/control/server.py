@@ -8,6 +8,7 @@ from typing import Self
 
 import uvicorn
 
+from app.connection import BoundedServer, bounded
 from app.control.address import bound_socket, is_still_ours
 from app.control.application import Controlled, create_control_app
 from app.control.certificate import Certificate
@@ -19,6 +20,8 @@ WATCH_SECONDS = 1
 STOP_SECONDS = 3.0
 KEEP_ALIVE_SECONDS = 5
 BACKLOG = 64
+# For a few operators and their tools.
+CONNECTIONS_MAX = 64
 log = get_logger("app.control")
 
 
@@ -96,7 +99,7 @@ class ControlServer:
         config = uvicorn.Config(
             self._app,
             loop="uvloop",
-            http="httptools",
+            http=bounded(CONNECTIONS_MAX),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -110,5 +113,5 @@ class ControlServer:
             callback_notify=watch,
             ssl_context_factory=lambda _config, _default: certificate.context,
         )
-        server = uvicorn.Server(config)
+        server = BoundedServer(config)
         return server

@@ -1,6 +1,7 @@
 """The server in its thread, over TLS, and the operators' client of it."""
 
 import errno
+import socket
 import ssl
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app import connection
 from app.control import address, server
 from app.control.process import Process
 from app.control.server import ControlServer
@@ -153,3 +155,28 @@ def test_only_an_address_of_this_host_is_bound() -> None:
         # A documentation address (RFC 5737): nobody's.
         address.bound_socket("192.0.2.1", 0)
     assert caught.value.errno == errno.EADDRNOTAVAIL
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [(b"a: " + b"x" * 64 * 1024, b"431"), (b"a: b\r\n" * 1000, b"431"), (b"a: ", b"408")],
+)
+def test_its_connections_are_bounded_as_those_of_the_service(
+    process: Worker,
+    control: ControlSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request_bytes: bytes,
+    status: bytes,
+) -> None:
+    monkeypatch.setattr(connection, "HEAD_SECONDS", 0.5)
+    with ControlServer(process, control) as running:
+        client_of(running, tmp_path)
+        assert running.address is not None
+        tls = ssl.create_default_context(cafile=str(tmp_path / "ca.crt"))
+        with (
+            socket.create_connection(running.address, GIVE_UP_SECONDS) as plain,
+            tls.wrap_socket(plain, server_hostname="localhost") as encrypted,
+        ):
+            encrypted.sendall(b"GET /control/state HTTP/1.1\r\n" + request_bytes)
+            assert encrypted.recv(100).startswith(b"HTTP/1.1 " + status)
