@@ -31,7 +31,9 @@ BODY_SECONDS = 30.0
 UNSENT_SECONDS = 30.0
 TAKEN_BYTES_MIN = 32 * 1024
 # A refused caller is read, and not parsed, for so long: a reset would take the answer away.
+# Beyond so many bytes it has to wait: reading without an end would cost others their time.
 LINGER_SECONDS = 2.0
+LINGER_BYTES_MAX = 1024 * 1024
 # Behind a published port of Docker all callers of the host share one address, so the
 # bound leaves room for ordinary use: it keeps one address from taking everything.
 CLIENT_SHARE = 2
@@ -57,6 +59,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._waiting_since: float | None = None
         self._due: float | None = None
         self._head_bytes = self._header_count = self._unparsed_bytes = 0
+        self._ignored_bytes = 0
         self._unsent_since: float | None = None
         self._unsent_bytes = 0
 
@@ -86,7 +89,10 @@ class BoundedConnection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse what came, in pieces; what the parser makes nothing of is counted."""
         for start in range(0, len(data), PIECE_BYTES):
-            if self._refused or self.transport.is_closing():
+            if self._refused:
+                self._ignore(len(data) - start)
+                return
+            if self.transport.is_closing():
                 return
             if self._due is None and (self.cycle is None or self.cycle.response_complete):
                 # From here on uvicorn's timer for idle connections is off.
@@ -155,7 +161,8 @@ class BoundedConnection(HttpToolsProtocol):
     def check(self, now: float) -> None:
         """End what is late; `now` as the loop's clock has it."""
         # While reading is paused it is not the caller who is late.
-        if self._due is not None and now >= self._due and not self.flow.read_paused:
+        paused = self.flow.read_paused and not self._refused
+        if self._due is not None and now >= self._due and not paused:
             self._end_late()
         unsent = self.transport.get_write_buffer_size()
         if not unsent:
@@ -211,6 +218,11 @@ class BoundedConnection(HttpToolsProtocol):
         self.flow.resume_reading()
         self._waiting_since = self.loop.time()
         self._due = self._waiting_since + LINGER_SECONDS
+
+    def _ignore(self, size: int) -> None:
+        self._ignored_bytes += size
+        if self._ignored_bytes > LINGER_BYTES_MAX:
+            self.flow.pause_reading()
 
     def _is_answering(self) -> bool:
         if self.pipeline:

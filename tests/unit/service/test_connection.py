@@ -234,12 +234,12 @@ def test_a_caller_who_takes_its_answer_slowly_gets_it(found: Serving) -> None:
 
 
 @pytest.mark.usefixtures("few")
-def test_the_connection_awaited_longest_makes_room(found: Serving) -> None:
+def test_a_silent_connection_makes_room_for_a_new_one(found: Serving) -> None:
     with ExitStack() as stack:
         silent = [stack.enter_context(found.socket()) for _ in range(3)]
         assert is_answered(stack.enter_context(found.socket()))
-        assert read_all(silent[0]) == b""
-        assert is_answered(silent[1])
+        # All came within one turn of the loop: any of them may be the oldest.
+        assert sorted(map(is_answered, silent)) == [False, True, True]
 
 
 @pytest.mark.usefixtures("few")

@@ -1,0 +1,126 @@
+"""Clients that never finish a request, beside clients that do."""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+
+import httpx
+import pytest
+
+from tests.fix_api import Api, assessment_body
+from tests.fix_stack import Stack, run_in
+
+ENDLESS_CLIENTS = 10
+SLOW_CLIENTS = 200
+HOSTILE_SECONDS = 15.0
+# What 210 connections may cost, with what an assessment leaves in Python.
+GROWTH_BYTES_MAX = 24 * 1024 * 1024
+HEAD = b"GET /health/live HTTP/1.1\r\nHost: here\r\n"
+Connect = Callable[[], socket.socket]
+
+
+def send_endlessly(connect: Connect, ending: threading.Event) -> int:
+    """Send headers without an end, again and again; return how often that was refused."""
+    refused = 0
+    while not ending.is_set():
+        with connect() as connection:
+            try:
+                connection.sendall(HEAD)
+                while not ending.is_set():
+                    connection.sendall(b"a: " + b"x" * 60_000 + b"\r\n")
+            except OSError:
+                refused += 1
+    return refused
+
+
+def send_slowly(connect: Connect, ending: threading.Event) -> list[bytes]:
+    """Send a byte a second on every connection; return the start of every answer."""
+    with ExitStack() as stack:
+        connections = [stack.enter_context(connect()) for _ in range(SLOW_CLIENTS)]
+        answers: list[bytes] = []
+        request = HEAD + b"a: " + b"x" * 1000
+        for number in range(len(request)):
+            for connection in list(connections):
+                try:
+                    connection.sendall(request[number : number + 1])
+                    connection.setblocking(False)
+                    answers.append(connection.recv(16))
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    answers.append(b"")
+                connections.remove(connection)
+            if not connections or ending.wait(1):
+                break
+    return answers
+
+
+@contextmanager
+def hostile(connect: Connect) -> Iterator[list[bytes]]:
+    """Have them all for the length of the block; then the slow ones' answers are there."""
+    ending = threading.Event()
+    answers: list[bytes] = []
+    with ThreadPoolExecutor(ENDLESS_CLIENTS + 1) as threads:
+        endless = [threads.submit(send_endlessly, connect, ending) for _ in range(ENDLESS_CLIENTS)]
+        slow = threads.submit(send_slowly, connect, ending)
+        try:
+            yield answers
+        finally:
+            ending.set()
+        assert all(one.result() > 0 for one in endless)
+        answers += slow.result()
+
+
+def memory_bytes(stack: Stack) -> int:
+    """Return what the api's processes hold, without the kernel's caches."""
+    script = "cat /proc/[0-9]*/status | awk '/^VmRSS/ {sum += $2} END {print sum * 1024}'"
+    code, text = run_in(stack.container("api"), ["sh", "-c", script])
+    assert code == 0, text
+    return int(text)
+
+
+def test_endless_and_slow_clients_leave_others_and_the_memory_alone(
+    stack: Stack, api: Api, knobs: dict[str, str]
+) -> None:
+    def connect() -> socket.socket:
+        return socket.create_connection(("127.0.0.1", int(knobs["API_PORT"])), 10)
+
+    restarts = stack.container("api").attrs["RestartCount"]
+    before = largest = memory_bytes(stack)
+    served = 0
+    with hostile(connect) as answers:
+        until = time.monotonic() + HOSTILE_SECONDS
+        while time.monotonic() < until:
+            # A new connection each time: the kept one of `api` would see less.
+            with httpx.Client(base_url=api.http.base_url, timeout=10) as fresh:
+                assert fresh.get("/health/ready").status_code == 200
+            assert api.run(assessment_body(years={"from": 2021, "to": 2021}))["failed_tasks"] == 0
+            served += 1
+            largest = max(largest, memory_bytes(stack))
+    assert served > 1
+    assert len(answers) == SLOW_CLIENTS
+    assert set(answers) == {b"HTTP/1.1 408 Req"}
+    assert largest - before < GROWTH_BYTES_MAX
+    container = stack.container("api")
+    assert container.attrs["RestartCount"] == restarts
+    assert stack.health(container) == "healthy"
+
+
+@pytest.mark.parametrize("end", [b"", b"\r\n"])
+def test_twenty_megabytes_of_headers_are_431(
+    stack: Stack, knobs: dict[str, str], end: bytes
+) -> None:
+    rest = memoryview(HEAD + b"a: b\r\n" * (20_000_000 // 6) + end)
+    before = memory_bytes(stack)
+    with socket.create_connection(("127.0.0.1", int(knobs["API_PORT"])), 10) as connection:
+        # As a client that looks for an answer while it sends.
+        while not select.select([connection], [], [], 0)[0]:
+            rest = rest[connection.send(rest) :]
+        assert connection.recv(16).startswith(b"HTTP/1.1 431")
+    assert memory_bytes(stack) - before < GROWTH_BYTES_MAX
