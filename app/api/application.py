@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 
 from anyio import to_thread
 from fastapi import FastAPI
+from fastapi.responses import JSONResponse
 
 from app.api import events, health, reading, submission
 from app.api.body_limit import BodyLimit
@@ -45,9 +46,28 @@ def create_app(
     app.state.services = services
     for router in (submission.router, reading.router, events.router, health.router):
         app.include_router(router)
+    _add_root(app)
     register_handlers(app)
     _add_layers(app, services)
     return app
+
+
+def _add_root(app: FastAPI) -> None:
+    @app.get("/", tags=["operation"], summary="What this is, and where to go")
+    async def root() -> JSONResponse:
+        """Name the service and the paths to begin with."""
+        return JSONResponse(
+            {
+                "name": app.title,
+                "version": app.version,
+                "description": app.description,
+                "api": submission.PATH,
+                "documentation": app.docs_url,
+                "openapi": app.openapi_url,
+                "health": "/health/ready",
+                "metrics": "/metrics",
+            }
+        )
 
 
 def _add_layers(app: FastAPI, services: Services) -> None:

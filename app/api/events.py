@@ -70,9 +70,10 @@ class CountedStream(EventSourceResponse):
 async def get_events(
     assessment_id: UUID, services: ServicesDep, deadline: DeadlineDep
 ) -> CountedStream:
-    """Send `progress` whenever the counts change, and `end` with the last of them.
+    """Send `progress` with the counts, again whenever they change; `end` repeats the last.
 
-    A service that stops sends `stopping` and closes; connect again for the rest.
+    An assessment that has ended is answered with both at once. A service that stops sends
+    `stopping` and closes; connect again for the rest.
     """
     _require_slot(services)
     status = await _poll(services, assessment_id, deadline)
@@ -105,12 +106,12 @@ async def _events(
     until = Deadline.after(STREAM_SECONDS_MAX)
     while not until.expired:
         progress = _progress(status)
-        if status.ended:
-            yield ServerSentEvent(progress, event="end")
-            return
         if progress != sent:
             yield ServerSentEvent(progress, event="progress")
             sent = progress
+        if status.ended:
+            yield ServerSentEvent(progress, event="end")
+            return
         if services.ending:
             yield ServerSentEvent(progress, event="stopping")
             return

@@ -176,6 +176,18 @@ def test_progress_events_end_with_the_assessment(api: Api) -> None:
     assert '"succeeded"' in events[-1].replace(" ", "")
 
 
+def test_the_events_of_a_finished_assessment_are_its_state_and_the_end(
+    api: Api, finished: dict[str, Any]
+) -> None:
+    text = api.http.get(f"{ASSESSMENTS}/{finished['assessment_id']}/events").text
+    names, data = (
+        [line for line in text.splitlines() if line.startswith(kind)] for kind in ("event", "data")
+    )
+    assert names == ["event: progress", "event: end"]
+    assert len(set(data)) == 1
+    assert '"succeeded"' in data[0]
+
+
 def test_one_scenario_and_year_make_one_task(api: Api) -> None:
     body = assessment_body(scenarios=["SSP245"], years={"from": 2030, "to": 2030})
     response = api.submit(body)

@@ -1,5 +1,6 @@
 """Answers around the database: accepted, not found, unavailable, unexpected, too large."""
 
+import json
 import threading
 import uuid
 from collections.abc import Iterator
@@ -193,14 +194,17 @@ def test_a_body_at_the_limit_is_read(client: TestClient) -> None:
     assert client.post(PATH, content=chunks(limit), headers=headers).status_code == 422
 
 
-def test_events_end_with_the_assessment(client: TestClient, database: StandInDatabase) -> None:
-    reports = iter([status_of("running"), status_of("failed")])
+@pytest.mark.parametrize("states", [("running", "failed"), ("succeeded",)])
+def test_events_end_with_the_last_state_and_then_end(
+    client: TestClient, database: StandInDatabase, states: tuple[str, ...]
+) -> None:
+    reports = iter([status_of(state) for state in states])
     database.answers["status"] = lambda: next(reports)
     text = client.get(f"{PATH}/{SOME_ID}/events").text
-    assert [line for line in text.splitlines() if line.startswith("event:")] == [
-        "event: progress",
-        "event: end",
-    ]
+    lines = [line for line in text.splitlines() if line.startswith(("event:", "data:"))]
+    assert lines[::2] == ["event: progress"] * len(states) + ["event: end"]
+    data = [json.loads(line.removeprefix("data: ")) for line in lines[1::2]]
+    assert [one["status"] for one in data] == [*states, states[-1]]
 
 
 def test_event_streams_are_bounded(client: TestClient, database: StandInDatabase) -> None:
@@ -273,6 +277,17 @@ def test_metrics_count_requests_by_route(client: TestClient, database: StandInDa
     route = PATH + "/{assessment_id}"
     assert f'sluice_http_requests_total{{method="GET",route="{route}",status="200"}} 1.0' in text
     assert 'route="unmatched",status="404"' in text
+
+
+def test_the_root_says_what_this_is_and_where_to_go(
+    client: TestClient, database: StandInDatabase
+) -> None:
+    database.answers["ready"] = None
+    found = client.get("/").json()
+    assert (found["name"], found["version"]) == ("Sluice risk service", "1")
+    for link in ("documentation", "openapi", "health", "metrics"):
+        assert client.get(found[link]).status_code == 200
+    assert client.options(found["api"]).headers["allow"] == "POST"
 
 
 def test_the_openapi_document_has_examples_and_errors(client: TestClient) -> None:
