@@ -14,8 +14,8 @@ import gevent
 from locust import LoadTestShape
 from locust.env import Environment
 from locust.log import setup_logging
-from locust.stats import print_error_report, print_percentile_stats, print_stats, stats_printer
 
+from loadtest.traffic.console import ProgressLine, table
 from loadtest.traffic.options import TrafficOptions
 from loadtest.traffic.recorder import Recorder
 from loadtest.traffic.shapes import spawn_rate, users_at
@@ -28,24 +28,23 @@ STOP_SECONDS = 10
 
 
 def run_headless(options: TrafficOptions, *, quiet: bool = False) -> dict[str, Any]:
-    """Run the shape to its end; print progress and the final table unless `quiet`."""
+    """Run the shape to its end; show a line of progress and a final table unless `quiet`."""
     environment, recorder = _environment(options)
     environment.shape_class = _shape(options)
     runner = environment.create_local_runner()
-    watcher = gevent.spawn(_watch, environment, recorder, options)
-    printer = None if quiet else gevent.spawn(stats_printer(environment.stats))
+    progress = None if quiet else ProgressLine(recorder, options.seconds)
+    watcher = gevent.spawn(_watch, environment, recorder, options, progress)
     runner.start_shape()
     if runner.shape_greenlet is not None:
         runner.shape_greenlet.join()
     ended = time.time()
     runner.quit()
-    for helper in filter(None, (watcher, printer)):
-        helper.kill()
-    if not quiet:
-        print_stats(environment.stats, current=False)
-        print_percentile_stats(environment.stats)
-        print_error_report(environment.stats)
-    return recorder.result(ended)
+    watcher.kill()
+    result = recorder.result(ended)
+    if progress is not None:
+        progress.end()
+        sys.stdout.write(table(result) + "\n")
+    return result
 
 
 def run_web(options: TrafficOptions) -> dict[str, Any]:
@@ -55,7 +54,8 @@ def run_web(options: TrafficOptions) -> dict[str, Any]:
     # Locust's page reads the command line for options of its own, and ends at one of ours.
     del sys.argv[1:]
     page = environment.create_web_ui("0.0.0.0", WEB_PORT)  # noqa: S104  # published on loopback
-    watcher = gevent.spawn(_watch, environment, recorder, options)
+    # Locust's page shows the progress.
+    watcher = gevent.spawn(_watch, environment, recorder, options, None)
     try:
         gevent.sleep(options.seconds)
     except KeyboardInterrupt:
@@ -69,8 +69,6 @@ def run_web(options: TrafficOptions) -> dict[str, Any]:
 
 def _environment(options: TrafficOptions) -> tuple[Environment, Recorder]:
     setup_logging("WARNING")  # type: ignore[no-untyped-call]
-    # Locust's own table goes through this logger.
-    logging.getLogger("locust.stats_logger").setLevel(logging.INFO)
     environment = Environment(
         user_classes=[make_user(options)], host=options.url, stop_timeout=STOP_SECONDS
     )
@@ -100,12 +98,19 @@ def _shape(options: TrafficOptions) -> LoadTestShape:
     return Shape()  # type: ignore[no-untyped-call]
 
 
-def _watch(environment: Environment, recorder: Recorder, options: TrafficOptions) -> None:
-    """Note the number of users; end the run when it has made enough requests."""
+def _watch(
+    environment: Environment,
+    recorder: Recorder,
+    options: TrafficOptions,
+    progress: ProgressLine | None,
+) -> None:
+    """Note and show the number of users; end the run when it has made enough requests."""
     while True:
         runner = environment.runner
         if runner is not None:
             recorder.note_users(time.time(), runner.user_count)
+            if progress is not None:
+                progress.show(time.time(), runner.user_count)
             if recorder.requests >= options.requests_max:
                 logging.getLogger("locust.main").warning("enough requests: stopping")
                 runner.quit()

@@ -34,6 +34,11 @@ class Recorder:
         """Return how many requests ended."""
         return sum(kind.total for kind in self._kinds.values())
 
+    @property
+    def failures(self) -> int:
+        """Return how many of them failed."""
+        return self._failures.total()
+
     def add(self, kind: str, ended: float, seconds: float, status: int, error: str) -> None:
         """Count one request; `status` 0 means that no answer came; `error` empty: it passed."""
         self._kinds[kind].add(seconds)
@@ -57,7 +62,7 @@ class Recorder:
         return {
             "started": self.started,
             "ended": ended,
-            "all": self._figures(everything, sum(self._failures.values()), ended),
+            "all": self._figures(everything, self.failures, ended),
             "kinds": {
                 kind: self._figures(histogram, self._failures[kind], ended)
                 for kind, histogram in sorted(self._kinds.items())

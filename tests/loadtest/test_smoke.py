@@ -74,6 +74,12 @@ def test_load_reports_what_users_saw(runs: list[Path]) -> None:
     assert found["all"]["failures"] == 0
     assert sum(one["requests"] for one in found["seconds"]) == found["all"]["count"]
     assert "Latency distribution" in run.page()
+    # Lines of progress, then one table: the last rows are one for each kind and one for all.
+    assert re.search(r"^4 of 4 s: \d+ users, [1-9]", run.done.stderr, re.MULTILINE)
+    table = run.done.stdout.splitlines()
+    assert run.done.stdout.count("p95 ms") == 1
+    assert max(map(len, table)) <= 80
+    assert any(line.startswith("all ") for line in table)
 
 
 def test_load_fails_beyond_a_threshold(runs: list[Path]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
 
-from loadtest.traffic.options import TrafficOptions, parse_mix
+from loadtest.traffic.console import COLUMNS, ProgressLine, table
+from loadtest.traffic.options import KINDS, TrafficOptions, parse_mix
 from loadtest.traffic.recorder import Recorder
 from loadtest.traffic.shapes import users_at
 from loadtest.traffic.verdict import Thresholds, faults
@@ -82,3 +84,42 @@ def test_a_run_without_requests_is_a_fault_too() -> None:
 def test_requests_are_counted_in_the_second_they_end_in() -> None:
     seconds = recorded(requests=100)["seconds"]
     assert [(one["second"], one["requests"]) for one in seconds] == [(0, 50), (1, 50)]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("out", "lines"), [(io.StringIO, 10), (Terminal, 1)])
+def test_progress_is_one_line_on_a_terminal_and_ten_elsewhere(
+    out: type[io.StringIO], lines: int
+) -> None:
+    shown = out()
+    line = ProgressLine(Recorder(started=1000.0), 86_400, shown)
+    for second in range(0, 86_400, 100):
+        line.show(1000.0 + second, 1000)
+    line.show(1000.0 + 90_000, 1000)
+    line.end()
+    found = shown.getvalue().replace("\033[K", "")
+    assert found.count("\n") == lines
+    assert found.splitlines()[-1].startswith("86,400 of 86,400 s: 1000 users, 0 requests")
+    assert max(map(len, found.replace("\r", "\n").splitlines())) < COLUMNS
+
+
+def test_the_table_of_a_large_run_fits_a_terminal() -> None:
+    recorder = Recorder(started=0.0)
+    for kind in ("submit", "poll", "results", "summary"):
+        for number in range(10):
+            recorder.add(kind, 1.0, 20.0, 0, "long\nerror " * 20 if number else "")
+    result = recorder.result(1.0)
+    for figures in (result["all"], *result["kinds"].values()):
+        figures |= {"count": 10_000_000, "failures": 10_000_000, "per_second": 12_345.6}
+    text = table(result)
+    assert [line.split()[0] for line in text.splitlines()[2:7]] == [*sorted(KINDS), "all"]
+    assert "9 x submit: long error long" in text
+    assert max(map(len, text.splitlines())) <= COLUMNS
+
+
+def test_the_table_of_a_run_without_requests_has_no_figures() -> None:
+    assert table(Recorder(started=0.0).result(1.0)).splitlines()[-1].endswith("-")
