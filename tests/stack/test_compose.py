@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.faults.load import Load
 from tests.fix_api import Api, assessment_body
 from tests.fix_stack import ENV_FILE, REPOSITORY, TIERS, Stack
 
@@ -21,6 +22,19 @@ def started(stack: Stack) -> dict[str, str]:
         for tier in TIERS
         for one in stack.containers(tier)
     }
+
+
+def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a make target as the README has it."""
+    return subprocess.run(
+        ["make", *arguments],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=300,
+        check=False,
+    )
 
 
 @pytest.fixture
@@ -39,6 +53,26 @@ def test_a_second_up_changes_nothing(stack: Stack) -> None:
     result = stack.compose("up", "--detach", "--wait")
     assert result.returncode == 0, result.stderr
     assert started(stack) == before
+
+
+def test_one_service_builds_an_image_and_the_others_name_it(stack: Stack) -> None:
+    shown = stack.compose("--profile", "ops", "config", "--format", "json")
+    assert shown.returncode == 0, shown.stderr
+    services = json.loads(shown.stdout)["services"].values()
+    built = [one["image"] for one in services if "build" in one]
+    assert sorted(built) == sorted({one["image"] for one in services})
+    assert {one.get("pull_policy") for one in services if "build" not in one} == {"never"}
+
+
+def test_make_up_again_replaces_no_container_and_fails_no_request(stack: Stack, api: Api) -> None:
+    before = started(stack)
+    with Load(str(api.http.base_url).rstrip("/"), threads=2) as load:
+        for _ in range(2):
+            result = make("up")
+            assert result.returncode == 0, result.stdout + result.stderr
+    assert started(stack) == before
+    assert len(load.of()) > 50
+    assert [one for one in load.samples if one.status not in (200, 202)] == []
 
 
 def test_down_and_up_keep_the_data(stack: Stack, api: Api) -> None:
@@ -96,19 +130,6 @@ def test_an_unhealthy_pooler_cannot_leave_a_recreated_tier_stopped(
     assert shown.returncode == 0, shown.stderr
     waits_for = json.loads(shown.stdout)["services"][service]["depends_on"]
     assert waits_for["pgbouncer"]["condition"] == "service_started"
-
-
-def make(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a make target as the README has it."""
-    return subprocess.run(
-        ["make", *arguments],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        timeout=300,
-        check=False,
-    )
 
 
 def test_make_assess_finishes_with_a_table_of_all_eight_sites(stack: Stack) -> None:
