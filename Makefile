@@ -2,7 +2,9 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-COMPOSE := docker compose
+COMPOSE := docker compose $(if $(SLUICE_ENV_DIR),--env-file $(SLUICE_ENV_DIR)/stack.env)
+# What builds, looks or stops needs no setting, so it works whatever is in the env file.
+LOOK := docker compose --env-file infra/env/presets/laptop.env
 VENV := .venv
 # Passwords that an operator has chosen.
 GIVEN = $(if $(FROM),--volume "$(abspath $(FROM)):/given:ro")
@@ -15,7 +17,7 @@ ifeq ($(CA_BUNDLE),)
 unexport CA_BUNDLE
 endif
 
-.PHONY: help assess up build check plan apply preset down destroy logs ps status restart-postgres restart-pgbouncer restart-app rotate-passwords rotate-certificates scale-pgbouncer psql lint test test-unit engine load load-sql compare isolation tune soak report results
+.PHONY: help assess up build check project plan apply preset down destroy logs ps status restart-postgres restart-pgbouncer restart-app rotate-passwords rotate-certificates scale-pgbouncer psql lint test test-unit engine load load-sql compare isolation tune soak report results
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,81 +26,85 @@ help: ## Show this list
 assess: up ## From nothing to a finished risk assessment of eight sites
 	@$(COMPOSE) exec api python -m app.client http://127.0.0.1:8000 --public-url "http://$$($(COMPOSE) port api 8000)"
 
-up: check ## Install Docker if missing, build, start the stack, wait until healthy
+up: build ## Install Docker if missing, build, start the stack, wait until healthy
+	@infra/host/check.sh --warn
 	@$(COMPOSE) up --detach --wait
 
 engine:
 	@infra/host/docker-engine.sh ensure
 	@infra/host/base-image.sh
 
-build: engine ## Build every image
-	@$(COMPOSE) --profile ops build --quiet
+build: engine project ## Build every image
+	@$(LOOK) --profile ops build --quiet
 
-check: build
-	@$(COMPOSE) run --rm --no-deps --no-TTY ops plan --quiet
+check: engine
+	@infra/host/check.sh $(AS_JSON)
+
+project:
+	@infra/host/check.sh project
 
 plan: engine ## What the env file would change of what is in force; the whole budget: FULL=yes
-	@$(COMPOSE) run --rm --no-deps ops plan $(AS_JSON) $(if $(FULL),--full)
+	@infra/host/check.sh plan $(AS_JSON) $(if $(FULL),--full)
 
-apply: engine ## Put the env file in force, live, no request fails; with restarts: RESTART=yes
+apply: check ## Put the env file in force, live, no request fails; with restarts: RESTART=yes
 	@infra/host/apply.sh $(AS_JSON) $(if $(RESTART),--restart)
 
 preset: engine ## Make a preset the env file, after showing its plan: make preset NAME=small
 	@infra/host/preset.sh $(AS_JSON) $(NAME)
 
-down: ## Stop the stack; volumes (the data) stay
-	@$(COMPOSE) --profile ops down
+down: project ## Stop the stack; volumes (the data) stay
+	@$(LOOK) --profile ops down
 
-destroy: ## Stop the stack and delete its volumes: make destroy CONFIRM=yes
+destroy: project ## Stop the stack and delete its volumes: make destroy CONFIRM=yes
 	@[[ "$(CONFIRM)" == yes ]] || { echo "This deletes every assessment, result and secret: make destroy CONFIRM=yes" >&2; exit 2; }
-	@$(COMPOSE) --profile ops down --volumes
+	@$(LOOK) --profile ops down --volumes
 
-logs: ## Follow every tier's log
-	@$(COMPOSE) logs --follow --tail 100
+logs: project ## Follow every tier's log
+	@$(LOOK) logs --follow --tail 100
 
-ps: ## Show every container and its health
-	@$(COMPOSE) ps --all
+ps: project ## Show every container and its health
+	@$(LOOK) ps --all
 
-status: ## The whole path on one screen, and its bottleneck: make status WATCH=yes
-	@SLUICE_CONTAINERS="$$(infra/host/containers.sh)" $(COMPOSE) run --rm --no-deps --env SLUICE_CONTAINERS ops status $(AS_JSON) $(if $(WATCH),--watch)
+status: project ## The whole path on one screen, and its bottleneck: make status WATCH=yes
+	@SLUICE_CONTAINERS="$$(infra/host/containers.sh)" $(LOOK) run --rm --no-deps --env SLUICE_CONTAINERS ops status $(AS_JSON) $(if $(WATCH),--watch)
 
-restart-postgres: ## Put the env file in force and restart PostgreSQL; clients wait, none fails
+restart-postgres: check ## Put the env file in force and restart PostgreSQL; clients wait, none fails
 	@infra/host/restart-postgres.sh $(AS_JSON)
 
-restart-pgbouncer: ## Restart every PgBouncer replica in turn (new containers after a build)
+restart-pgbouncer: check ## Restart every PgBouncer replica in turn (new containers after a build)
 	@infra/host/restart-pgbouncer.sh $(AS_JSON)
 
-restart-app: ## Put the env file in force and restart api and workers; no request fails
+restart-app: check ## Put the env file in force and restart api and workers; no request fails
 	@infra/host/restart-app.sh $(AS_JSON)
 
-rotate-passwords: ## New passwords and tokens while it serves: make rotate-passwords [FROM=directory]
-	@$(COMPOSE) run --rm --no-deps $(GIVEN) ops rotate passwords $(AS_JSON) $(if $(FROM),--from /given)
+rotate-passwords: project ## New passwords and tokens while it serves: make rotate-passwords [FROM=directory]
+	@$(LOOK) run --rm --no-deps $(GIVEN) ops rotate passwords $(AS_JSON) $(if $(FROM),--from /given)
 
-rotate-certificates: ## New certificates, whether it serves or is down: make rotate-certificates [CA=yes] [FROM=directory]
+rotate-certificates: project ## New certificates, whether it serves or is down: make rotate-certificates [CA=yes] [FROM=directory]
 	@infra/host/rotate-certificates.sh $(AS_JSON) $(if $(CA),--ca) $(if $(FROM),--from "$(abspath $(FROM))")
 
 scale-pgbouncer: ## Run another number of PgBouncer replicas: make scale-pgbouncer N=3
 	@infra/host/scale-pgbouncer.sh $(AS_JSON) $(N)
 
-bench-pool: ## What a checkout costs, as ratios: this pool layer against three other ways
+bench-pool: check ## What a checkout costs, as ratios: this pool layer against three other ways
 	@$(COMPOSE) run --rm --no-deps --no-TTY api python -m app.pool.benchmark --settings /etc/sluice/api.json
 
-load: engine ## Load on the api, with a report: make load USERS=20 SHAPE=spike RUN_SECONDS=30 [WEB_PORT=8089]
+load: check ## Load on the api, with a report: make load USERS=20 SHAPE=spike RUN_SECONDS=30 [WEB_PORT=8089]
 	@loadtest/run load
 
-load-sql: engine ## pgbench through PgBouncer and direct, in a lab of its own: make load-sql CLIENTS=8,64
+load-sql: check ## pgbench through PgBouncer and direct, in a lab of its own: make load-sql CLIENTS=8,64
 	@loadtest/run load-sql
 
-compare: engine ## The incident before and after, on the same data, results checked equal
+compare: check ## The incident before and after, on the same data, results checked equal
 	@loadtest/run compare
 
-isolation: engine ## Latency of requests while the batch pool is full
+isolation: check ## Latency of requests while the batch pool is full
 	@loadtest/run isolation
 
-tune: engine ## Find pool sizes by measuring, live; puts back what was: make tune MINUTES=15 [RESUME=yes]
+tune: check ## Find pool sizes by measuring, live; puts back what was: make tune MINUTES=15 [RESUME=yes]
 	@loadtest/run tune
 
-soak: engine ## Mixed load for long; fails when memory, files or connections grow: make soak MINUTES=60
+soak: check ## Mixed load for long; fails when memory, files or connections grow: make soak MINUTES=60
 	@loadtest/run soak
 
 report: engine ## Open the list of load test reports
@@ -121,8 +127,8 @@ lint: engine $(VENV)/.installed ## ruff, mypy, shellcheck, hadolint, yamllint, c
 	@$(VENV)/bin/shellcheck --external-sources $$(git ls-files '*.sh' .ci/run loadtest/run)
 	@$(VENV)/bin/hadolint $$(git ls-files '*Dockerfile')
 	@$(VENV)/bin/yamllint --strict compose.yaml loadtest/*.yaml loadtest/topologies/*.yaml
-	@$(COMPOSE) --profile ops config --quiet
-	@$(COMPOSE) --file compose.yaml --file loadtest/compose.loadtest.yaml --file loadtest/topologies/lab.yaml --profile loadtest config --quiet
+	@$(LOOK) --profile ops config --quiet
+	@$(LOOK) --file compose.yaml --file loadtest/compose.loadtest.yaml --file loadtest/topologies/lab.yaml --profile loadtest config --quiet
 	@echo 'lint: clean'
 
 test-unit: $(VENV)/.installed ## Tests that need no container

@@ -11,7 +11,6 @@ cd "$(dirname "$0")/../.."
 # shellcheck source=infra/host/operate.sh
 . infra/host/operate.sh
 
-env_file=${SLUICE_ENV_DIR:-infra/env}/stack.env
 # The services that `apply --restart` names.
 touched=()
 

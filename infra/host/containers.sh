@@ -15,10 +15,10 @@ readonly FORMAT='{"service": {{json (index .Config.Labels "com.docker.compose.se
 
 _main() {
     local ids disk
-    mapfile -t ids < <(compose ps --all --quiet)
+    mapfile -t ids < <(look ps --all --quiet)
     ((${#ids[@]})) || return 0
     docker inspect --format "${FORMAT//$'\n'/ }" "${ids[@]}"
-    disk=$(timeout "$DISK_SECONDS" docker compose exec --no-TTY postgres \
+    disk=$(timeout "$DISK_SECONDS" docker compose --env-file infra/env/presets/laptop.env exec --no-TTY postgres \
         df --block-size=1 --output=size,avail /var/lib/postgresql/data </dev/null 2>/dev/null | tail -n 1) || return 0
     # shellcheck disable=SC2086  # two numbers
     printf '{"disk": {"size": %s, "free": %s}}\n' $disk

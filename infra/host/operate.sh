@@ -4,6 +4,13 @@
 # shellcheck disable=SC2034  # for the scripts that source this
 readonly EXIT_FAILED=1 EXIT_REFUSED=3 EXIT_NEEDS_RESTART=4
 
+env_dir=${SLUICE_ENV_DIR:-infra/env}
+env_file=$env_dir/stack.env
+project=${COMPOSE_PROJECT_NAME:-$(sed -n 's/^name: //p' compose.yaml)}
+readonly FAILURE_LINES=10
+# Whether `judge` prints also warnings.
+warn=''
+
 # Removed at the end of the script.
 temporary=()
 # As JSON a script prints one document, however many commands it runs; these are its parts.
@@ -34,7 +41,19 @@ print_document() {
 
 json_string() {
     local text=${1//\\/\\\\}
+    text=${text//[[:cntrl:]]/ }
     printf '"%s"' "${text//\"/\\\"}"
+}
+
+# quietly COMMAND...: what it prints is of interest only where it fails; its last lines then are.
+quietly() {
+    local output status=0
+    output=$("$@" 2>&1) || status=$?
+    ((status)) || return 0
+    faults+=("$(json_string "$* failed ($status): ${output##*$'\n'}")")
+    say "$* failed ($status):"
+    tail -n "$FAILURE_LINES" <<<"$output" >&2
+    return "$status"
 }
 
 # collect COMMAND FILE STATUS: take the document that a command has printed into the file.
@@ -53,7 +72,89 @@ compose() {
     docker compose "${options[@]}" "$@" </dev/null
 }
 
-ops() { compose run --rm --no-TTY ops "$@"; }
+# What builds, looks or stops needs no setting, so it works whatever is in the env file.
+look() { docker compose --env-file infra/env/presets/laptop.env "$@"; }
+
+# Two clones are two projects; containers that another clone started are left alone.
+own_project() {
+    local directory
+    while IFS= read -r directory; do
+        [[ $directory -ef . || ! -d $directory ]] || die \
+            "the project $project was started from $directory; use that clone, or run two as README.md says (COMPOSE_PROJECT_NAME, API_PORT)" \
+            "$EXIT_REFUSED"
+    done < <(docker ps --all --filter "label=com.docker.compose.project=$project" \
+        --filter label=com.docker.compose.oneoff=False \
+        --format '{{.Label "com.docker.compose.project.working_dir"}}' | sort --unique)
+}
+
+# What the rules of infra/compiler/host.py judge, one JSON object a line.
+host_facts() {
+    local name root has_data=false
+    printf '{"project": %s}\n' "$(json_string "$project")"
+    docker info --format '{"processors": {{.NCPU}}, "memory_bytes": {{.MemTotal}}, "docker": {{json .ServerVersion}}}'
+    printf '{"compose": %s}\n' "$(json_string "$(docker compose version --short)")"
+    docker ps --format '{"container": {{json .Names}}, "project": {{json (.Label "com.docker.compose.project")}}, "ports": {{json .Ports}}}'
+    root=$(docker info --format '{{.DockerRootDir}}')
+    [[ -z $(docker volume ls --quiet --filter "name=^${project}_postgres-data\$") ]] || has_data=true
+    if [[ -d $root ]]; then
+        printf '{"disk_free_bytes": %d, "has_data": %s}\n' \
+            "$(df --block-size=1 --output=avail "$root" | tail -n 1)" "$has_data"
+    fi
+    if [[ -r /proc/net/tcp ]]; then
+        # 0A: listening.
+        awk '$4 == "0A" { printf "{\"listening\": \"%s\"}\n", $2 }' /proc/net/tcp*
+    fi
+    while IFS= read -r name; do
+        [[ ! -v $name ]] || printf '{"name": "%s", "value": %s}\n' "$name" "$(json_string "${!name}")"
+    done < <(sed -n 's/.*${\([A-Z_]*\):?.*/\1/p' compose.yaml)
+}
+
+# judge FILE COMMAND...: run an operator command that judges this file of the env directory on
+# this host. Without Compose, which would read the settings first, end at the first fault and say
+# it in words of its own.
+judge() {
+    local file=$1 image=sluice-infra:${SLUICE_IMAGE_TAG:-latest} options errors files status=0
+    shift
+    own_project
+    [[ -n $(docker images --quiet "$image") ]] || quietly look build config </dev/null || exit
+    [[ -d $env_dir ]] || die "$env_dir: no such directory; it holds stack.env" 2
+    SLUICE_HOST=$(host_facts)
+    export SLUICE_HOST
+    errors=$(mktemp)
+    temporary+=("$errors")
+    options=(--rm --read-only --cap-drop ALL --security-opt no-new-privileges:true --network none
+        --user 0:0 --memory 256m --env SLUICE_HOST --env SLUICE_ENV_FILE="/etc/sluice/env/$file"
+        --mount "type=bind,src=$(cd "$env_dir" && pwd),dst=/etc/sluice/env,readonly"
+        --tmpfs /tmp)
+    # Named only where it is: Compose wants to have made it.
+    [[ -z $(docker volume ls --quiet --filter "name=^${project}_secrets\$") ]] \
+        || options+=(--volume "${project}_secrets:/secrets:ro")
+    # Whether a container gets that many open files only a container can tell.
+    files=$(sed -n 's/^PGBOUNCER_OPEN_FILES=\([0-9]\{4,7\}\)$/\1/p' "$env_dir/$file" 2>/dev/null) || true
+    docker run "${options[@]}" ${files:+--ulimit "nofile=$files"} "$image" "$@" 2>"$errors" || status=$?
+    if ((status)) && grep --quiet 'setting rlimit' "$errors"; then
+        status=0
+        SLUICE_HOST+=$'\n'"{\"open_files\": $(docker run --rm --network none --entrypoint sh "$image" -c 'ulimit -Hn')}"
+        docker run "${options[@]}" "$image" "$@" 2>"$errors" || status=$?
+    fi
+    [[ $status == 0 && -z $warn ]] || cat "$errors" >&2
+    return "$status"
+}
+
+# check [FILE]: end the script where a file of the env directory, a certificate or this host is at
+# fault. As JSON the faults are a part of the script's document.
+check() {
+    local printed status=0
+    printed=$(mktemp)
+    temporary+=("$printed")
+    judge "${1:-stack.env}" plan --quiet ${json:+--json} >"$printed" || status=$?
+    ((status)) || return 0
+    [[ -z $json ]] || collect "plan --quiet" "$printed" "$status"
+    exit "$status"
+}
+
+# An operator command judges the env file itself.
+ops() { look run --rm --no-TTY ops "$@" </dev/null; }
 
 # operate COMMAND...: run an operator command; each line `host: STEP ARGUMENT...` that it
 # prints calls the function host_STEP here (dashes become underscores). Returns its exit code.
@@ -117,8 +218,11 @@ needs_new_container() {
 # `up --no-deps` would do it too, but gives containers another hash than `up` alone does, and
 # the next `up` would replace them.
 start_missing() {
-    compose create --no-recreate "$1" >/dev/null 2>&1
-    compose ps --all --quiet --status created "$1" | xargs --no-run-if-empty docker start >/dev/null
+    local created
+    quietly compose create --no-recreate "$1" || return
+    created=$(compose ps --all --quiet --status created "$1")
+    # shellcheck disable=SC2086  # ids of containers, one word each
+    [[ -z $created ]] || quietly docker start $created
 }
 
 # Everything of the env file that can be live is put in force, the rest is compiled for the

@@ -3,14 +3,19 @@
 #
 # Shows what it would change first; the present API_PORT is kept, every other value is the
 # preset's. Puts nothing in force: that is `make apply`.
-# Exit codes: 0 written, 2 no such preset or its budget does not hold.
+# Exit codes: 0 written, 2 no such preset, or this host cannot carry it.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=infra/host/operate.sh
 . infra/host/operate.sh
 
-env_file=${SLUICE_ENV_DIR:-infra/env}/stack.env
 candidate=$env_file.candidate
+
+# refused NAME STATUS: what was to be the env file is the document of its faults.
+refused() {
+    [[ -z $json ]] || collect "preset $1" "$candidate" "$2"
+    die "$env_file is as it was" "$2"
+}
 
 _main() {
     if [[ ${1:-} == --json ]]; then
@@ -18,9 +23,9 @@ _main() {
         shift
     fi
     [[ -n ${1:-} ]] || die "usage: preset.sh [--json] NAME (make preset NAME=small)" 2
-    operate preset "$1"
     temporary+=("$candidate")
-    ops preset "$1" --print >"$candidate"
+    judge stack.env preset "$1" --print ${json:+--json} >"$candidate" || refused "$1" "$?"
+    operate preset "$1"
     # In place, so that the file keeps its owner and mode.
     cat "$candidate" >"$env_file"
     say "$env_file is now the preset $1; put it in force with: make apply"

@@ -3,23 +3,26 @@
 # superuser's reserve too, the list of sessions and the command that ends one of them.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+# shellcheck source=infra/host/operate.sh
+. infra/host/operate.sh
 
 _main() {
     local said
-    if ! said=$(docker compose exec --no-TTY postgres psql --dbname risk --command 'SELECT 1' </dev/null 2>&1); then
+    own_project
+    if ! said=$(look exec --no-TTY postgres psql --dbname risk --command 'SELECT 1' </dev/null 2>&1); then
         printf '%s\n' "$said" >&2
         [[ $said == *'too many clients already'* ]] || exit 1
         _list
         exit 1
     fi
-    exec docker compose exec postgres psql --dbname risk
+    look exec postgres psql --dbname risk
 }
 
 # The title of a session's process is `postgres: USER DATABASE ADDRESS STATE`: it needs no slot.
 # shellcheck disable=SC2016  # for the shell in the container
 _list() {
     echo 'Sessions, by process id (user, database, address, state):'
-    docker compose exec --no-TTY postgres sh -c '
+    look exec --no-TTY postgres sh -c '
         for file in /proc/[0-9]*/cmdline; do
             title=$(tr "\\0" " " <"$file" 2>/dev/null) || continue
             case $title in

@@ -19,13 +19,13 @@ cd "$(dirname "$0")/../.."
 # A container is stopped before it is removed: it has work in hand.
 replace() {
     local service=$1 container=$2
-    docker stop "$container" >/dev/null
-    docker rm "$container" >/dev/null
+    quietly docker stop "$container" || return
+    quietly docker rm "$container" || return
     start_missing "$service"
 }
 
 host_replace_worker() {
-    if needs_new_container worker "$1"; then replace worker "$1"; else docker restart "$1" >/dev/null; fi
+    if needs_new_container worker "$1"; then replace worker "$1"; else quietly docker restart "$1"; fi
 }
 
 host_replace_api() { replace api "$1"; }

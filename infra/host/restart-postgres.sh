@@ -14,8 +14,8 @@ cd "$(dirname "$0")/../.."
 # The server itself reads the compiled file and says whether it would start with it.
 check_configuration() {
     # shellcheck disable=SC2016  # expanded in the container
-    compose exec --no-TTY postgres bash -c \
-        'postgres -C max_connections -D "$PGDATA" -c config_file=/etc/sluice/postgresql.conf' >/dev/null \
+    quietly compose exec --no-TTY postgres bash -c \
+        'postgres -C max_connections -D "$PGDATA" -c config_file=/etc/sluice/postgresql.conf' \
         || die "postgres refuses the new configuration; nothing was paused" "$EXIT_REFUSED"
 }
 
@@ -29,14 +29,14 @@ choose_step() {
 }
 
 # Resumes every PgBouncer when the command below dies. It ends by itself when that is over.
-start_dead_man() { compose run --rm --detach --no-TTY ops dead-man >/dev/null; }
+start_dead_man() { quietly look run --rm --detach --no-TTY ops dead-man; }
 
 host_restart_postgres() {
     if [[ $replace == yes ]]; then
-        compose create postgres >/dev/null 2>&1
-        compose ps --all --quiet postgres | xargs docker start >/dev/null
+        quietly compose create postgres || return
+        quietly docker start "$(compose ps --all --quiet postgres)"
     else
-        docker restart "$container" >/dev/null
+        quietly docker restart "$container"
     fi
 }
 

@@ -9,13 +9,13 @@ cd "$(dirname "$0")/../.."
 . infra/host/operate.sh
 
 given=()
-ops() { compose run --rm --no-TTY "${given[@]}" ops "$@"; }
+ops() { look run --rm --no-TTY "${given[@]}" ops "$@" </dev/null; }
 
 # They read their files again; one that is down does so at its start.
 host_reload() {
     local service
     for service in "$@"; do
-        compose kill --signal SIGHUP "$service" || say "$service was not signalled"
+        look kill --signal SIGHUP "$service" || say "$service was not signalled"
     done
 }
 

@@ -10,7 +10,6 @@ cd "$(dirname "$0")/../.."
 . infra/host/operate.sh
 
 readonly KNOB=PGBOUNCER_REPLICAS
-env_file=${SLUICE_ENV_DIR:-infra/env}/stack.env
 candidate=$env_file.candidate
 
 host_remove_pgbouncer() { docker rm --force "$1" >/dev/null; }
@@ -22,7 +21,7 @@ last() { compose ps --format '{{.Name}}' pgbouncer | sort --version-sort | tail 
 
 check_budget() {
     sed "s/^$KNOB=.*/$KNOB=$1/" "$env_file" >"$candidate"
-    operate plan --quiet --env-file "/etc/sluice/env/$(basename "$candidate")" || exit 2
+    check "$(basename "$candidate")"
 }
 
 # In place, so that the file keeps its owner and mode.

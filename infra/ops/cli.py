@@ -23,6 +23,11 @@ _MOUNTED_ENV_FILE = Path("/etc/sluice/env/stack.env")
 _REPOSITORY_ENV_FILE = Path(__file__).resolve().parents[1] / "env" / "stack.env"
 _COMPILED = Path("/etc/sluice/ops/compiled.json")
 
+HostFacts = Annotated[
+    str,
+    typer.Option("--host", help="What the host can carry; make fills it.", envvar="SLUICE_HOST"),
+]
+
 
 def create_app() -> typer.Typer:
     """Return the command line with every command registered."""
@@ -63,12 +68,14 @@ def _plan(
         bool, typer.Option(help="Print faults and warnings only; asks no process.")
     ] = False,
     full: Annotated[bool, typer.Option(help="Print every table of the budget.")] = False,
+    host: HostFacts = "",
 ) -> None:
     """Check the env file and show what it would change. Needs no database."""
+    from infra.compiler.host import parse
     from infra.ops import plan
 
     asked = None if quiet else settings
-    made = plan.make(env_file or _default_env_file(), compiled, asked, secrets)
+    made = plan.make(env_file or _default_env_file(), compiled, asked, secrets, parse(host))
     sys.exit(plan.show(made, as_json=as_json, quiet=quiet, full=full))
 
 
@@ -112,12 +119,20 @@ def _preset(
     text: Annotated[
         bool, typer.Option("--print", help="Print the preset as stack.env would have it.")
     ] = False,
+    host: HostFacts = "",
 ) -> None:
     """Show what a preset would change; it keeps the present API_PORT."""
+    from infra.compiler.host import parse
     from infra.ops import preset
 
     code = preset.run(
-        name, _default_env_file(), compiled, settings, as_json=as_json, print_text=text
+        name,
+        _default_env_file(),
+        compiled,
+        settings,
+        host=parse(host),
+        as_json=as_json,
+        print_text=text,
     )
     sys.exit(code)
 

@@ -7,9 +7,11 @@ from pathlib import Path
 from rich.console import Console
 
 from infra.compiler import connections, derive, ops_settings
-from infra.compiler.build import ENV_FILE_NAME, ENV_FILE_SHOWN, check, check_secrets
+from infra.compiler import host as host_rules
+from infra.compiler.build import ENV_FILE_NAME, ENV_FILE_SHOWN, Checked, check, check_secrets
 from infra.compiler.derive import Derived
 from infra.compiler.faults import Fault
+from infra.compiler.host import Host
 from infra.compiler.knobs import Values
 from infra.ops import changes, effect, exits, in_force, ordering, plan_tables
 from infra.ops import settings as ops_files
@@ -17,6 +19,9 @@ from infra.ops.changes import Baseline, KnobChange
 from infra.ops.in_force import InForce
 from infra.ops.outcome import print_document
 from infra.ops.readback import Deviation, deviations
+
+# A candidate is what the host's scripts are about to make of it.
+_ENV_FILE_NAMES = (ENV_FILE_NAME, f"{ENV_FILE_NAME}.candidate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +76,31 @@ class Plan:
 
 
 def make(
-    env_file: Path, compiled: Path, settings: Path | None = None, secrets: Path | None = None
+    env_file: Path,
+    compiled: Path,
+    settings: Path | None = None,
+    secrets: Path | None = None,
+    host: Host | None = None,
+    shown: str = "",
 ) -> Plan:
     """Judge `env_file` and compare it with what is in force.
 
     `compiled` is the record of the last compile; `settings` is ops.json, by which the
     processes are found: without it, or while nothing runs, the record alone counts.
-    With `secrets` the certificates there are judged too.
+    With `secrets` the certificates there are judged too, with `host` what it can carry. Faults
+    call the file `shown`.
     """
-    shown = ENV_FILE_SHOWN if env_file.name == ENV_FILE_NAME else str(env_file)
+    if not shown:
+        shown = ENV_FILE_SHOWN if env_file.name in _ENV_FILE_NAMES else str(env_file)
     checked = check(env_file, shown=shown)
     if secrets is not None:
         checked = check_secrets(checked, secrets, now=datetime.datetime.now(datetime.UTC))
+    if host is not None:
+        checked = Checked(
+            checked.values,
+            (*checked.faults, *host_rules.faults(checked.values, host, file=shown)),
+            (*checked.warnings, *host_rules.warnings(checked.values, host, file=shown)),
+        )
     record = None if checked.faults else changes.read_record(compiled)
     found = None if record is None or settings is None else _look(settings, checked.values)
     observed = found.knobs() if found else {}

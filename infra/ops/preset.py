@@ -12,6 +12,7 @@ import typer
 
 from infra.compiler import envfile, presets
 from infra.compiler.build import ENV_FILE_NAME
+from infra.compiler.host import Host
 from infra.ops import exits, plan
 from infra.ops.outcome import Outcome, report
 
@@ -24,23 +25,31 @@ def run(
     compiled: Path,
     settings: Path,
     *,
+    host: Host | None = None,
     as_json: bool = False,
     print_text: bool = False,
 ) -> int:
-    """Show the plan of a preset beside `env_file`, or print its text; return the exit code."""
+    """Show the plan of a preset beside `env_file`, or print its text; return the exit code.
+
+    A preset with faults, such as one that `host` cannot carry, has no text: 2 and the faults.
+    """
     path = env_file.parent / "presets" / f"{name}.env"
     known = [one for one in presets.PRESETS if one != "stack"]
     if name not in known or not path.is_file():
         fault = f"preset {name!r} is not one of {', '.join(known)}"
         return report(Outcome(exits.BAD_INPUT, [fault]), as_json=as_json)
     text = adopted(path.read_text(encoding="utf-8"), env_file)
-    if print_text:
-        typer.echo(text, nl=False)
-        return exits.OK
     with tempfile.TemporaryDirectory() as directory:
         proposed = Path(directory) / ENV_FILE_NAME
         proposed.write_text(text, encoding="utf-8")
-        return plan.show(plan.make(proposed, compiled, settings), as_json=as_json)
+        asked = None if print_text else settings
+        made = plan.make(
+            proposed, compiled, asked, host=host, shown=f"infra/env/presets/{path.name}"
+        )
+    if print_text and not made.faults:
+        typer.echo(text, nl=False)
+        return exits.OK
+    return plan.show(made, as_json=as_json)
 
 
 def adopted(text: str, env_file: Path) -> str:

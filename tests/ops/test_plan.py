@@ -172,12 +172,27 @@ def test_a_preset_is_planned_against_what_is_in_force(ops: Commands, name: str) 
 
 
 def test_a_preset_becomes_the_env_file(ops: Commands, env: EnvDir) -> None:
-    done = ops.script("preset.sh", "small", env=env)
+    # The present file may be one that Compose cannot read.
+    env.set(POSTGRES_MEMORY_MB="2GB")
+    done = ops.script("preset.sh", "laptop", env=env)
     assert done.exit_code == 0, done.text
     adopted = env.file.read_text()
-    assert "POSTGRES_MEMORY_MB=6144" in adopted
+    assert "POSTGRES_MEMORY_MB=1024" in adopted
     assert f"API_PORT={ops.knob('API_PORT')}" in adopted
-    assert "is now the preset small" in done.text
+    assert "is now the preset laptop" in done.text
+    assert not env.file.with_name("stack.env.candidate").exists()
+
+
+def test_a_preset_that_the_host_cannot_carry_changes_nothing(ops: Commands, env: EnvDir) -> None:
+    preset = env.path / "presets" / "small.env"
+    text = preset.read_text().replace("POSTGRES_CPUS=4.0", "POSTGRES_CPUS=200")
+    preset.write_text(text.replace("POSTGRES_MEMORY_MB=6144", "POSTGRES_MEMORY_MB=1048576"))
+    before = env.file.read_bytes()
+    done = ops.script("preset.sh", "small", env=env)
+    assert done.exit_code == 2, done.text
+    assert "infra/env/presets/small.env: POSTGRES_CPUS=200 exceeds the" in done.stderr
+    assert "infra/env/presets/small.env: POSTGRES_MEMORY_MB=1048576 + " in done.stderr
+    assert env.file.read_bytes() == before
     assert not env.file.with_name("stack.env.candidate").exists()
 
 

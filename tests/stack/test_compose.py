@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 
 from tests.faults.load import Load
 from tests.fix_api import Api, assessment_body
+from tests.fix_ops import EnvDir
 from tests.fix_stack import ENV_FILE, REPOSITORY, TIERS, Stack
 
 
@@ -24,11 +27,13 @@ def started(stack: Stack) -> dict[str, str]:
     }
 
 
-def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+def make(*arguments: str, env: EnvDir | None = None) -> subprocess.CompletedProcess[str]:
     """Run a make target as the README has it."""
+    moved = {"SLUICE_ENV_DIR": str(env.path)} if env else {}
     return subprocess.run(
         ["make", *arguments],
         cwd=REPOSITORY,
+        env={**os.environ, **moved},
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
@@ -119,6 +124,51 @@ def test_an_unreadable_env_file_stops_up_and_says_so(stack: Stack, env_file: Pat
     result = stack.compose("up", "--detach")
     assert result.returncode != 0
     assert "stack.env" in stack.compose("logs", "--no-log-prefix", "config").stdout
+    assert started(stack) == before
+
+
+@pytest.mark.parametrize(
+    "arguments", [("up",), ("plan",), ("apply", "RESTART=yes"), ("restart-app",), ("load",)]
+)
+def test_every_fault_of_what_compose_reads_is_named_before_anything_is_touched(
+    stack: Stack, env: EnvDir, arguments: tuple[str, ...]
+) -> None:
+    env.set(POSTGRES_MEMORY_MB="2GB", PGBOUNCER_REPLICAS="two", WORKER_CPUS=200, API_PORT=99999)
+    env.file.write_text(env.file.read_text().replace("\nPOSTGRES_CPUS=", "\n# "))
+    before = started(stack)
+    result = make(*arguments, env=env)
+    assert result.returncode != 0
+    for fault in (
+        "POSTGRES_MEMORY_MB=2GB carries the unit 'GB'",
+        "PGBOUNCER_REPLICAS=two is not a whole number",
+        "API_PORT=99999 is outside",
+        "POSTGRES_CPUS is missing",
+        "WORKER_CPUS=200 exceeds the ",
+    ):
+        assert fault in result.stderr
+    assert started(stack) == before
+
+
+def test_a_broken_env_file_stops_nobody_from_looking(stack: Stack, env: EnvDir) -> None:
+    env.file.write_text("POSTGRES_CPUS=many\n")
+    for target in ("ps", "status", "build"):
+        result = make(target, env=env)
+        assert result.returncode == 0, result.stderr
+
+
+def test_another_clone_leaves_the_running_project_alone(stack: Stack, tmp_path: Path) -> None:
+    for name in ("Makefile", "compose.yaml", "infra/host"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (shutil.copytree if (REPOSITORY / name).is_dir() else shutil.copy)(
+            REPOSITORY / name, tmp_path / name
+        )
+    before = started(stack)
+    for arguments in (["up"], ["down"], ["destroy", "CONFIRM=yes"]):
+        result = subprocess.run(
+            ["make", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert result.returncode != 0
+        assert f"was started from {REPOSITORY}; use that clone" in result.stderr
     assert started(stack) == before
 
 

@@ -104,6 +104,7 @@ def docker(tmp_path: Path) -> Docker:
     # Asked of every container: names and ids.
     fake.answer("ps --quiet pgbouncer", stdout="one\ntwo\n")
     fake.answer("ps --quiet", stdout="one\n")
+    fake.answer("images --quiet", stdout="id\n")
     return fake
 
 
@@ -179,10 +180,12 @@ def test_an_env_file_at_fault_ends_it_before_anything_is_restarted(docker: Docke
 
 
 def test_what_the_script_itself_refuses_is_in_its_document(docker: Docker) -> None:
-    docker.answer("postgres -C max_connections", code=1)
+    docker.answer("postgres -C max_connections", code=1, stderr="FATAL\nno such setting\n")
     ran = docker.run("restart-postgres.sh", "--json", "--compiled")
     assert ran.exit_code == ran.document["exit_code"] == 3
-    assert ran.document["faults"] == ["postgres refuses the new configuration; nothing was paused"]
+    (said, refused) = ran.document["faults"]
+    assert said.endswith("postgresql.conf failed (1): no such setting")
+    assert refused == "postgres refuses the new configuration; nothing was paused"
     assert ran.document["commands"] == []
 
 
@@ -239,9 +242,9 @@ def test_a_changed_number_of_replicas_tells_of_every_command(docker: Docker) -> 
         docker.tell(name)
     ran = docker.run("scale-pgbouncer.sh", "--json", "2")
     assert ran.exit_code == 0, ran.stderr
-    (plan, *rest) = ran.commands
-    assert plan.startswith("plan --quiet --env-file ")
-    assert rest == ["apply --restart", "pgbouncer spread 2"]
+    assert ran.commands == ["apply --restart", "pgbouncer spread 2"]
+    checked = next(call for call in ran.calls if "plan --quiet" in call)
+    assert "SLUICE_ENV_FILE=/etc/sluice/env/stack.env.candidate" in checked
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)])
@@ -277,3 +280,85 @@ def test_a_name_with_quotes_stays_one_document(docker: Docker) -> None:
     ran = docker.run("preset.sh", "--json", 'a"b\\c')
     assert ran.exit_code == 2
     assert ran.commands == ['preset a"b\\c']
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_preset_that_the_host_cannot_carry_is_not_written(
+    docker: Docker, options: tuple[str, ...]
+) -> None:
+    before = (docker.folder / "stack.env").read_text()
+    docker.tell("preset large --print", code=2, ok=False, stderr="POSTGRES_CPUS=24.0 exceeds\n")
+    ran = docker.run("preset.sh", *options, "large")
+    assert ran.exit_code == 2
+    assert "POSTGRES_CPUS=24.0 exceeds" in ran.stderr
+    assert (docker.folder / "stack.env").read_text() == before
+    assert not (docker.folder / "stack.env.candidate").exists()
+    if options:
+        assert ran.commands == ["preset large"]
+
+
+def test_the_check_asks_the_host_and_not_compose(docker: Docker) -> None:
+    docker.answer("compose version", stdout="2.26.1\n")
+    ran = docker.run("check.sh")
+    assert (ran.exit_code, ran.stdout, ran.stderr) == (0, "", "")
+    assert {call for call in ran.calls if call.startswith("compose")} == {"compose version --short"}
+    (judged,) = [call for call in ran.calls if call.endswith("plan --quiet")]
+    for part in ("--network none", "dst=/etc/sluice/env,readonly", "--env SLUICE_HOST"):
+        assert part in judged
+
+
+def test_warnings_are_shown_where_they_are_asked_for(docker: Docker) -> None:
+    docker.answer("plan --quiet", stderr="warning: small\n")
+    assert docker.run("check.sh").stderr == ""
+    assert docker.run("check.sh", "--warn").stderr == "warning: small\n"
+
+
+def test_faults_of_the_check_are_in_its_document(docker: Docker) -> None:
+    docker.tell("plan --quiet --json", code=2, ok=False)
+    ran = docker.run("check.sh", "--json")
+    assert ran.exit_code == ran.document["exit_code"] == 2
+    assert ran.document["commands"][0]["document"]["ok"] is False
+
+
+def test_open_files_that_docker_refuses_are_judged_with_the_limit(docker: Docker) -> None:
+    (docker.folder / "stack.env").write_text("PGBOUNCER_OPEN_FILES=50000\n")
+    docker.answer("plan --quiet", code=126, stderr="error setting rlimit type 7\n")
+    docker.answer("ulimit -Hn", stdout="20000\n")
+    ran = docker.run("check.sh")
+    first, _, second = [call for call in ran.calls if call.startswith("run ")]
+    assert "--ulimit nofile=50000" in first
+    assert "--ulimit" not in second
+
+
+@pytest.mark.parametrize("arguments", [(), ("project",), ("plan",)])
+def test_a_project_of_another_clone_is_left_alone_and_named(
+    docker: Docker, arguments: tuple[str, ...]
+) -> None:
+    docker.answer("working_dir", stdout=f"{docker.folder}\n")
+    ran = docker.run("check.sh", *arguments)
+    assert ran.exit_code == 3
+    assert f"was started from {docker.folder}; use that clone" in ran.stderr
+    assert not any(call.startswith(("run", "compose")) for call in ran.calls)
+
+
+@pytest.mark.parametrize("directory", [str(REPOSITORY), "/no/such/directory"])
+def test_the_clones_own_project_and_one_that_was_moved_are_its_own(
+    docker: Docker, directory: str
+) -> None:
+    docker.answer("working_dir", stdout=f"{directory}\n")
+    assert docker.run("check.sh", "project").exit_code == 0
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_step_of_the_host_that_fails_is_told_with_its_last_lines(
+    docker: Docker, options: tuple[str, ...]
+) -> None:
+    step = "host: restart-postgres\n"
+    said = ("", step) if options else (step, "")
+    docker.answer("restart postgres", stdout=said[0], stderr=said[1])
+    docker.answer("restart one", code=1, stderr="before\nRange of CPUs is from 0.01 to 2.00\n")
+    ran = docker.run("restart-postgres.sh", *options, "--compiled")
+    assert "docker restart one failed (1):\nbefore\nRange of CPUs is from" in ran.stderr
+    if options:
+        last = "docker restart one failed (1): Range of CPUs is from 0.01 to 2.00"
+        assert last in ran.document["faults"]
