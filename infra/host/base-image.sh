@@ -3,22 +3,22 @@
 # pulled, else (where no image registry answers) built from the distribution's own
 # packages with the same name and the same apt sources as the public image.
 set -euo pipefail
+cd "$(dirname "$0")/../.."
 # shellcheck source=infra/host/apt.sh
-. "$(dirname "$0")/apt.sh"
+. infra/host/apt.sh
+# shellcheck source=infra/host/operate.sh
+. infra/host/operate.sh
 
 readonly IMAGE=${BASE_IMAGE:-debian:trixie-slim}
 readonly SUITE=trixie
 readonly PULL_TIMEOUT_SECONDS=120
 readonly KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 
-say() { printf 'base-image: %s\n' "$*" >&2; }
-die() { say "$*"; exit 1; }
-
 have_image() { docker image inspect "$IMAGE" >/dev/null 2>&1; }
 
 pull() {
     say "pulling $IMAGE"
-    timeout "$PULL_TIMEOUT_SECONDS" docker pull --quiet "$IMAGE" >/dev/null 2>&1
+    quietly timeout "$PULL_TIMEOUT_SECONDS" docker pull --quiet "$IMAGE"
 }
 
 require_builder() {
@@ -27,7 +27,7 @@ require_builder() {
     command -v mmdebstrap >/dev/null && return
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq
-    apt-get install -y -qq --no-install-recommends mmdebstrap debian-archive-keyring >/dev/null
+    quietly apt-get install -y -qq --no-install-recommends mmdebstrap debian-archive-keyring
 }
 
 # The deb822 file that the public image carries, with this host's mirrors.
@@ -89,7 +89,7 @@ build() {
         --customize-hook="upload $work/90host /etc/apt/apt.conf.d/90host" \
         --customize-hook="upload $work/90image /etc/apt/apt.conf.d/90image" \
         "$SUITE" "$work/root.tar" "$work/debian.sources"
-    docker import --change 'CMD ["bash"]' "$work/root.tar" "$IMAGE" >/dev/null
+    quietly docker import --change 'CMD ["bash"]' "$work/root.tar" "$IMAGE"
 }
 
 _main() {

@@ -6,8 +6,11 @@
 #   docker-engine.sh ensure   install and start what is missing
 #   docker-engine.sh stop     stop the daemon that `ensure` started, if any
 set -euo pipefail
+cd "$(dirname "$0")/../.."
 # shellcheck source=infra/host/apt.sh
-. "$(dirname "$0")/apt.sh"
+. infra/host/apt.sh
+# shellcheck source=infra/host/operate.sh
+. infra/host/operate.sh
 
 readonly STATE_DIR=/var/lib/sluice
 readonly PID_FILE=$STATE_DIR/dockerd.pid
@@ -17,16 +20,16 @@ readonly LOG_FILE=/var/log/sluice-dockerd.log
 readonly DEBIAN_SUITE=trixie
 readonly START_TIMEOUT_SECONDS=60
 
-say() { printf 'docker-engine: %s\n' "$*" >&2; }
-die() { say "$*"; exit 1; }
+# What the daemon, or a tool, said last.
+answer=''
 
-daemon_answers() { docker info >/dev/null 2>&1; }
+daemon_answers() { answer=$(docker info 2>&1); }
 
 tools_present() {
-    command -v docker >/dev/null \
-        && docker compose version >/dev/null 2>&1 \
-        && docker buildx version >/dev/null 2>&1
+    answer=$({ command -v docker && docker compose version && docker buildx version; } 2>&1)
 }
+
+last_answer() { printf '%s' "${answer##*$'\n'}"; }
 
 require_debian_root() {
     [[ -r /etc/os-release ]] || die "cannot tell the distribution: /etc/os-release is missing. Install Docker Engine and the Compose plugin, then run this again."
@@ -75,9 +78,9 @@ install_packages() {
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq
     # A package's start script must not fail the install where no init runs.
-    apt-get install -y -qq --no-install-recommends "${packages[@]}" iptables ca-certificates >/dev/null
+    quietly apt-get install -y -qq --no-install-recommends "${packages[@]}" iptables ca-certificates
     hash -r
-    tools_present || die "the packages are installed but 'docker compose' does not answer; see 'docker compose version'."
+    tools_present || die "the packages are installed but 'docker compose' does not answer: $(last_answer)"
 }
 
 init_starts_daemon() {
@@ -86,7 +89,7 @@ init_starts_daemon() {
 }
 
 start_daemon() {
-    [[ $EUID -eq 0 ]] || die "the Docker daemon does not answer and starting it needs root. Start it, or add yourself to the group 'docker'."
+    [[ $EUID -eq 0 ]] || die "the Docker daemon does not answer ($(last_answer)) and starting it needs root. Start it, or add yourself to the group 'docker'."
     init_starts_daemon && return
     command -v dockerd >/dev/null || install_packages
     say "starting dockerd (log: $LOG_FILE)"
@@ -103,8 +106,8 @@ wait_for_daemon() {
     local deadline=$((SECONDS + START_TIMEOUT_SECONDS))
     until daemon_answers; do
         if ((SECONDS >= deadline)); then
-            tail -n 20 "$LOG_FILE" >&2 2>/dev/null || true
-            die "the Docker daemon did not answer within ${START_TIMEOUT_SECONDS} s"
+            [[ ! -r $LOG_FILE ]] || tail -n 20 "$LOG_FILE" >&2
+            die "the Docker daemon did not answer within ${START_TIMEOUT_SECONDS} s: $(last_answer)"
         fi
         sleep 0.3
     done

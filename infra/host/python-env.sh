@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # Makes the virtual environment that the tests and linters run in: python-env.sh DIR REQUIREMENTS
 set -euo pipefail
-
-die() { printf 'python-env: %s\n' "$*" >&2; exit 1; }
+cd "$(dirname "$0")/../.."
+# shellcheck source=infra/host/operate.sh
+. infra/host/operate.sh
 
 require_python() {
     command -v python3 >/dev/null && python3 -c 'import venv, ensurepip' 2>/dev/null && return
     [[ -r /etc/debian_version && $EUID -eq 0 ]] || die "python3 with venv is missing; install Python 3.11 or newer with its venv module"
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq
-    apt-get install -y -qq --no-install-recommends python3 python3-venv >/dev/null
+    quietly apt-get install -y -qq --no-install-recommends python3 python3-venv
 }
 
 _main() {

@@ -3,6 +3,10 @@
 
 REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 readonly REPOSITORY
+cd "$REPOSITORY" || exit
+# What it defines and this file does too is meant as here.
+# shellcheck source=infra/host/operate.sh
+. infra/host/operate.sh
 readonly RESULTS=$REPOSITORY/loadtest/results
 # Relative to the repository, as compose.yaml has it.
 readonly ENV_DIR=${SLUICE_ENV_DIR:-./infra/env}
@@ -10,7 +14,7 @@ LOADTEST_GID=${LOADTEST_GID:-$(id -g)}
 export LOADTEST_GID
 
 # A path from anywhere, for what is not run by compose().
-env_directory() { (cd "$REPOSITORY" && cd "$ENV_DIR" && pwd); }
+env_directory() { (cd "$ENV_DIR" && pwd); }
 
 say() { printf 'loadtest: %s\n' "$*" >&2; }
 die() { say "$*"; exit 2; }
@@ -19,12 +23,12 @@ die() { say "$*"; exit 2; }
 compose() {
     local files=(--file compose.yaml --file loadtest/compose.loadtest.yaml)
     [[ -z ${LAB_STARTED:-} ]] || files+=(--file loadtest/topologies/lab.yaml)
-    (cd "$REPOSITORY" && docker compose --env-file "$ENV_DIR/stack.env" "${files[@]}" \
-        --profile loadtest --profile ops "$@")
+    docker compose --env-file "$ENV_DIR/stack.env" "${files[@]}" --profile loadtest --profile ops "$@"
 }
 
 require_stack() {
-    [[ -n $(compose ps --quiet --status running api 2>/dev/null) ]] \
+    own_project
+    [[ -n $(compose ps --quiet --status running api) ]] \
         || die "no running api in this compose project; start the stack with: make up"
 }
 
@@ -58,7 +62,7 @@ lab_up() {
     export LAB_MAX_CONNECTIONS=$1
     say "starting the lab with max_connections=$1"
     lab_down
-    compose up --no-build --detach --wait --quiet-pull lab-postgres lab-pgbouncer >/dev/null 2>&1 \
+    quietly compose up --no-build --detach --wait --quiet-pull lab-postgres lab-pgbouncer \
         || die "the lab did not start: $(compose logs --tail 5 lab-postgres lab-pgbouncer 2>&1)"
     compose exec -T lab-postgres psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 \
         --dbname=postgres --file=/lab/prepare.sql
@@ -75,9 +79,9 @@ lab_copy_data() {
 
 # Removes its containers, its data and its network.
 lab_down() {
-    local project
-    project=$(compose config --format json | sed -n 's/^  "name": "\(.*\)",$/\1/p')
-    compose rm --stop --force --volumes lab-postgres lab-pgbouncer >/dev/null 2>&1 || true
-    docker volume rm --force "${project}_lab-data" >/dev/null 2>&1 || true
-    docker network rm "${project}_lab" >/dev/null 2>&1 || true
+    local network
+    quietly compose rm --stop --force --volumes lab-postgres lab-pgbouncer || true
+    quietly docker volume rm --force "${project}_lab-data" || true
+    network=$(docker network ls --quiet --filter "name=^${project}_lab\$")
+    [[ -z $network ]] || quietly docker network rm "$network" || true
 }
