@@ -27,8 +27,7 @@ def require(settings: OpsSettings, expected: int | None = None) -> tuple[Target,
     replicas = pgbouncer_admin.replicas(settings)
     if expected is not None and len(replicas) != expected:
         raise RefusedError(
-            f"{len(replicas)} of {expected} PgBouncer replicas run; "
-            "start them first: docker compose up --detach --wait"
+            f"{len(replicas)} of {expected} PgBouncer replicas run; start them first: make up"
         )
     for answer in everywhere(replicas, lambda target: _is_paused(settings, target)):
         if answer.value is not False:
