@@ -5,7 +5,9 @@ turn, the last one for all that follow. It answers each connection with its numb
 """
 
 import argparse
+import contextlib
 import os
+import select
 import signal
 import socket
 import threading
@@ -23,14 +25,15 @@ def _turn() -> tuple[int, str]:
     return number, behaviours[min(number, len(behaviours) - 1)]
 
 
-def _serve(listener: socket.socket, number: int) -> None:
+def _serve(listener: socket.socket, number: int, answering: threading.Lock) -> None:
+    listener.setblocking(False)
     while True:
-        try:
+        select.select([listener], [], [])
+        # A connection that this process has taken is answered before it makes way.
+        with answering, contextlib.suppress(BlockingIOError):
             connection, _ = listener.accept()
-        except OSError:
-            return
-        with connection:
-            connection.sendall(str(number).encode())
+            with connection:
+                connection.sendall(str(number).encode())
 
 
 def main() -> None:
@@ -50,7 +53,8 @@ def main() -> None:
         time.sleep(60)
     listener = socket.socket(fileno=options.listener)
     listener.listen(16)
-    threading.Thread(target=_serve, args=(listener, number), daemon=True).start()
+    answering = threading.Lock()
+    threading.Thread(target=_serve, args=(listener, number, answering), daemon=True).start()
     channel.send(end, channel.READY)
     if behaviour == "asks":
         channel.send(end, channel.RESTART)
@@ -62,7 +66,8 @@ def main() -> None:
     while not stopped.is_set():
         for word, _ in channel.receive(end):
             if word == channel.RETIRE:
-                os._exit(0)
+                with answering:
+                    os._exit(0)
         time.sleep(0.02)
 
 
