@@ -124,6 +124,11 @@ PGBOUNCER_TEXTS: tuple[tuple[str, FailureClass], ...] = (
     ("client connections exceeded", FailureClass.NOT_STARTED),
     ("client_login_timeout", FailureClass.NOT_STARTED),
     ("client_idle_timeout", FailureClass.NOT_STARTED),
+    # The server's own refusals of a login; PgBouncer passes the first of them on as they are.
+    ("too many connections for", FailureClass.NOT_STARTED),
+    ("too many clients already", FailureClass.NOT_STARTED),
+    ("remaining connection slots are reserved", FailureClass.NOT_STARTED),
+    ("the database system is", FailureClass.NOT_STARTED),
     ("prepared statement did not exist", FailureClass.STALE_PLAN),
     ("prepared statement name is already in use", FailureClass.STALE_PLAN),
     ("query timeout", FailureClass.TIME_LIMIT),  # with the space: it was running

@@ -11,7 +11,7 @@ import pytest
 from tests.fix_faults import hold
 from tests.fix_probe import Probe
 from tests.fix_sql import AdminConsole, Sql
-from tests.fix_stack import poll
+from tests.fix_stack import Stack, poll
 
 # What the server or the pooler says by itself: name -> (class, SQLSTATE).
 BY_ITSELF = {
@@ -97,7 +97,9 @@ def test_a_full_pooler_never_started(console: AdminConsole, provoke: Any) -> Non
     assert found["class"] == "not_started"
 
 
-def test_a_server_that_lets_nobody_in_is_a_login_that_fails(sql: Sql, provoke: Any) -> None:
+def test_a_server_that_lets_nobody_in_is_a_login_that_fails(
+    stack: Stack, sql: Sql, console: AdminConsole, provoke: Any
+) -> None:
     limit = sql.value("SELECT rolconnlimit FROM pg_roles WHERE rolname = 'risk_api'")
     sql.rows("ALTER ROLE risk_api CONNECTION LIMIT 0")
     try:
@@ -107,8 +109,18 @@ def test_a_server_that_lets_nobody_in_is_a_login_that_fails(sql: Sql, provoke: A
         found = provoke("query").result()
     finally:
         sql.rows(f"ALTER ROLE risk_api CONNECTION LIMIT {limit}")
-    assert "login" in found["text"]
-    assert found["class"] == "not_started"
+    # PgBouncer answers with the failed login until it has tried again.
+    for replica in range(len(stack.containers("pgbouncer"))):
+        poll(
+            lambda: any(
+                row["user"] == "risk_api" and row["state"] in {"active", "idle", "used"}
+                for row in console.show("SERVERS", replica=replica)  # noqa: B023
+            ),
+            seconds=30,
+            what=f"a login of replica {replica}",
+        )
+    assert "too many connections for role" in found["text"]
+    assert found["class"] == "not_started", found
 
 
 def test_a_pooler_that_drops_the_client_is_lost(

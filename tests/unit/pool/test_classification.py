@@ -104,6 +104,21 @@ def test_a_lost_connection_without_sqlstate_is_known_by_its_text(text: str) -> N
     assert classify(error(None, text.upper())) is FailureClass.LOST
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        'too many connections for role "risk_api"',
+        "sorry, too many clients already",
+        "remaining connection slots are reserved for roles with the SUPERUSER attribute",
+        "the database system is starting up",
+    ],
+)
+def test_a_login_that_the_server_refuses_never_started(text: str) -> None:
+    """PgBouncer passes it on to the client that waited, and libpq keeps no SQLSTATE of it."""
+    refused = error(None, f'connection to server at "10.0.0.2" failed: FATAL:  {text}')
+    assert classify(refused) is FailureClass.NOT_STARTED
+
+
 def test_a_broken_connection_makes_any_error_without_sqlstate_lost() -> None:
     assert classify(error(None, "?"), broken=True) is FailureClass.LOST
     assert classify(error(None, "?"), broken=False) is FailureClass.PERMANENT
