@@ -100,6 +100,13 @@ def test_a_full_pooler_never_started(console: AdminConsole, provoke: Any) -> Non
 def test_a_server_that_lets_nobody_in_is_a_login_that_fails(
     stack: Stack, sql: Sql, console: AdminConsole, provoke: Any
 ) -> None:
+    replicas = range(len(stack.containers("pgbouncer")))
+
+    def logged_in(replica: int) -> bool:
+        servers = console.show("SERVERS", replica=replica)
+        serving = {"active", "idle", "used"}
+        return any(row["user"] == "risk_api" and row["state"] in serving for row in servers)
+
     limit = sql.value("SELECT rolconnlimit FROM pg_roles WHERE rolname = 'risk_api'")
     sql.rows("ALTER ROLE risk_api CONNECTION LIMIT 0")
     try:
@@ -109,16 +116,12 @@ def test_a_server_that_lets_nobody_in_is_a_login_that_fails(
         found = provoke("query").result()
     finally:
         sql.rows(f"ALTER ROLE risk_api CONNECTION LIMIT {limit}")
-    # PgBouncer answers with the failed login until it has tried again.
-    for replica in range(len(stack.containers("pgbouncer"))):
-        poll(
-            lambda: any(
-                row["user"] == "risk_api" and row["state"] in {"active", "idle", "used"}
-                for row in console.show("SERVERS", replica=replica)  # noqa: B023
-            ),
-            seconds=30,
-            what=f"a login of replica {replica}",
-        )
+    # A replica answers with the failed login until a client has made it try again.
+    poll(
+        lambda: (provoke("query").result(), all(map(logged_in, replicas)))[1],
+        seconds=60,
+        what="a login of every replica",
+    )
     assert "too many connections for role" in found["text"]
     assert found["class"] == "not_started", found
 
