@@ -8,6 +8,9 @@ import platform
 import subprocess
 from pathlib import Path
 
+from infra.compiler import envfile
+from infra.compiler.values import assign
+
 Facts = dict[str, str]
 
 PACKAGES = ("locust", "psycopg", "psycopg-pool", "plotly")
@@ -66,9 +69,12 @@ def knobs(env_file: Path) -> Facts:
     """Return the sizes that the env file asks for; the tiers' own answers rank above it."""
     if not env_file.exists():
         return {}
-    lines = (line.strip() for line in env_file.read_text(encoding="utf-8").splitlines())
-    pairs = (line.split("=", 1) for line in lines if line and not line.startswith("#"))
-    return {name: value for name, value in pairs if any(part in name for part in KNOB_GROUPS)}
+    values = assign(envfile.read(env_file, name=env_file.name)).values.as_dict()
+    return {
+        name: str(value)
+        for name, value in values.items()
+        if any(part in name for part in KNOB_GROUPS)
+    }
 
 
 def _pairs(path: Path) -> Facts:

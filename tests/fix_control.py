@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from docker.models.containers import Container
 
+from infra.compiler import envfile
 from tests.fix_stack import ENV_FILE, REPOSITORY, Stack, run_in
 
 Answer = dict[str, Any]
@@ -106,12 +107,8 @@ def recompile(stack: Stack, operator: Operator, tmp_path: Path) -> Iterator[Reco
         copy = tmp_path / "env"
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(ENV_FILE.parent, copy)
-        lines = ENV_FILE.read_text(encoding="utf-8").splitlines()
-        changed = [
-            f"{name}={knobs[name]}" if (name := line.partition("=")[0]) in knobs else line
-            for line in lines
-        ]
-        (copy / "stack.env").write_text("\n".join(changed) + "\n", encoding="utf-8")
+        text = envfile.edit(ENV_FILE.read_text(encoding="utf-8"), knobs)
+        (copy / "stack.env").write_text(text, encoding="utf-8")
         compiled(copy)
 
     yield change

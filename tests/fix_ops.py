@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from infra.compiler import envfile
 from tests.fix_stack import ENV_DIR, REPOSITORY, Stack, read_knobs
 
 COMMAND_SECONDS = 240.0
@@ -32,12 +32,9 @@ class EnvDir:
         return self.path / "stack.env"
 
     def set(self, **knobs: object) -> EnvDir:
-        """Change knobs in place; each must be there already."""
+        """Change settings in place; one that the file leaves out is added."""
         text = self.file.read_text(encoding="utf-8")
-        for name, value in knobs.items():
-            text, count = re.subn(rf"(?m)^{name}=.*$", f"{name}={value}", text)
-            assert count == 1, f"{name} is not in {self.file}"
-        self.file.write_text(text, encoding="utf-8")
+        self.file.write_text(envfile.edit(text, knobs), encoding="utf-8")
         return self
 
     def reset(self) -> EnvDir:

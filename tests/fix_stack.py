@@ -16,6 +16,9 @@ import testinfra
 from docker.models.containers import Container
 from testinfra.host import Host
 
+from infra.compiler import envfile
+from infra.compiler.values import assign
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 ENV_DIR = Path(os.environ.get("SLUICE_ENV_DIR", REPOSITORY / "infra" / "env"))
 ENV_FILE = ENV_DIR / "stack.env"
@@ -37,10 +40,9 @@ def poll(condition: Callable[[], T], *, seconds: float, what: str, every: float 
 
 
 def read_knobs(path: Path = ENV_FILE) -> dict[str, str]:
-    """Read the knobs of an env file as text, without the project's own parser."""
-    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-    settings = (line for line in lines if line and not line.startswith("#"))
-    return dict(line.split("=", 1) for line in settings)
+    """Return every setting of an env file as text, those it leaves out with what they come to."""
+    values = assign(envfile.read(path, name=path.name)).values
+    return {name: str(value) for name, value in values.as_dict().items()}
 
 
 def run_in(container: Container, command: list[str]) -> tuple[int, str]:

@@ -1,17 +1,20 @@
-"""The text of an env file: every knob with its documentation, from the knob table.
+"""Texts made from the knob table: stack.env, and the reference of every setting.
 
-`python -m infra.compiler.envdoc small` prints a preset; infra/env is written with it.
+python -m infra.compiler.envdoc stack.env      # the default infra/env/stack.env
+python -m infra.compiler.envdoc settings.md    # docs/settings.md
 """
 
 import sys
 import textwrap
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
 
 from infra.compiler import catalogue
 from infra.compiler.knobs import Knob, Tier
-from infra.compiler.presets import PRESETS, Preset
 
 _WIDTH = 96
-_TIERS = {
+_TITLES: Final = {
     Tier.POSTGRES: "PostgreSQL: the server.",
     Tier.PGBOUNCER: "PgBouncer: between the app and the server. Each value is for one replica.",
     Tier.NETWORK: "TCP on both hops, app to PgBouncer and PgBouncer to PostgreSQL.",
@@ -20,35 +23,79 @@ _TIERS = {
     Tier.WORKER: "Worker: WORKER_REPLICAS processes, each with one pool.",
     Tier.OPERATIONS: "Operations: planned pauses and certificates.",
 }
+MACHINE: Final = (
+    "Sized for a machine with 2 cores and 4 GB of memory to spare that runs every tier beside "
+    "other work."
+)
 _FORM = (
-    "Form: NAME=value, the bare value without spaces, quotes, unit or comment behind it, so that "
-    "Compose reads the same. A knob that is left out has its default, but for those marked "
-    "'read by Compose'. After a change: make plan, then make apply. No secret belongs here."
+    "NAME=value, the bare value without spaces, quotes, unit or comment behind it. After a change: "
+    "make plan, then make apply. Every other setting, with its rule: docs/settings.md; add the "
+    "ones to change here. No secret belongs here."
 )
 
 
-def document(preset: Preset) -> str:
-    """Return the whole text of an env file with the values of `preset`."""
-    parts = [_comment(f"Sluice: {preset.title}"), _comment(preset.machine), _comment(_FORM)]
-    for tier, title in _TIERS.items():
-        parts.append(f"# ---- {title} ".ljust(_WIDTH, "-"))
-        knobs = [knob for knob in catalogue.all_knobs() if knob.tier is tier]
-        parts.extend(_knob(knob, preset) for knob in knobs)
+def document(
+    header: str = MACHINE, values: Mapping[str, str] = MappingProxyType({}), *, title: str = ""
+) -> str:
+    """Return the text of a stack.env: the listed settings, and others that `values` gives.
+
+    `header` says which machine it is for; a setting without a value has its default.
+    """
+    first = f"Sluice: {title or 'the settings of the stack.'}"
+    parts = [_comment(first), *map(_comment, header.split("\n\n")), _comment(_FORM)]
+    for tier in Tier:
+        listed = [one for one in _of(tier) if one.listed or one.name in values]
+        if listed:
+            parts.append(f"# ---- {_TITLES[tier]} ".ljust(_WIDTH, "-"))
+        parts += [
+            f"{comment(one)}\n{one.name}={values.get(one.name, one.default)}" for one in listed
+        ]
     return "\n\n".join(parts) + "\n"
 
 
-def knob_comment(knob: Knob) -> str:
-    """Return the comment above a knob: meaning, range, default, rule, cost of a change."""
-    facts = f"Unit: {knob.unit}. Range: {knob.range}. Default: {knob.default}."
-    change = f"Change: {knob.change}." + (" Read by Compose." if knob.compose else "")
-    rule = f"Rule: {knob.rule}." if knob.rule else ""
-    lines = (knob.meaning, facts, rule, change)
-    return "\n".join(_comment(line) for line in lines if line)
+def comment(knob: Knob) -> str:
+    """Return the comment above a setting: its meaning, unit, range and the cost of a change."""
+    facts = f"{knob.unit.capitalize() if knob.unit.islower() else knob.unit}, {knob.range}"
+    return f"{_comment(knob.meaning)}\n{_comment(f'{facts}; {knob.change}.')}"
 
 
-def _knob(knob: Knob, preset: Preset) -> str:
-    value = preset.values.get(knob.name, knob.default)
-    return f"{knob_comment(knob)}\n{knob.name}={value}"
+def reference() -> str:
+    """Return docs/settings.md: every setting with its unit, range, default, rule and cost."""
+    parts = [
+        "# Settings",
+        textwrap.fill(
+            "Every setting of the stack. `infra/env/stack.env` lists some; any other may be added "
+            "to it. What Compose reads must stand there. A default that follows from other "
+            "settings counts unless the file gives a value; `make plan FULL=yes` shows what it "
+            "comes to. This file is generated: `python -m infra.compiler.envdoc settings.md`.",
+            _WIDTH,
+        ),
+    ]
+    for tier in Tier:
+        parts.append(f"## {_TITLES[tier].rstrip('.')}")
+        parts += [_section(knob) for knob in _of(tier)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _section(knob: Knob) -> str:
+    place = "listed in stack.env" + ("; read by Compose" if knob.compose else "")
+    derived = knob.derivation
+    default = (
+        f"{derived.formula}; {knob.default} with the other defaults" if derived else knob.default
+    )
+    facts = {
+        "Unit": f"{knob.unit}. Range: {knob.range}",
+        "Default": default,
+        "Rule": knob.rule,
+        "Change": knob.change,
+        "Place": place if knob.listed else "",
+    }
+    lines = [f"- {name}: {text}." for name, text in facts.items() if text or text == 0]
+    return "\n".join([f"### {knob.name}", "", knob.meaning, "", *lines])
+
+
+def _of(tier: Tier) -> list[Knob]:
+    return [knob for knob in catalogue.all_knobs() if knob.tier is tier]
 
 
 def _comment(text: str) -> str:
@@ -56,4 +103,4 @@ def _comment(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(document(PRESETS[sys.argv[1]]))
+    sys.stdout.write({"stack.env": document, "settings.md": reference}[sys.argv[1]]())

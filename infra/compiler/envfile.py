@@ -1,9 +1,10 @@
-"""Read an env file: plain KEY=value lines, the subset that Compose reads alike."""
+"""Read and edit an env file: plain NAME=value lines, the subset that Compose reads alike."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from infra.compiler import measured
 from infra.compiler.faults import Fault
@@ -43,6 +44,9 @@ def read(path: Path, *, name: str) -> EnvFile:
         return EnvFile(name, (), (Fault(name, f"is not UTF-8 text (byte {error.start})"),))
     except OSError as error:
         return EnvFile(name, (), (Fault(name, f"cannot be read: {error.strerror}"),))
+    if text.startswith("\ufeff"):
+        fault = Fault(name, "starts with a byte order mark; save as UTF-8 without one", 1)
+        return EnvFile(name, (), (fault,))
     return parse(text, name=name)
 
 
@@ -98,3 +102,32 @@ def _duplicates(entries: list[Entry], name: str) -> Iterator[Fault]:
         if seen is not entry:
             message = f"{entry.name} is already set on line {seen.line}; keep one of the two"
             yield Fault(name, message, entry.line)
+
+
+def edit(
+    text: str,
+    changes: Mapping[str, object],
+    records: Mapping[str, str] = MappingProxyType({}),
+) -> str:
+    """Return the text of an env file with other values; what it leaves out is added at its end.
+
+    `records` are comment lines of measurements, by setting: each comes directly above its
+    setting, in place of an earlier one. Everything else stays as it is.
+    """
+    missing = dict(changes)
+    lines: list[str] = []
+    for line in text.splitlines():
+        name = line.partition("=")[0]
+        if name in missing:
+            if lines and lines[-1].startswith(measured.RECORDS):
+                lines.pop()
+            lines += _assignment(name, missing.pop(name), records)
+        else:
+            lines.append(line)
+    for name, value in missing.items():
+        lines += _assignment(name, value, records)
+    return "\n".join(lines) + "\n"
+
+
+def _assignment(name: str, value: object, records: Mapping[str, str]) -> list[str]:
+    return [*([records[name]] if name in records else []), f"{name}={value}"]

@@ -1,10 +1,12 @@
 """The knob: what an operator may set, with its unit, range, default and rule."""
 
+from __future__ import annotations
+
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import ROUND_DOWN, Decimal
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
@@ -13,6 +15,7 @@ from infra.compiler.measured import Mark
 
 Value = int | Decimal | str
 
+_TENTH = Decimal("0.1")
 _INTEGER = re.compile(r"-?[0-9]{1,18}\Z")
 _DECIMAL = re.compile(r"-?[0-9]{1,12}(\.[0-9]{1,6})?\Z")
 _WITH_UNIT = re.compile(r"-?[0-9]+(\.[0-9]+)?\s*([A-Za-z%]+)\Z")
@@ -47,11 +50,34 @@ class BadValueError(ValueError):
     """The text is not a value of this knob; the message says why and what to write."""
 
 
+@dataclass(frozen=True, slots=True)
+class Derivation:
+    """A default that follows from the settings `sources`; `formula` says how.
+
+    `value` returns the number in the unit of the derived setting, before its range applies.
+    """
+
+    sources: tuple[str, ...]
+    formula: str
+    value: Callable[[Values], Decimal]
+
+
+def share(factor: str, source: str, *, units: int = 1) -> Derivation:
+    """Derive a time as a share of another in seconds; `units` are those of it in a second."""
+    return Derivation(
+        (source,),
+        f"{factor} x {source}",
+        lambda values: values.number(source) * Decimal(factor) * units,
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Knob:
     """One setting. `rule` says what must hold against other knobs, or is empty.
 
-    `compose` marks the knobs that compose.yaml interpolates: those must stand in the
+    `default` counts where the file gives no value; with `derivation` it is what follows from
+    the other defaults. `listed` are the settings that stack.env lists; the others may be added
+    to it. `compose` marks the knobs that compose.yaml interpolates: those must stand in the
     env file itself, because Compose does not know the defaults of this table.
     """
 
@@ -66,6 +92,8 @@ class Knob:
     choices: tuple[str, ...] = ()
     rule: str = ""
     compose: bool = False
+    listed: bool = False
+    derivation: Derivation | None = None
 
     @property
     def range(self) -> str:
@@ -82,6 +110,17 @@ class Knob:
         if not Decimal(self.minimum) <= value <= Decimal(self.maximum):
             raise BadValueError(f"{self.name}={text} is outside {self.range} {self.unit}")
         return value
+
+    def derived(self, values: Values) -> Value:
+        """Return the default that follows from `values`, within the range.
+
+        Raises UnavailableError when a setting that it follows from has no usable value.
+        """
+        if self.derivation is None:
+            return self.default
+        number = self.derivation.value(values)
+        number = min(max(number, Decimal(self.minimum)), Decimal(self.maximum))
+        return int(number) if isinstance(self.default, int) else number.quantize(_TENTH, ROUND_DOWN)
 
     def _parse_choice(self, text: str) -> str:
         if text in self.choices:
@@ -116,14 +155,19 @@ class UnavailableError(LookupError):
 class Values:
     """The value of every knob, read by type; a faulty knob raises UnavailableError.
 
-    `marks` are the measurements on record in the env file, by setting.
+    `marks` are the measurements on record in the env file, by setting; `derived` are the
+    formulas of the values that follow from others, by setting.
     """
 
     def __init__(
-        self, values: dict[str, Value], marks: Mapping[str, Mark] = MappingProxyType({})
+        self,
+        values: dict[str, Value],
+        marks: Mapping[str, Mark] = MappingProxyType({}),
+        derived: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._values: Final = values
         self.marks: Final = marks
+        self.derived: Final = derived
 
     def __getitem__(self, name: str) -> Value:
         try:

@@ -15,8 +15,12 @@ from pathlib import Path
 MAX_AGE_DAYS = 180
 # A kernel update moves the total that Linux reports by a little; another machine by more.
 MEMORY_TOLERANCE = 0.05
+# How a comment begins that records what was measured; one that only was tried does not count.
+MEASURED = "# Measured at "
+TRIED = "# Tried at "
+RECORDS = (MEASURED, TRIED)
 _FORM = re.compile(
-    r"# Measured at (?P<value>\S+) on (?P<date>\d{4}-\d\d-\d\d), (?P<cores>\d+) cores, "
+    MEASURED + r"(?P<value>\S+) on (?P<date>\d{4}-\d\d-\d\d), (?P<cores>\d+) cores, "
     r"(?P<memory>\d+(\.\d+)?) GiB: .*\d"
 )
 

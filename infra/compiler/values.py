@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from infra.compiler import catalogue
 from infra.compiler.envfile import Entry, EnvFile
 from infra.compiler.faults import Fault
-from infra.compiler.knobs import BadValueError, Knob, Value, Values
+from infra.compiler.knobs import BadValueError, Knob, UnavailableError, Value, Values
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +18,11 @@ class Assigned:
     faults: tuple[Fault, ...]
 
 
-def assign(file: EnvFile) -> Assigned:
-    """Type every entry of `file`; knobs it leaves out take their default."""
+def assign(file: EnvFile, *, overlay: bool = False) -> Assigned:
+    """Type every entry of `file`; settings it leaves out take their default.
+
+    An `overlay` is no whole env file: what Compose reads may be missing from it.
+    """
     knobs = catalogue.by_name()
     faults = list(file.faults)
     values: dict[str, Value] = {}
@@ -31,12 +34,31 @@ def assign(file: EnvFile) -> Assigned:
         elif entry.name not in unusable:
             _parse_into(values, knobs[entry.name], entry, file.name, faults)
             unusable.update({entry.name} - values.keys())
-    faults.extend(_missing(file, knobs, unusable))
-    for knob in knobs.values():
-        if knob.name not in unusable:
-            values.setdefault(knob.name, knob.default)
+    if not overlay:
+        faults.extend(_missing(file, knobs, unusable))
+    derived = _fill(values, knobs, unusable)
     marks = {entry.name: entry.mark for entry in file.entries if entry.mark}
-    return Assigned(Values(values, marks), tuple(faults))
+    # In the order of the table, whatever the file's: the record of a compile stays the same.
+    ordered = {name: values[name] for name in knobs if name in values}
+    return Assigned(Values(ordered, marks, derived), tuple(faults))
+
+
+def _fill(
+    values: dict[str, Value], knobs: Mapping[str, Knob], unusable: set[str]
+) -> dict[str, str]:
+    """Add what the file leaves out; return the formulas of what was derived."""
+    absent = [knob for knob in knobs.values() if knob.name not in values.keys() | unusable]
+    values.update({knob.name: knob.default for knob in absent if knob.derivation is None})
+    derived = {}
+    for knob in absent:
+        if knob.derivation is None:
+            continue
+        try:
+            values[knob.name] = knob.derived(Values(values))
+        except UnavailableError:
+            continue
+        derived[knob.name] = knob.derivation.formula
+    return derived
 
 
 def _parse_into(

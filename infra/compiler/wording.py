@@ -11,8 +11,10 @@ _UNITS_PER_SECOND = {"_SECONDS": 1, "_MS": 1000}
 
 
 def shown(values: Values, *names: str) -> str:
-    """Return `NAME=value` for every name."""
-    return ", ".join(f"{name}={values[name]}" for name in names)
+    """Return `NAME=value` for every name; one that the file does not give says so."""
+    return ", ".join(
+        f"{name}={values[name]}{' (derived)' if name in values.derived else ''}" for name in names
+    )
 
 
 def seconds(values: Values, name: str) -> Decimal:

@@ -139,6 +139,7 @@ def as_dict(plan: Plan) -> dict[str, object]:
 def _sums(plan: Plan) -> dict[str, object]:
     return {
         "knobs": {name: ops_settings.plain(v) for name, v in plan.values.as_dict().items()},
+        "derived_defaults": dict(plan.values.derived),
         "budget": ops_settings.budget(plan.values),
         "role_connection_limits": connections.role_limits(plan.values),
         "derived": [

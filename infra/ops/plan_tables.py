@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -70,22 +71,27 @@ def _costs(plan: Plan) -> list[str]:
     if part is None or not plan.differences:
         return []
     restart, recreate = ordering.tiers_to_restart(part.waiting)
-    lines = []
+    lines = [
+        f"derived: {one.knob.name} = {plan.values.derived[one.knob.name]}"
+        for one in plan.differences
+        if one.knob.name in plan.values.derived
+    ]
+    costs = []
     if restart:
-        lines.append(f"needs a restart of: {', '.join(restart)}")
+        costs.append(f"needs a restart of: {', '.join(restart)}")
     if recreate:
-        lines.append(f"needs new containers of: {', '.join(recreate)}")
+        costs.append(f"needs new containers of: {', '.join(recreate)}")
     if part.held:
-        lines.append(
+        costs.append(
             f"held back until then, because the budget would not hold before: "
             f"{', '.join(part.held)}"
         )
-    return lines or ["All of it is live: make apply"]
+    return lines + (costs or ["All of it is live: make apply"])
 
 
 def _whole_budget(plan: Plan) -> list[Table]:
     return [
-        _knobs(plan.values),
+        _settings(plan.values),
         _server_connections(plan.values),
         _client_connections(plan.values),
         _memory(plan.values),
@@ -93,13 +99,16 @@ def _whole_budget(plan: Plan) -> list[Table]:
     ]
 
 
-def _knobs(values: Values) -> Table:
-    table = _table("Knobs", "Knob", "Value", "Default", "Range", "Unit", "Change")
+def _settings(values: Values) -> Table:
+    """Every setting as the env file would have it, and where its value comes from."""
+    table = _table("Settings", "Setting", "From")
     for knob in catalogue.all_knobs():
         value = values[knob.name]
-        style = "" if value == knob.default else "bold"
-        row = (knob.name, value, knob.default, knob.range, knob.unit, knob.change)
-        table.add_row(*map(str, row), style=style)
+        formula = values.derived.get(knob.name)
+        usual = value == knob.default
+        origin = formula or ("default" if usual else f"stack.env; default {knob.default}")
+        style = "" if usual or formula else "bold"
+        table.add_row(f"{knob.name}={value}", origin, style=style)
     return table
 
 
@@ -113,7 +122,7 @@ def _server_connections(values: Values) -> Table:
     table.add_row("reserved", str(connections.reserved(values)), "superuser, operator and monitor")
     table.add_section()
     limit = values.integer("POSTGRES_MAX_CONNECTIONS")
-    table.add_row("left", str(connections.spare(values)), f"of POSTGRES_MAX_CONNECTIONS={limit}")
+    table.add_row(f"left of {limit}", str(connections.spare(values)), "POSTGRES_MAX_CONNECTIONS")
     return table
 
 
@@ -124,15 +133,15 @@ def _client_connections(values: Values) -> Table:
     limit = values.integer("PGBOUNCER_MAX_CLIENT_CONNECTIONS")
     headroom = values.integer("PGBOUNCER_ADMIN_HEADROOM_CONNECTIONS")
     table.add_row("api", str(api), "API_POOL_MAX_SIZE")
-    table.add_row("api's successor while it is restarted", str(api), "API_POOL_MAX_SIZE")
+    table.add_row("api's successor (restart)", str(api), "API_POOL_MAX_SIZE")
     table.add_row("worker", str(replicas * size), f"{replicas} replicas x {size}")
-    table.add_row("operators, checks, exporters", str(headroom), "headroom")
+    table.add_row("operators and checks", str(headroom), "headroom")
     table.add_section()
     left = limit - connections.client_demand(values)
-    table.add_row("left", str(left), f"of PGBOUNCER_MAX_CLIENT_CONNECTIONS={limit}")
+    table.add_row(f"left of {limit}", str(left), "PGBOUNCER_MAX_CLIENT_CONNECTIONS")
     files = values.integer("PGBOUNCER_OPEN_FILES")
     spare = files - connections.file_demand(values)
-    table.add_row("open files left", str(spare), f"of PGBOUNCER_OPEN_FILES={files}")
+    table.add_row(f"open files left of {files}", str(spare), "PGBOUNCER_OPEN_FILES")
     return table
 
 
@@ -159,24 +168,24 @@ def _memory(values: Values) -> Table:
     table.add_section()
     left = derive.memory_kb(values) - derive.memory_demand_kb(values)
     limit = values.integer("POSTGRES_MEMORY_MB")
-    table.add_row("left", _megabytes(left), f"of POSTGRES_MEMORY_MB={limit}")
+    table.add_row(f"left of {limit}", _megabytes(left), "POSTGRES_MEMORY_MB")
     return table
 
 
 def _derived(plan: Plan) -> Table:
-    table = _table("Derived PostgreSQL settings", "Setting", "Value", "Formula")
+    table = _table("Derived PostgreSQL settings", "Setting", "From")
     for item in plan.derived:
-        table.add_row(item.name, item.value, item.formula)
+        table.add_row(f"{item.name}={item.value}", item.formula)
     return table
 
 
 def _differences(plan: Plan) -> Table:
     title = "Changes" if plan.running else "Changed since the last compile"
-    table = _table(title, "Tier", "Knob", "Was", "Now", "Unit", "Change")
+    table = _table(title, "Setting", "Was", "Now", "Change")
     for item in plan.differences or ():
         knob = item.knob
         style = "" if item.live else "bold"
-        row = (knob.tier, knob.name, item.was, item.new, knob.unit, item.cost)
+        row = (knob.name, item.was, item.new, item.cost)
         table.add_row(*map(str, row), style=style)
     return table
 
@@ -195,9 +204,13 @@ def _effect(plan: Plan) -> Table | None:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
+    # Without lines between columns every name fits into 80 of them.
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
+    )
     for column in columns:
-        table.add_column(column, overflow="fold")
+        # A name that is broken in two cannot be read, copied or searched for.
+        table.add_column(column, overflow="fold", no_wrap=column == "Setting")
     return table
 
 

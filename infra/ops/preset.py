@@ -1,18 +1,20 @@
 """The command `preset`: a starting point, as stack.env would have it, against what is in force.
 
-The operator's API_PORT is kept: it says where callers find the service, not how large it is.
+A preset is an overlay: the values that differ from the defaults, each with its reason. The
+operator's API_PORT is kept: it says where callers find the service, not how large it is.
 """
 
-import re
 import tempfile
 from pathlib import Path
 from typing import Final
 
 import typer
 
-from infra.compiler import envfile, presets
+from infra.compiler import envdoc, envfile
 from infra.compiler.build import ENV_FILE_NAME
+from infra.compiler.envfile import EnvFile
 from infra.compiler.host import Host
+from infra.compiler.values import assign
 from infra.ops import exits, plan
 from infra.ops.outcome import Outcome, report
 
@@ -33,31 +35,36 @@ def run(
 
     A preset with faults, such as one that `host` cannot carry, has no text: 2 and the faults.
     """
-    path = env_file.parent / "presets" / f"{name}.env"
-    known = [one for one in presets.PRESETS if one != "stack"]
-    if name not in known or not path.is_file():
+    directory = env_file.parent / "presets"
+    known = sorted(path.stem for path in directory.glob("*.env"))
+    if name not in known:
         fault = f"preset {name!r} is not one of {', '.join(known)}"
         return report(Outcome(exits.BAD_INPUT, [fault]), as_json=as_json)
-    text = adopted(path.read_text(encoding="utf-8"), env_file)
-    with tempfile.TemporaryDirectory() as directory:
-        proposed = Path(directory) / ENV_FILE_NAME
+    path = directory / f"{name}.env"
+    shown = f"infra/env/presets/{path.name}"
+    overlay = envfile.read(path, name=shown)
+    if faults := assign(overlay, overlay=True).faults:
+        return report(Outcome(exits.BAD_INPUT, [str(fault) for fault in faults]), as_json=as_json)
+    text = adopted(name, overlay, path.read_text(encoding="utf-8"), env_file)
+    with tempfile.TemporaryDirectory() as scratch:
+        proposed = Path(scratch) / ENV_FILE_NAME
         proposed.write_text(text, encoding="utf-8")
         asked = None if print_text else settings
-        made = plan.make(
-            proposed, compiled, asked, host=host, shown=f"infra/env/presets/{path.name}"
-        )
+        made = plan.make(proposed, compiled, asked, host=host, shown=shown)
     if print_text and not made.faults:
         typer.echo(text, nl=False)
         return exits.OK
     return plan.show(made, as_json=as_json)
 
 
-def adopted(text: str, env_file: Path) -> str:
-    """Return a preset's text with the values that the present env file keeps."""
+def adopted(name: str, overlay: EnvFile, text: str, env_file: Path) -> str:
+    """Return the whole env file of a preset, with the values that the present one keeps.
+
+    The first comment of the preset's own `text` says which machine it is for.
+    """
     present = envfile.read(env_file, name=env_file.name)
     kept = {entry.name: entry.text for entry in present.entries if entry.name in KEPT}
-    for name, value in kept.items():
-        text = re.sub(rf"(?m)^{name}=.*$", f"{name}={value}", text)
-    first, _, rest = text.partition("\n")
-    title = re.sub(r"preset (\w+)\. Copy it over stack\.env.*", r"from the preset \1.", first)
-    return f"{title}\n{rest}"
+    values = {entry.name: entry.text for entry in overlay.entries}
+    first, _, _ = text.partition("\n\n")
+    machine = " ".join(line.lstrip("# ") for line in first.splitlines())
+    return envdoc.document(machine, values | kept, title=f"from the preset {name}.")

@@ -10,6 +10,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from infra.compiler import envfile
+from infra.compiler.measured import MEASURED, TRIED
 from loadtest.run_directory import RunDirectory
 from loadtest.samples import Series
 from loadtest.spread import spread
@@ -25,7 +27,7 @@ from loadtest.tune.search import (
     recommended,
     sweep,
 )
-from loadtest.tune.space import MEASURED, STAGES, TRIED, Knobs, Stage, edit_env
+from loadtest.tune.space import STAGES, Knobs, Stage
 
 ENTRIES = {"interactive": "risk", "batch": "risk_batch"}
 FILE = "recommended.env"
@@ -48,7 +50,7 @@ def write_env(directory: RunDirectory, journal: Journal, original: str) -> str:
     """Write the recommended env file beside the results; return its text."""
     wanted, why = recommended(journal), _comments(journal)
     # What stays as it is has a record too, now that it is measured.
-    text = edit_env(original, {name: wanted[name] for name in {*_changes(journal), *why}}, why)
+    text = envfile.edit(original, {name: wanted[name] for name in {*_changes(journal), *why}}, why)
     (directory.path / FILE).write_text(text, encoding="utf-8")
     return text
 

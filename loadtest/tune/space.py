@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-MEASURED = "# Measured at "
-TRIED = "# Tried at "
+from infra.compiler import envfile
+from infra.compiler.values import assign
+
 Knobs = dict[str, str]
 
 
@@ -90,32 +91,7 @@ def with_size(knobs: Mapping[str, str], stage: Stage, size: int) -> Knobs:
     return changed
 
 
-def read_env(text: str) -> Knobs:
-    """Return the knobs of an env file as text."""
-    lines = (line.strip() for line in text.splitlines())
-    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
-
-
-def edit_env(text: str, changes: Mapping[str, str], reasons: Mapping[str, str]) -> str:
-    """Return the env file with other values, and the reason above each that has one.
-
-    A reason is a whole comment line; that of an earlier run goes. Knobs that the file leaves out
-    are added at its end; everything else stays as it is.
-    """
-    missing = dict(changes)
-    lines: list[str] = []
-    for line in text.splitlines():
-        name = line.partition("=")[0]
-        if name in changes and not line.startswith("#"):
-            if lines and lines[-1].startswith((MEASURED, TRIED)):
-                lines.pop()
-            lines += _assignment(name, missing.pop(name), reasons)
-        else:
-            lines.append(line)
-    for name, value in missing.items():
-        lines += _assignment(name, value, reasons)
-    return "\n".join(lines) + "\n"
-
-
-def _assignment(name: str, value: str, reasons: Mapping[str, str]) -> list[str]:
-    return [*([reasons[name]] if name in reasons else []), f"{name}={value}"]
+def effective(text: str) -> Knobs:
+    """Return every setting of an env file as text, with the values of those it leaves out."""
+    values = assign(envfile.parse(text, name="stack.env")).values
+    return {name: str(value) for name, value in values.as_dict().items()}

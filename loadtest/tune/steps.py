@@ -7,6 +7,7 @@ import time
 
 import typer
 
+from infra.compiler import envfile
 from loadtest.run_directory import RunDirectory
 from loadtest.samples import read_samples
 from loadtest.tune import journal as journals
@@ -22,7 +23,7 @@ from loadtest.tune.search import (
     next_point,
     sizes,
 )
-from loadtest.tune.space import STAGES, edit_env, read_env
+from loadtest.tune.space import STAGES, effective
 
 ORIGINAL = "original/stack.env"
 CANDIDATE = "candidate/stack.env"
@@ -32,7 +33,7 @@ DONE = "done"
 def begin(directory: RunDirectory, options: TuneOptions) -> None:
     """Start a journal where there is none yet; a resumed run goes on with its own options."""
     if journals.load(directory) is None:
-        base = read_env((directory.path / ORIGINAL).read_text(encoding="utf-8"))
+        base = effective((directory.path / ORIGINAL).read_text(encoding="utf-8"))
         journals.create(directory, options, base)
 
 
@@ -47,7 +48,7 @@ def announce(directory: RunDirectory) -> None:
     changes = {
         name: value for name, value in point.knobs.items() if journal.base.get(name) != value
     }
-    (directory.path / CANDIDATE).write_text(edit_env(original, changes, {}), encoding="utf-8")
+    (directory.path / CANDIDATE).write_text(envfile.edit(original, changes), encoding="utf-8")
     sys.stderr.write(f"{_progress(journal)} {_title(point)}\n")
     typer.echo(point.name)
 

@@ -3,7 +3,7 @@
 from decimal import Decimal
 from typing import Final
 
-from infra.compiler.knobs import Change, Knob, Tier
+from infra.compiler.knobs import Change, Derivation, Knob, Tier, share
 
 KNOBS: Final = (
     Knob(
@@ -16,6 +16,7 @@ KNOBS: Final = (
         default=8080,
         change=Change.RECREATE,
         compose=True,
+        listed=True,
     ),
     Knob(
         name="API_MEMORY_MB",
@@ -27,6 +28,7 @@ KNOBS: Final = (
         default=256,
         change=Change.RECREATE,
         compose=True,
+        listed=True,
     ),
     Knob(
         name="API_CPUS",
@@ -39,6 +41,7 @@ KNOBS: Final = (
         change=Change.RECREATE,
         rule="at most what the machine has, or Docker refuses to start the container",
         compose=True,
+        listed=True,
     ),
     Knob(
         name="API_THREADS",
@@ -50,6 +53,7 @@ KNOBS: Final = (
         maximum=480,
         default=40,
         change=Change.RESTART_API,
+        listed=True,
     ),
     Knob(
         name="API_POOL_MIN_SIZE",
@@ -61,6 +65,11 @@ KNOBS: Final = (
         default=2,
         change=Change.LIVE,
         rule="at most API_POOL_MAX_SIZE",
+        derivation=Derivation(
+            ("API_POOL_MAX_SIZE",),
+            "2, or API_POOL_MAX_SIZE if smaller",
+            lambda values: min(Decimal(2), values.number("API_POOL_MAX_SIZE")),
+        ),
     ),
     Knob(
         name="API_POOL_MAX_SIZE",
@@ -72,6 +81,7 @@ KNOBS: Final = (
         default=16,
         change=Change.LIVE,
         rule="counts twice in the sum under PGBOUNCER_MAX_CLIENT_CONNECTIONS",
+        listed=True,
     ),
     Knob(
         name="API_POOL_TIMEOUT_MS",
@@ -83,6 +93,7 @@ KNOBS: Final = (
         default=2000,
         change=Change.RESTART_API,
         rule="below API_REQUEST_DEADLINE_SECONDS",
+        derivation=share("0.2", "API_REQUEST_DEADLINE_SECONDS", units=1000),
     ),
     Knob(
         name="API_POOL_MAX_WAITING",
@@ -104,6 +115,7 @@ KNOBS: Final = (
         default=Decimal("8.0"),
         change=Change.RESTART_API,
         rule="at most API_REQUEST_DEADLINE_SECONDS",
+        derivation=share("0.8", "API_REQUEST_DEADLINE_SECONDS"),
     ),
     Knob(
         name="API_RETRY_BUDGET_SECONDS",
@@ -115,6 +127,7 @@ KNOBS: Final = (
         default=Decimal("8.0"),
         change=Change.RESTART_API,
         rule="at most API_REQUEST_DEADLINE_SECONDS",
+        derivation=share("0.8", "API_REQUEST_DEADLINE_SECONDS"),
     ),
     Knob(
         name="API_LOCK_TIMEOUT_MS",
@@ -126,6 +139,7 @@ KNOBS: Final = (
         default=1000,
         change=Change.LIVE,
         rule="below API_STATEMENT_TIMEOUT_MS",
+        derivation=share("0.1", "API_REQUEST_DEADLINE_SECONDS", units=1000),
     ),
     Knob(
         name="API_STATEMENT_TIMEOUT_MS",
@@ -137,6 +151,7 @@ KNOBS: Final = (
         default=3000,
         change=Change.LIVE,
         rule="below API_IDLE_IN_TRANSACTION_TIMEOUT_MS",
+        derivation=share("0.3", "API_REQUEST_DEADLINE_SECONDS", units=1000),
     ),
     Knob(
         name="API_IDLE_IN_TRANSACTION_TIMEOUT_MS",
@@ -148,6 +163,7 @@ KNOBS: Final = (
         default=5000,
         change=Change.LIVE,
         rule="below API_TRANSACTION_TIMEOUT_MS",
+        derivation=share("0.5", "API_REQUEST_DEADLINE_SECONDS", units=1000),
     ),
     Knob(
         name="API_TRANSACTION_TIMEOUT_MS",
@@ -159,6 +175,7 @@ KNOBS: Final = (
         default=6000,
         change=Change.LIVE,
         rule="below API_QUERY_TIMEOUT_SECONDS",
+        derivation=share("0.6", "API_REQUEST_DEADLINE_SECONDS", units=1000),
     ),
     Knob(
         name="API_QUERY_TIMEOUT_SECONDS",
@@ -170,6 +187,7 @@ KNOBS: Final = (
         default=8,
         change=Change.LIVE,
         rule="above API_TRANSACTION_TIMEOUT_MS, below API_REQUEST_DEADLINE_SECONDS",
+        derivation=share("0.8", "API_REQUEST_DEADLINE_SECONDS"),
     ),
     Knob(
         name="API_REQUEST_DEADLINE_SECONDS",
@@ -181,6 +199,7 @@ KNOBS: Final = (
         default=Decimal("10.0"),
         change=Change.RESTART_API,
         rule="above API_QUERY_TIMEOUT_SECONDS, below API_SHUTDOWN_GRACE_SECONDS",
+        listed=True,
     ),
     Knob(
         name="API_BODY_MAX_BYTES",
@@ -222,5 +241,6 @@ KNOBS: Final = (
         default=20,
         change=Change.RESTART_API,
         rule="above API_REQUEST_DEADLINE_SECONDS",
+        derivation=share("2", "API_REQUEST_DEADLINE_SECONDS"),
     ),
 )

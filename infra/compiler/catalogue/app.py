@@ -3,7 +3,7 @@
 from decimal import Decimal
 from typing import Final
 
-from infra.compiler.knobs import Change, Knob, Tier
+from infra.compiler.knobs import Change, Knob, Tier, share
 
 KNOBS: Final = (
     Knob(
@@ -16,6 +16,7 @@ KNOBS: Final = (
         default=3,
         change=Change.RESTART_APP,
         rule="below API_REQUEST_DEADLINE_SECONDS",
+        derivation=share("0.3", "API_REQUEST_DEADLINE_SECONDS"),
     ),
     Knob(
         name="APP_PREPARE_THRESHOLD",
@@ -110,6 +111,7 @@ KNOBS: Final = (
         choices=("DEBUG", "INFO", "WARNING", "ERROR"),
         default="INFO",
         change=Change.LIVE,
+        listed=True,
     ),
     Knob(
         name="REFERENCE_GRID_DEGREES",

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from infra.compiler.knobs import Change, Knob, Tier
+from infra.compiler.knobs import Change, Knob, Tier, share
 
 KNOBS: Final = (
     Knob(
@@ -15,6 +15,7 @@ KNOBS: Final = (
         default=5000,
         change=Change.RESTART_APP,
         rule="below API_REQUEST_DEADLINE_SECONDS",
+        derivation=share("0.5", "API_REQUEST_DEADLINE_SECONDS", units=1000),
     ),
     Knob(
         name="TCP_KEEPALIVE_IDLE_SECONDS",

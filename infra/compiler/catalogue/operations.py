@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from infra.compiler.knobs import Change, Knob, Tier
+from infra.compiler.knobs import Change, Knob, Tier, share
 
 KNOBS: Final = (
     Knob(
@@ -15,6 +15,7 @@ KNOBS: Final = (
         default=5,
         change=Change.LIVE,
         rule="below PAUSE_MAX_SECONDS",
+        derivation=share("0.5", "API_REQUEST_DEADLINE_SECONDS"),
     ),
     Knob(
         name="PAUSE_MAX_SECONDS",
@@ -26,6 +27,7 @@ KNOBS: Final = (
         default=8,
         change=Change.LIVE,
         rule="below PAUSE_QUERY_WAIT_TIMEOUT_SECONDS and API_REQUEST_DEADLINE_SECONDS",
+        derivation=share("0.8", "API_REQUEST_DEADLINE_SECONDS"),
     ),
     Knob(
         name="PAUSE_QUERY_WAIT_TIMEOUT_SECONDS",
@@ -37,6 +39,7 @@ KNOBS: Final = (
         default=15,
         change=Change.LIVE,
         rule="above PAUSE_MAX_SECONDS, at least PGBOUNCER_QUERY_WAIT_TIMEOUT_SECONDS",
+        derivation=share("1.5", "API_REQUEST_DEADLINE_SECONDS"),
     ),
     Knob(
         name="PAUSE_DEAD_MAN_SECONDS",
@@ -48,6 +51,7 @@ KNOBS: Final = (
         default=20,
         change=Change.LIVE,
         rule="above PAUSE_MAX_SECONDS",
+        derivation=share("2", "API_REQUEST_DEADLINE_SECONDS"),
     ),
     Knob(
         name="CERTIFICATE_DAYS",

@@ -3,7 +3,12 @@
 from decimal import Decimal
 from typing import Final
 
-from infra.compiler.knobs import Change, Knob, Tier
+from infra.compiler.knobs import Change, Derivation, Knob, Tier, share
+
+
+def _kept_open(size: Decimal) -> Decimal:
+    return min(size, max(size // 2, Decimal(4)))
+
 
 KNOBS: Final = (
     Knob(
@@ -17,6 +22,7 @@ KNOBS: Final = (
         change=Change.RECREATE,
         rule="multiplies the server connections under POSTGRES_MAX_CONNECTIONS",
         compose=True,
+        listed=True,
     ),
     Knob(
         name="PGBOUNCER_MEMORY_MB",
@@ -29,6 +35,7 @@ KNOBS: Final = (
         change=Change.RECREATE,
         rule="at least 16 MB + 40 kB for each of PGBOUNCER_MAX_CLIENT_CONNECTIONS (TLS)",
         compose=True,
+        listed=True,
     ),
     Knob(
         name="PGBOUNCER_CPUS",
@@ -40,6 +47,7 @@ KNOBS: Final = (
         default=Decimal("1.0"),
         change=Change.RECREATE,
         compose=True,
+        listed=True,
     ),
     Knob(
         name="PGBOUNCER_OPEN_FILES",
@@ -52,6 +60,7 @@ KNOBS: Final = (
         change=Change.RECREATE,
         rule="at least PGBOUNCER_MAX_CLIENT_CONNECTIONS + server connections + 64",
         compose=True,
+        listed=True,
     ),
     Knob(
         name="PGBOUNCER_MAX_CLIENT_CONNECTIONS",
@@ -64,6 +73,7 @@ KNOBS: Final = (
         change=Change.LIVE,
         rule="at least all app pools together (worst case: all on one replica), the api's twice "
         "(restart app has two for a moment), + the headroom",
+        listed=True,
     ),
     Knob(
         name="PGBOUNCER_ADMIN_HEADROOM_CONNECTIONS",
@@ -86,6 +96,7 @@ KNOBS: Final = (
         default=4,
         change=Change.LIVE,
         rule="part of the sum under POSTGRES_MAX_CONNECTIONS",
+        listed=True,
     ),
     Knob(
         name="PGBOUNCER_INTERACTIVE_RESERVE_SIZE",
@@ -97,6 +108,7 @@ KNOBS: Final = (
         default=2,
         change=Change.LIVE,
         rule="part of the sum under POSTGRES_MAX_CONNECTIONS",
+        listed=True,
     ),
     Knob(
         name="PGBOUNCER_INTERACTIVE_MIN_POOL_SIZE",
@@ -108,6 +120,11 @@ KNOBS: Final = (
         default=4,
         change=Change.LIVE,
         rule="at most PGBOUNCER_INTERACTIVE_POOL_SIZE",
+        derivation=Derivation(
+            ("PGBOUNCER_INTERACTIVE_POOL_SIZE",),
+            "half of PGBOUNCER_INTERACTIVE_POOL_SIZE, but all of one up to 4 and at least 4",
+            lambda values: _kept_open(values.number("PGBOUNCER_INTERACTIVE_POOL_SIZE")),
+        ),
     ),
     Knob(
         name="PGBOUNCER_BATCH_POOL_SIZE",
@@ -119,6 +136,7 @@ KNOBS: Final = (
         default=2,
         change=Change.LIVE,
         rule="part of the sum under POSTGRES_MAX_CONNECTIONS",
+        listed=True,
     ),
     Knob(
         name="PGBOUNCER_BATCH_RESERVE_SIZE",
@@ -141,6 +159,11 @@ KNOBS: Final = (
         default=2,
         change=Change.LIVE,
         rule="at most PGBOUNCER_BATCH_POOL_SIZE",
+        derivation=Derivation(
+            ("PGBOUNCER_BATCH_POOL_SIZE",),
+            "2, or PGBOUNCER_BATCH_POOL_SIZE if smaller",
+            lambda values: min(Decimal(2), values.number("PGBOUNCER_BATCH_POOL_SIZE")),
+        ),
     ),
     Knob(
         name="PGBOUNCER_RESERVE_TIMEOUT_SECONDS",
@@ -163,6 +186,7 @@ KNOBS: Final = (
         default=4,
         change=Change.LIVE,
         rule="with a statement timeout on top it must stay below either deadline (api, batch)",
+        derivation=share("0.4", "API_REQUEST_DEADLINE_SECONDS"),
     ),
     Knob(
         name="PGBOUNCER_SERVER_CONNECT_TIMEOUT_SECONDS",
@@ -174,6 +198,7 @@ KNOBS: Final = (
         default=3,
         change=Change.LIVE,
         rule="below API_REQUEST_DEADLINE_SECONDS",
+        derivation=share("0.3", "API_REQUEST_DEADLINE_SECONDS"),
     ),
     Knob(
         name="PGBOUNCER_SERVER_LOGIN_RETRY_SECONDS",

@@ -17,6 +17,7 @@ KNOBS: Final = (
         change=Change.RECREATE,
         rule="shared buffers, all sessions and autovacuum must fit into it",
         compose=True,
+        listed=True,
     ),
     Knob(
         name="POSTGRES_CPUS",
@@ -29,6 +30,7 @@ KNOBS: Final = (
         change=Change.RECREATE,
         rule="at most what the machine has, or Docker refuses to start the container",
         compose=True,
+        listed=True,
     ),
     Knob(
         name="POSTGRES_MAX_CONNECTIONS",
@@ -40,6 +42,7 @@ KNOBS: Final = (
         default=60,
         change=Change.RESTART_POSTGRES,
         rule="at least what all PgBouncer replicas may open + direct sessions + both reserves",
+        listed=True,
     ),
     Knob(
         name="POSTGRES_SUPERUSER_RESERVED_CONNECTIONS",
@@ -160,6 +163,7 @@ KNOBS: Final = (
         maximum=1_048_576,
         default=1024,
         change=Change.LIVE,
+        listed=True,
     ),
     Knob(
         name="POSTGRES_CHECKPOINT_TIMEOUT_SECONDS",
@@ -179,6 +183,7 @@ KNOBS: Final = (
         choices=("ssd", "hdd"),
         default="ssd",
         change=Change.LIVE,
+        listed=True,
     ),
     Knob(
         name="POSTGRES_SLOW_STATEMENT_MS",

@@ -3,7 +3,7 @@
 from decimal import Decimal
 from typing import Final
 
-from infra.compiler.knobs import Change, Knob, Tier
+from infra.compiler.knobs import Change, Derivation, Knob, Tier, share
 
 KNOBS: Final = (
     Knob(
@@ -17,6 +17,7 @@ KNOBS: Final = (
         change=Change.RECREATE,
         rule="multiplies WORKER_POOL_MAX_SIZE under PGBOUNCER_MAX_CLIENT_CONNECTIONS",
         compose=True,
+        listed=True,
     ),
     Knob(
         name="WORKER_MEMORY_MB",
@@ -28,6 +29,7 @@ KNOBS: Final = (
         default=256,
         change=Change.RECREATE,
         compose=True,
+        listed=True,
     ),
     Knob(
         name="WORKER_CPUS",
@@ -40,6 +42,7 @@ KNOBS: Final = (
         change=Change.RECREATE,
         rule="at most what the machine has, or Docker refuses to start the container",
         compose=True,
+        listed=True,
     ),
     Knob(
         name="WORKER_THREADS",
@@ -51,6 +54,7 @@ KNOBS: Final = (
         default=4,
         change=Change.RESTART_WORKER,
         rule="at most WORKER_POOL_MAX_SIZE: a thread must never wait for another thread",
+        listed=True,
     ),
     Knob(
         name="WORKER_POOL_MIN_SIZE",
@@ -73,6 +77,11 @@ KNOBS: Final = (
         default=6,
         change=Change.LIVE,
         rule="at least WORKER_THREADS; 2 more serve the heartbeat and the health check",
+        derivation=Derivation(
+            ("WORKER_THREADS",),
+            "WORKER_THREADS + 2",
+            lambda values: values.number("WORKER_THREADS") + 2,
+        ),
     ),
     Knob(
         name="WORKER_POOL_TIMEOUT_MS",
@@ -84,6 +93,7 @@ KNOBS: Final = (
         default=5000,
         change=Change.RESTART_WORKER,
         rule="below WORKER_BATCH_DEADLINE_SECONDS",
+        derivation=share("0.125", "WORKER_BATCH_DEADLINE_SECONDS", units=1000),
     ),
     Knob(
         name="WORKER_POOL_MAX_WAITING",
@@ -105,6 +115,7 @@ KNOBS: Final = (
         default=Decimal("30.0"),
         change=Change.RESTART_WORKER,
         rule="at most WORKER_BATCH_DEADLINE_SECONDS",
+        derivation=share("0.75", "WORKER_BATCH_DEADLINE_SECONDS"),
     ),
     Knob(
         name="WORKER_RETRY_BUDGET_SECONDS",
@@ -116,6 +127,7 @@ KNOBS: Final = (
         default=Decimal("30.0"),
         change=Change.RESTART_WORKER,
         rule="at most WORKER_BATCH_DEADLINE_SECONDS",
+        derivation=share("0.75", "WORKER_BATCH_DEADLINE_SECONDS"),
     ),
     Knob(
         name="WORKER_LOCK_TIMEOUT_MS",
@@ -127,6 +139,7 @@ KNOBS: Final = (
         default=2000,
         change=Change.LIVE,
         rule="below WORKER_STATEMENT_TIMEOUT_MS",
+        derivation=share("0.05", "WORKER_BATCH_DEADLINE_SECONDS", units=1000),
     ),
     Knob(
         name="WORKER_STATEMENT_TIMEOUT_MS",
@@ -138,6 +151,7 @@ KNOBS: Final = (
         default=20_000,
         change=Change.LIVE,
         rule="below WORKER_IDLE_IN_TRANSACTION_TIMEOUT_MS",
+        derivation=share("0.5", "WORKER_BATCH_DEADLINE_SECONDS", units=1000),
     ),
     Knob(
         name="WORKER_IDLE_IN_TRANSACTION_TIMEOUT_MS",
@@ -149,6 +163,7 @@ KNOBS: Final = (
         default=25_000,
         change=Change.LIVE,
         rule="below WORKER_TRANSACTION_TIMEOUT_MS",
+        derivation=share("0.625", "WORKER_BATCH_DEADLINE_SECONDS", units=1000),
     ),
     Knob(
         name="WORKER_TRANSACTION_TIMEOUT_MS",
@@ -160,6 +175,7 @@ KNOBS: Final = (
         default=30_000,
         change=Change.LIVE,
         rule="below WORKER_QUERY_TIMEOUT_SECONDS",
+        derivation=share("0.75", "WORKER_BATCH_DEADLINE_SECONDS", units=1000),
     ),
     Knob(
         name="WORKER_QUERY_TIMEOUT_SECONDS",
@@ -171,6 +187,7 @@ KNOBS: Final = (
         default=35,
         change=Change.LIVE,
         rule="above WORKER_TRANSACTION_TIMEOUT_MS, below WORKER_BATCH_DEADLINE_SECONDS",
+        derivation=share("0.875", "WORKER_BATCH_DEADLINE_SECONDS"),
     ),
     Knob(
         name="WORKER_BATCH_DEADLINE_SECONDS",
@@ -182,6 +199,7 @@ KNOBS: Final = (
         default=Decimal("40.0"),
         change=Change.LIVE,
         rule="above WORKER_QUERY_TIMEOUT_SECONDS, below WORKER_LEASE_SECONDS",
+        listed=True,
     ),
     Knob(
         name="WORKER_LEASE_SECONDS",
@@ -193,6 +211,7 @@ KNOBS: Final = (
         default=Decimal("60.0"),
         change=Change.LIVE,
         rule="above WORKER_BATCH_DEADLINE_SECONDS and WORKER_TRANSACTION_TIMEOUT_MS",
+        derivation=share("1.5", "WORKER_BATCH_DEADLINE_SECONDS"),
     ),
     Knob(
         name="WORKER_BATCH_TASKS",

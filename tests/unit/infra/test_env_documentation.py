@@ -1,32 +1,43 @@
-"""The env files and the knob table say the same."""
+"""stack.env, the presets and docs/settings.md say what the knob table says."""
 
 import re
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from infra.compiler import catalogue
+from infra.compiler import catalogue, envdoc, envfile
 from infra.compiler.build import check
-from infra.compiler.envdoc import document, knob_comment
-from infra.compiler.envfile import parse
-from infra.compiler.presets import PRESETS
+from infra.compiler.knobs import Knob
+from infra.compiler.values import assign
 from tests.unit.infra.support import REPOSITORY, messages
 
 ENV = REPOSITORY / "infra" / "env"
-PRESET_NAMES = sorted(name for name in PRESETS if name != "stack")
+PRESETS = sorted(path.stem for path in (ENV / "presets").glob("*"))
+DERIVED = [knob for knob in catalogue.all_knobs() if knob.derivation]
 
 
 def _without_values(text: str) -> str:
     return re.sub(r"(?m)^([A-Z_]+)=.*$", r"\1=", text)
 
 
-def test_stack_env_documents_every_knob_as_the_table_does() -> None:
-    found = _without_values((ENV / "stack.env").read_text())
-    assert found == _without_values(document(PRESETS["stack"]))
+def test_stack_env_lists_and_explains_what_the_table_does() -> None:
+    found = (ENV / "stack.env").read_text()
+    assert _without_values(found) == _without_values(envdoc.document())
+    assert len(found.splitlines()) <= 160
 
 
 def test_stack_env_passes_every_rule() -> None:
     assert messages(check(ENV / "stack.env")) == ""
+
+
+def test_the_reference_of_settings_is_up_to_date() -> None:
+    again = "python -m infra.compiler.envdoc settings.md > docs/settings.md"
+    assert (REPOSITORY / "docs" / "settings.md").read_text() == envdoc.reference(), again
+
+
+def test_every_setting_that_compose_reads_is_listed() -> None:
+    assert all(knob.listed for knob in catalogue.all_knobs() if knob.compose)
 
 
 def test_the_link_for_compose_points_to_stack_env() -> None:
@@ -35,43 +46,84 @@ def test_the_link_for_compose_points_to_stack_env() -> None:
     assert link.readlink() == Path("infra/env/stack.env")
 
 
-@pytest.mark.parametrize("name", PRESET_NAMES)
-def test_a_preset_passes_every_rule(name: str) -> None:
-    assert messages(check(ENV / "presets" / f"{name}.env")) == ""
+def test_the_presets_are_those_that_the_documents_name() -> None:
+    assert PRESETS == ["laptop", "large", "medium", "small"]
 
 
-@pytest.mark.parametrize("name", PRESET_NAMES)
-def test_a_preset_is_what_the_table_gives(name: str) -> None:
-    assert (ENV / "presets" / f"{name}.env").read_text() == document(PRESETS[name])
-
-
-@pytest.mark.parametrize("name", PRESET_NAMES)
-def test_a_preset_says_which_machine_it_is_for(name: str) -> None:
-    header = (ENV / "presets" / f"{name}.env").read_text().split("\n\n")[1]
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_says_which_machine_it_is_for_and_why_each_value(name: str) -> None:
+    text = (ENV / "presets" / f"{name}.env").read_text()
+    header, _, rest = text.partition("\n\n")
     assert re.search(r"cores.*GB of\s(# )?memory", header, re.DOTALL)
+    assert rest.startswith("#")
 
 
-@pytest.mark.parametrize("name", PRESET_NAMES)
-def test_a_preset_gives_every_knob(name: str) -> None:
-    entries = parse((ENV / "presets" / f"{name}.env").read_text(), name=name).entries
-    assert [entry.name for entry in entries] == [knob.name for knob in catalogue.all_knobs()]
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "laptop"])
+def test_a_preset_gives_only_what_differs(name: str) -> None:
+    path = ENV / "presets" / f"{name}.env"
+    assigned = assign(envfile.read(path, name=name), overlay=True)
+    defaults = assign(envfile.parse("", name=name), overlay=True).values
+    entries = [entry.name for entry in envfile.read(path, name=name).entries]
+    assert assigned.faults == ()
+    assert [one for one in entries if assigned.values[one] == defaults[one]] == []
 
 
-def test_the_laptop_preset_is_the_default_of_every_knob() -> None:
-    assert check(ENV / "presets" / "laptop.env").values.as_dict() == catalogue.defaults().as_dict()
+def test_the_laptop_preset_gives_the_defaults_of_what_compose_reads() -> None:
+    path = ENV / "presets" / "laptop.env"
+    given = {entry.name for entry in envfile.read(path, name="laptop").entries}
+    assert given == {knob.name for knob in catalogue.all_knobs() if knob.compose}
+    assert check(path).values.as_dict() == catalogue.defaults().as_dict()
 
 
-def test_no_preset_but_those_of_the_table_exists() -> None:
-    assert sorted(path.stem for path in (ENV / "presets").glob("*")) == PRESET_NAMES
+@pytest.mark.parametrize("knob", DERIVED, ids=lambda knob: knob.name)
+def test_a_derived_default_is_the_table_s_with_the_other_defaults(knob: Knob) -> None:
+    assert str(knob.derived(catalogue.defaults())) == str(knob.default)
 
 
-def test_a_comment_states_unit_range_default_rule_and_cost() -> None:
-    comment = knob_comment(catalogue.by_name()["WORKER_THREADS"])
-    for part in ("Unit: threads.", "Range: 1..256.", "Default: 4.", "Rule: at most", "Change:"):
-        assert part in comment
+@pytest.mark.parametrize("knob", DERIVED, ids=lambda knob: knob.name)
+def test_a_derived_default_follows_from_settings_that_are_not_derived(knob: Knob) -> None:
+    assert knob.derivation is not None
+    sources = [catalogue.by_name()[name] for name in knob.derivation.sources]
+    assert sources
+    assert all(source.derivation is None for source in sources)
+    assert all(source.name in knob.derivation.formula for source in sources)
 
 
-def test_every_knob_named_in_a_rule_exists() -> None:
+@pytest.mark.parametrize("seconds", [Decimal(n) / 2 for n in range(10, 49)])
+def test_every_request_deadline_from_5_s_gives_a_chain_that_holds(
+    tmp_path: Path, seconds: Decimal
+) -> None:
+    assert _faults(tmp_path, API_REQUEST_DEADLINE_SECONDS=seconds) == ""
+
+
+@pytest.mark.parametrize("seconds", [*range(8, 60), 120, 600, 3600])
+def test_every_batch_deadline_from_8_s_gives_a_chain_that_holds(
+    tmp_path: Path, seconds: int
+) -> None:
+    # As long as the statement and the wait for a server fit into it.
+    wait = {"API_REQUEST_DEADLINE_SECONDS": 5} if seconds < 10 else {}
+    assert _faults(tmp_path, WORKER_BATCH_DEADLINE_SECONDS=seconds, **wait) == ""
+
+
+def test_a_value_that_is_given_counts_and_is_judged(tmp_path: Path) -> None:
+    found = _faults(tmp_path, API_REQUEST_DEADLINE_SECONDS=5, API_STATEMENT_TIMEOUT_MS=3000)
+    assert (
+        "API_STATEMENT_TIMEOUT_MS=3000 must be below "
+        "API_IDLE_IN_TRANSACTION_TIMEOUT_MS=2500 (derived)" in found
+    )
+
+
+def test_a_faulty_source_leaves_what_follows_from_it_unjudged(tmp_path: Path) -> None:
+    assert _faults(tmp_path, API_REQUEST_DEADLINE_SECONDS="soon").count("\n") == 0
+
+
+def _faults(directory: Path, **changes: object) -> str:
+    path = directory / "stack.env"
+    path.write_text(envfile.edit((ENV / "stack.env").read_text(), changes))
+    return messages(check(path))
+
+
+def test_every_setting_named_in_a_rule_exists() -> None:
     names = set(catalogue.by_name())
     for knob in catalogue.all_knobs():
         mentioned = set(re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b", f"{knob.rule} {knob.meaning}"))

@@ -1,20 +1,20 @@
 """`plan`: exit codes, tables, JSON and differences."""
 
 import json
+import re
 from pathlib import Path
 
-import pytest
 from typer.testing import CliRunner, Result
 
-from infra.compiler import catalogue
+from infra.compiler import catalogue, envdoc, envfile
 from infra.compiler.build import compile_stack
 from infra.ops.cli import create_app
-from tests.unit.infra.support import NOW, REPOSITORY, write_env
+from tests.unit.infra.support import NOW, write_env
 
 
-def _plan(env_file: Path, *options: str) -> Result:
+def _plan(env_file: Path, *options: str, columns: int = 200) -> Result:
     arguments = ["plan", "--env-file", str(env_file), "--compiled", str(env_file.parent / "none")]
-    return CliRunner(env={"COLUMNS": "200"}).invoke(create_app(), [*arguments, *options])
+    return CliRunner(env={"COLUMNS": str(columns)}).invoke(create_app(), [*arguments, *options])
 
 
 def test_a_sound_env_file_is_shown_in_tables(tmp_path: Path) -> None:
@@ -25,6 +25,33 @@ def test_a_sound_env_file_is_shown_in_tables(tmp_path: Path) -> None:
     for part in ("PostgreSQL sessions", "work_mem", "pooled and direct sessions", "left"):
         assert part in result.stdout
     assert "infra/env/stack.env: the budget holds" in result.stdout
+
+
+def test_no_word_is_broken_in_80_columns(tmp_path: Path) -> None:
+    path = write_env(tmp_path)
+    names = {name for name, knob in catalogue.by_name().items() if knob.derivation}
+    path.write_text(
+        "".join(f"{line}\n" for line in path.read_text().split() if line.split("=")[0] not in names)
+    )
+    wide, narrow = (
+        _plan(path, columns=columns).stdout.split("the file comes to.")[1] for columns in (400, 80)
+    )
+    words = {word for word in wide.split() if "─" not in word}
+    assert "API_REQUEST_DEADLINE_SECONDS" in words
+    assert words - set(narrow.split()) == set()
+    tables = narrow.split("warning:")[0]
+    assert max(map(len, tables.splitlines())) <= 80
+
+
+def test_a_value_that_follows_from_others_says_from_which(tmp_path: Path) -> None:
+    path = tmp_path / "stack.env"
+    path.write_text(envfile.edit(envdoc.document(), {"API_REQUEST_DEADLINE_SECONDS": 20}))
+    shown = _plan(path).stdout
+    assert re.search(r"API_LOCK_TIMEOUT_MS=2000 +0\.1 x API_REQUEST_DEADLINE_SECONDS", shown)
+    assert re.search(r"API_REQUEST_DEADLINE_SECONDS=20 +stack\.env; default 10\.0", shown)
+    document = json.loads(_plan(path, "--json").stdout)
+    assert document["knobs"]["API_LOCK_TIMEOUT_MS"] == 2000
+    assert document["derived_defaults"]["WORKER_POOL_MAX_SIZE"] == "WORKER_THREADS + 2"
 
 
 def test_warnings_are_shown_and_do_not_refuse(tmp_path: Path) -> None:
@@ -83,12 +110,6 @@ def test_an_unchanged_file_has_no_differences(tmp_path: Path) -> None:
     record = next(file.content for file in made.files if file.path == "ops/compiled.json")
     (tmp_path / "none").write_bytes(record)
     assert json.loads(_plan(tmp_path / "stack.env", "--json").stdout)["differences"] == []
-
-
-@pytest.mark.parametrize("preset", ["laptop", "small", "medium", "large"])
-def test_a_preset_can_be_planned(preset: str) -> None:
-    result = _plan(REPOSITORY / "infra" / "env" / "presets" / f"{preset}.env")
-    assert result.exit_code == 0
 
 
 def test_loading_without_compiled_settings_says_who_writes_them(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from loadtest.tune import little, outcome
 from loadtest.tune.journal import Journal, Measurement, TuneOptions
 from loadtest.tune.knee import MIN_ROUNDS, Sweep
 from loadtest.tune.search import BEST, RECOMMENDED, next_point, recommended, sweep, with_chosen
-from loadtest.tune.space import STAGES, edit_env, with_size
+from loadtest.tune.space import STAGES, with_size
 
 BASE = {
     "PGBOUNCER_INTERACTIVE_POOL_SIZE": "1",
@@ -229,7 +229,7 @@ def test_a_server_pool_is_swept_without_its_reserve() -> None:
 def test_the_recommended_file_keeps_everything_else_and_gives_reasons() -> None:
     text = "# Pool.\n# Measured at 1: an earlier one.\nA=1\n# Tried at 2: another.\nB=2\n"
     changes = {"A": "4", "B": "2", "C": "9"}
-    assert edit_env(text, changes, {"A": "# Measured at 4: the knee."}) == (
+    assert envfile.edit(text, changes, {"A": "# Measured at 4: the knee."}) == (
         "# Pool.\n# Measured at 4: the knee.\nA=4\nB=2\nC=9\n"
     )
 
