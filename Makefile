@@ -17,7 +17,7 @@ ifeq ($(CA_BUNDLE),)
 unexport CA_BUNDLE
 endif
 
-.PHONY: help assess up build check project plan apply preset down destroy logs ps status restart-postgres restart-pgbouncer restart-app rotate-passwords rotate-certificates scale-pgbouncer psql lint test test-unit engine load load-sql compare isolation tune soak report results
+.PHONY: help assess up build check project plan apply preset down destroy logs ps status restart-postgres restart-pgbouncer restart-app rotate-passwords rotate-certificates scale-pgbouncer psql lint test test-all test-unit engine bench-pool load load-sql compare isolation tune soak report results
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,16 +26,19 @@ help: ## Show this list
 assess: up ## From nothing to a finished risk assessment of eight sites
 	@$(COMPOSE) exec api python -m app.client http://127.0.0.1:8000 --public-url "http://$$($(COMPOSE) port api 8000)"
 
-up: build ## Install Docker if missing, build, start the stack, wait until healthy
+up: build ## Install Docker if missing, build, start, wait until healthy; all output: V=1
 	@infra/host/check.sh --warn
-	@$(COMPOSE) up --detach --wait
+	@echo 'starting the stack, waiting until every tier is healthy' >&2
+	@$(COMPOSE) --progress $(if $(V),auto,quiet) up --detach --wait || { $(LOOK) ps --all >&2; exit 1; }
+	@echo "healthy: http://$$($(LOOK) port api 8000)" >&2
 
 engine:
 	@infra/host/docker-engine.sh ensure
 	@infra/host/base-image.sh
 
 build: engine project ## Build every image
-	@$(LOOK) --profile ops build --quiet
+	@echo 'building the images' >&2
+	@$(LOOK) --profile ops build $(if $(V),,--quiet)
 
 check: engine
 	@infra/host/check.sh $(AS_JSON)
@@ -134,5 +137,8 @@ lint: engine $(VENV)/.installed ## ruff, mypy, shellcheck, hadolint, yamllint, c
 test-unit: $(VENV)/.installed ## Tests that need no container
 	@$(VENV)/bin/pytest tests/unit
 
-test: lint up ## Every test, against the running stack; sets up all it needs
-	@$(VENV)/bin/pytest
+test: lint up ## Lint, unit tests, the running stack, a fault and an operation of each kind
+	@$(VENV)/bin/pytest -m 'not slow'
+
+test-all: test ## Every test
+	@$(VENV)/bin/pytest -m slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Annotated
 
@@ -17,11 +18,13 @@ def register(app: typer.Typer) -> None:
     app.command("growth")(_growth)
 
 
-def _counts(knob: str, text: str) -> tuple[int, ...]:
-    """Return the numbers of a knob; exit code 2 where one is none, or below 1."""
-    parts = [part.strip() for part in text.split(",")]
+def counts(knob: str, text: str) -> tuple[int, ...]:
+    """Return the numbers of a setting; exit code 2 where one is none, or below 1."""
+    parts = re.split(r"\s*,\s*|\s+", text.strip())
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        typer.echo(f"{knob}={text}: must be whole numbers from 1, with commas between", err=True)
+        typer.echo(
+            f"{knob}={text}: must be whole numbers from 1, with commas or spaces between", err=True
+        )
         sys.exit(2)
     return tuple(int(part) for part in parts)
 
@@ -48,7 +51,7 @@ def _load_sql(
     from loadtest.sql.campaign import Campaign, run
 
     campaign = Campaign(
-        clients=_counts("CLIENTS", clients),
+        clients=counts("CLIENTS", clients),
         direct_max=direct_max,
         seconds=seconds,
         repeats=repeats,
@@ -80,7 +83,7 @@ def _compare_lab(
     comparison = Comparison(
         site_years=site_years,
         failure_seconds=failure_seconds,
-        process_counts=_counts("PROCESSES", process_counts),
+        process_counts=counts("PROCESSES", process_counts),
         process_seconds=process_seconds,
     )
     sys.exit(run(comparison, run_directory()))

@@ -21,7 +21,8 @@ READ_ONLY = ["help", "ps", "plan", "plan FULL=yes", "plan JSON=yes", "status", "
 
 # What the tests run by another way than `make TARGET` in a test's own text: by whom, and why.
 ELSEWHERE = {
-    "make test": "this run",
+    "make test": "this run, or the one before it",
+    "make test-all": "this run, or the next",
     "make lint": "make test begins with it",
     "make up": "make test begins with it",
     "make build": "make up begins with it",

@@ -32,7 +32,7 @@ def health_stays_prompt(load: Load, deadline_seconds: float) -> None:
 
 
 @pytest.mark.usefixtures("whole_again")
-@pytest.mark.parametrize("tier", ["postgres", "pgbouncer"])
+@pytest.mark.parametrize("tier", ["postgres", pytest.param("pgbouncer", marks=pytest.mark.slow)])
 def test_a_frozen_tier_is_503_at_the_deadline_and_no_hang(
     stack: Stack, sql: Sql, make_load: MakeLoad, deadline_seconds: float, tier: str
 ) -> None:

@@ -30,6 +30,7 @@ END_RANDOM_BACKENDS = (
 )
 
 
+@pytest.mark.slow
 def test_ending_two_random_backends_a_second_reaches_no_caller(
     sql: Sql, make_load: MakeLoad, deadline_seconds: float
 ) -> None:

@@ -30,6 +30,7 @@ def good_per_second(samples: list[Sample]) -> float:
     return len(good) / (max(one.ended for one in samples) - min(one.started for one in samples))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("whole_again")
 def test_ten_times_overload_is_answered_with_503_and_steady_goodput(
     sql: Sql, make_load: MakeLoad, deadline_seconds: float

@@ -82,6 +82,7 @@ def test_load_reports_what_users_saw(runs: list[Path]) -> None:
     assert any(line.startswith("all ") for line in table)
 
 
+@pytest.mark.slow
 def test_load_fails_beyond_a_threshold(runs: list[Path]) -> None:
     run = start(runs, "load", USERS=2, RUN_SECONDS=3, MAX_P95_MS=0.001)
     assert run.done.returncode == 1
@@ -94,6 +95,7 @@ def test_load_refuses_a_knob_that_cannot_be(runs: list[Path]) -> None:
     assert "SHAPE='wave'" in run.done.stderr
 
 
+@pytest.mark.slow
 def test_locusts_page_is_on_loopback_and_drives_the_load(runs: list[Path]) -> None:
     with ThreadPoolExecutor() as background:
         run = background.submit(start, runs, "load", WEB_PORT=WEB_PORT, RUN_SECONDS=15)
@@ -103,6 +105,7 @@ def test_locusts_page_is_on_loopback_and_drives_the_load(runs: list[Path]) -> No
     assert run.result().read("load")["all"]["count"] > 0
 
 
+@pytest.mark.slow
 def test_pgbench_runs_on_both_paths_without_hanging(runs: list[Path]) -> None:
     run = start(runs, "load-sql", CLIENTS=8, CASE_SECONDS=1, REPEATS=1, SCALE=1)
     assert run.done.returncode == 0, run.done.stderr[-3000:]
@@ -115,6 +118,7 @@ def test_pgbench_runs_on_both_paths_without_hanging(runs: list[Path]) -> None:
     assert all(one["tps"] > 0 for one in found)
 
 
+@pytest.mark.slow
 def test_compare_finds_equal_results_and_counts_failures(runs: list[Path]) -> None:
     run = start(
         runs,
@@ -133,6 +137,7 @@ def test_compare_finds_equal_results_and_counts_failures(runs: list[Path]) -> No
     assert lab["ways"]["pool_pgbouncer"]["failed_operations"] == 0
 
 
+@pytest.mark.slow
 def test_isolation_probes_every_phase(runs: list[Path]) -> None:
     run = start(runs, "isolation", PHASE_SECONDS=2, REPEATS=1, RATE=10, MAX_RATIO=1000)
     assert run.done.returncode == 0, run.done.stderr[-3000:]
@@ -140,6 +145,7 @@ def test_isolation_probes_every_phase(runs: list[Path]) -> None:
     assert [one["all"]["count"] for one in phases.values()] == [20, 20, 20]
 
 
+@pytest.mark.slow
 def test_tune_measures_live_and_puts_back_what_was(runs: list[Path], console: AdminConsole) -> None:
     before = _pool_sizes(console)
     run = start(runs, "tune", MINUTES=0.6, REPEATS=1, POINT_SECONDS=1, USERS=2)
@@ -159,6 +165,7 @@ def test_tune_measures_live_and_puts_back_what_was(runs: list[Path], console: Ad
     assert len(recommended) > len((ENV_DIR / "stack.env").read_text("utf-8")) / 2
 
 
+@pytest.mark.slow
 def test_soak_samples_every_tier(runs: list[Path]) -> None:
     run = start(runs, "soak", MINUTES=0.3, USERS=2, MAX_P95_MS=60_000)
     assert run.done.returncode == 0, run.done.stderr[-3000:]
@@ -178,6 +185,7 @@ def results_page() -> Iterator[Path]:
         page.write_bytes(before)
 
 
+@pytest.mark.slow
 def test_runs_are_listed_and_written_down(runs: list[Path], results_page: Path) -> None:
     run = start(runs, "load", USERS=2, RUN_SECONDS=3, MAX_P95_MS=60_000)
     for target in ("report", "results"):
@@ -191,6 +199,7 @@ def test_runs_are_listed_and_written_down(runs: list[Path], results_page: Path) 
     assert "what was to be shown" in written
 
 
+@pytest.mark.slow
 def test_nothing_of_the_lab_is_left(stack: Stack) -> None:
     label = {"label": f"com.docker.compose.project={stack.project}"}
     names = {one.name for one in stack.client.volumes.list(filters=label)}

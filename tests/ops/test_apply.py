@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import cycle, islice
 
+import pytest
+
 from tests.faults import oracle
 from tests.faults.load import Load
 from tests.fix_faults import wait_for_traffic
@@ -97,6 +99,7 @@ def check_in_force(stack: Stack, console: AdminConsole, sql: Sql, knobs: dict[st
     assert limits["risk_worker"] >= pooled * replicas
 
 
+@pytest.mark.slow
 def test_twenty_applies_that_grow_and_shrink_every_pool_fail_no_request(
     stack: Stack,
     console: AdminConsole,
@@ -269,6 +272,7 @@ def test_a_killed_apply_leaves_a_stack_that_the_next_one_finishes(
     check_in_force(stack, console, sql, SIZES[2])
 
 
+@pytest.mark.slow
 def test_with_restart_what_was_held_back_is_in_force_in_the_end(
     stack: Stack,
     console: AdminConsole,

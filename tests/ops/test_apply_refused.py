@@ -116,6 +116,7 @@ def test_a_bad_secret_is_refused_by_name_and_the_old_configuration_serves(
     assert OLD_SERVES in done.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("service", ["pgbouncer", "worker"])
 def test_an_unreachable_process_is_named_and_the_old_configuration_serves(
     stack: Stack,
@@ -149,6 +150,7 @@ def test_a_stopped_replica_is_reported_and_the_old_configuration_serves(
     assert witness.compiled(stack) == before
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_in_the_middle_brings_the_old_configuration_back(
     stack: Stack,
     console: AdminConsole,

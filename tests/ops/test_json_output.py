@@ -26,6 +26,7 @@ def names(stack: Stack, service: str) -> set[str]:
     return {str(one.name) for one in stack.containers(service)}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("whole_again")
 def test_a_rolling_restart_tells_of_every_replica(stack: Stack, ops: Commands, env: EnvDir) -> None:
     replicas = names(stack, "pgbouncer")
@@ -38,6 +39,7 @@ def test_a_rolling_restart_tells_of_every_replica(stack: Stack, ops: Commands, e
     assert "host:" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("whole_again")
 def test_a_restart_of_postgres_tells_how_long_clients_waited(ops: Commands, env: EnvDir) -> None:
     done = ops.script("restart-postgres.sh", "--json", env=env)
@@ -47,6 +49,7 @@ def test_a_restart_of_postgres_tells_how_long_clients_waited(ops: Commands, env:
     assert 0 < commands["restart postgres"]["paused_seconds"] < PAUSE_MAX_SECONDS
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("whole_again")
 def test_a_restart_of_the_app_tells_of_every_process(
     stack: Stack, ops: Commands, env: EnvDir
@@ -80,6 +83,7 @@ def test_a_secret_that_cannot_be_used_is_named_in_the_document(given: Given) -> 
     assert done.document["secrets"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("whole_again")
 def test_a_rotation_names_the_servers_that_show_new_certificates(
     stack: Stack, ops: Commands

@@ -95,6 +95,7 @@ def test_a_restart_fails_no_request_and_loses_no_task(
     check(load, sql, deadline_seconds)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("whole_again", "own_settings_again")
 def test_what_takes_a_restart_is_in_force_after_it(
     operator: Operator, ops: Commands, env: EnvDir, sql: Sql, make_load: MakeLoad
@@ -116,6 +117,7 @@ def test_what_takes_a_restart_is_in_force_after_it(
     check_writes(load, sql)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("whole_again")
 def test_three_restarts_in_a_row_under_load_fail_no_request(
     sql: Sql, ops: Commands, env: EnvDir, make_load: MakeLoad, deadline_seconds: float
@@ -129,6 +131,7 @@ def test_three_restarts_in_a_row_under_load_fail_no_request(
     check(load, sql, deadline_seconds)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("whole_again")
 def test_a_successor_that_is_not_ready_leaves_the_old_process_serving(
     stack: Stack,

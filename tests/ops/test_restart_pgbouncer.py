@@ -75,6 +75,7 @@ def test_a_rolling_restart_of_every_replica_fails_no_request(
     check(load, sql, deadline_seconds)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("whole_again")
 def test_a_changed_definition_replaces_every_container_and_fails_no_request(
     stack: Stack,
@@ -113,6 +114,7 @@ def images(stack: Stack) -> Iterator[tuple[Image, Image]]:
     stack.client.images.remove(f"{name}-rebuilt")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("whole_again")
 def test_an_image_upgrade_and_the_way_back_fail_no_request(
     stack: Stack,

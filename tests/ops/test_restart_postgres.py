@@ -142,6 +142,7 @@ def test_an_open_transaction_is_named_and_nothing_is_paused(
     check_no_failure(load)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("whole_again")
 @pytest.mark.parametrize("end", ["SIGKILL", "SIGTERM", "freeze"])
 def test_an_operator_that_ends_while_paused_leaves_no_pause(

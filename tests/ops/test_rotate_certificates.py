@@ -57,7 +57,13 @@ def trust(stack: Stack, authority: str, host: str, port: int) -> str:
 
 
 @pytest.mark.usefixtures("whole_again")
-@pytest.mark.parametrize("options", [(), ("--ca",)], ids=["certificates", "and CA"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param((), id="certificates"),
+        pytest.param(("--ca",), id="and CA", marks=pytest.mark.slow),
+    ],
+)
 def test_certificates_are_rotated_under_load_without_a_failure(
     stack: Stack,
     sql: Sql,
@@ -101,6 +107,7 @@ PUT_PAIR = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("whole_again")
 def test_after_a_new_ca_pgbouncer_refuses_a_server_with_the_old_certificate(
     stack: Stack, sql: Sql, console: AdminConsole, ops: Commands, secrets: Secrets

@@ -62,6 +62,7 @@ def test_passwords_are_rotated_under_load_without_a_failure_and_the_old_are_refu
     check_nothing_left(sql, seconds=240)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("whole_again")
 def test_server_connections_that_end_all_the_time_do_not_make_a_rotation_fail_requests(
     stack: Stack, sql: Sql, ops: Commands, make_load: MakeLoad
@@ -80,6 +81,7 @@ def test_server_connections_that_end_all_the_time_do_not_make_a_rotation_fail_re
     check_writes(load, sql)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("whole_again")
 @pytest.mark.parametrize("moment", ["begun", "files", "switched"])
 def test_a_rotation_that_was_killed_is_finished_by_running_it_again(

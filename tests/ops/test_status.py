@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from tests.fix_faults import MakeLoad, frozen, wait_for_traffic
 from tests.fix_host import Host
 from tests.fix_stack import Stack, poll
@@ -49,6 +51,7 @@ def test_every_process_is_shown_with_its_numbers_under_load(
     assert document["bottleneck"]["line"]
 
 
+@pytest.mark.slow
 def test_a_frozen_process_is_named_and_the_rest_still_shown(stack: Stack, host: Host) -> None:
     victim = stack.containers("worker")[0]
     with frozen([victim]):

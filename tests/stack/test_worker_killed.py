@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.fix_api import SEOUL, Api, assessment_body
 from tests.fix_sql import Sql
 from tests.fix_stack import Stack, poll
@@ -11,6 +13,7 @@ TASKS_OF_A_SITE = 4 * 80
 RESULTS_OF_A_TASK = 9
 
 
+@pytest.mark.slow
 def test_sigkill_in_mid_assessment_leaves_every_task_done_and_each_result_once(
     stack: Stack, api: Api, sql: Sql
 ) -> None:

@@ -9,6 +9,11 @@ from typer.testing import CliRunner
 from loadtest import measuring
 
 
+@pytest.mark.parametrize("value", ["8,64", "8 64", " 8, 64 "])
+def test_counts_may_have_commas_or_spaces_between(value: str) -> None:
+    assert measuring.counts("CLIENTS", value) == (8, 64)
+
+
 @pytest.mark.parametrize(
     ("command", "knob"), [("load-sql", "CLIENTS"), ("compare-lab", "PROCESSES")]
 )
