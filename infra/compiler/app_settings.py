@@ -2,8 +2,9 @@
 
 from decimal import Decimal
 
-from infra.compiler import control, roles
+from infra.compiler import control
 from infra.compiler.knobs import Values
+from infra.compiler.names import API, DATABASE, OWNER, WORKER, Client
 from infra.compiler.wording import seconds
 
 Section = dict[str, object]
@@ -21,8 +22,8 @@ def api(values: Values) -> Section:
     return {
         "service": "api",
         "http": _api_http(values),
-        "database": _pooled(values, "api", "risk", roles.API),
-        "pool": _pool(values, "API"),
+        "database": _pooled(values, API),
+        "pool": _pool(values, API),
         "limits": {"sites_max": values.integer("API_SITES_MAX")},
         "log": _log(values),
         "control": control.served("api"),
@@ -34,8 +35,8 @@ def worker(values: Values) -> Section:
     return {
         "service": "worker",
         "http": _status_http(values),
-        "database": _pooled(values, "worker", "risk_batch", roles.WORKER),
-        "pool": _pool(values, "WORKER"),
+        "database": _pooled(values, WORKER),
+        "pool": _pool(values, WORKER),
         "worker": _work(values),
         "log": _log(values),
         "control": control.served("worker"),
@@ -47,7 +48,7 @@ def migrate(values: Values) -> Section:
     target = {"host": "postgres", "port": 5432, "load_balance_hosts": "disable"}
     return {
         "service": "migrate",
-        "database": _database(values, "migrate", "risk", roles.OWNER) | target,
+        "database": _database(values, "migrate", DATABASE, OWNER) | target,
         "reference": {"grid_degrees": float(values.number("REFERENCE_GRID_DEGREES"))},
         "log": _log(values),
     }
@@ -77,9 +78,9 @@ def _status_http(values: Values) -> Section:
     }
 
 
-def _pooled(values: Values, service: str, dbname: str, user: str) -> Section:
+def _pooled(values: Values, client: Client) -> Section:
     target = {"host": "pgbouncer", "port": 6432, "load_balance_hosts": "random"}
-    return _database(values, service, dbname, user) | target
+    return _database(values, client.service, client.entry, client.role) | target
 
 
 def _database(values: Values, service: str, dbname: str, user: str) -> Section:
@@ -100,19 +101,19 @@ def _database(values: Values, service: str, dbname: str, user: str) -> Section:
     }
 
 
-def _pool(values: Values, path: str) -> Section:
+def _pool(values: Values, client: Client) -> Section:
     return {
-        "min_size": values.integer(f"{path}_POOL_MIN_SIZE"),
-        "max_size": values.integer(f"{path}_POOL_MAX_SIZE"),
-        "timeout_seconds": _seconds(values, f"{path}_POOL_TIMEOUT_MS"),
-        "max_waiting": values.integer(f"{path}_POOL_MAX_WAITING"),
+        "min_size": values.integer(client.pool_min_size),
+        "max_size": values.integer(client.pool_max_size),
+        "timeout_seconds": _seconds(values, client.pool_timeout),
+        "max_waiting": values.integer(client.pool_max_waiting),
         "max_lifetime_seconds": _seconds(values, "APP_POOL_MAX_LIFETIME_SECONDS"),
         "max_idle_seconds": _seconds(values, "APP_POOL_MAX_IDLE_SECONDS"),
         "reconnect_timeout_seconds": _seconds(values, "APP_POOL_RECONNECT_TIMEOUT_SECONDS"),
         "num_workers": values.integer("APP_POOL_CONNECTORS"),
         "check_idle_seconds": _seconds(values, "APP_POOL_CHECK_IDLE_SECONDS"),
-        "leak_threshold_seconds": _seconds(values, f"{path}_POOL_LEAK_THRESHOLD_SECONDS"),
-        "retry_budget_seconds": _seconds(values, f"{path}_RETRY_BUDGET_SECONDS"),
+        "leak_threshold_seconds": _seconds(values, client.leak_threshold),
+        "retry_budget_seconds": _seconds(values, client.retry_budget),
         "retry_attempts_max": values.integer("APP_RETRY_ATTEMPTS_MAX"),
     }
 

@@ -11,6 +11,7 @@ from typing import Final
 from infra.compiler import connections, derive, measured
 from infra.compiler.faults import Fault
 from infra.compiler.knobs import UnavailableError, Values
+from infra.compiler.names import CLIENTS
 from infra.compiler.timing import TIME_RULES
 from infra.compiler.wording import Rule, at_most, shown
 
@@ -36,9 +37,7 @@ def server_connections(values: Values) -> Iterator[str]:
 
 def _pool_sizes(values: Values) -> str:
     sizes = [
-        f"PGBOUNCER_{kind}_{part}_SIZE"
-        for kind in ("INTERACTIVE", "BATCH")
-        for part in ("POOL", "RESERVE")
+        name for client in CLIENTS for name in (client.server_pool_size, client.server_reserve_size)
     ]
     return f"{shown(values, *sizes)}, monitor={connections.MONITOR_POOL_SIZE}"
 
@@ -82,12 +81,8 @@ def pgbouncer_memory(values: Values) -> Iterator[str]:
 
 def pool_sizes(values: Values) -> Iterator[str]:
     """Rule 3: no pool keeps more open than it may have; no thread waits for a thread."""
-    pairs = (
-        ("API_POOL_MIN_SIZE", "API_POOL_MAX_SIZE"),
-        ("WORKER_POOL_MIN_SIZE", "WORKER_POOL_MAX_SIZE"),
-        ("PGBOUNCER_INTERACTIVE_MIN_POOL_SIZE", "PGBOUNCER_INTERACTIVE_POOL_SIZE"),
-        ("PGBOUNCER_BATCH_MIN_POOL_SIZE", "PGBOUNCER_BATCH_POOL_SIZE"),
-    )
+    pairs = [(client.pool_min_size, client.pool_max_size) for client in CLIENTS]
+    pairs += [(client.server_min_pool_size, client.server_pool_size) for client in CLIENTS]
     for low, high in pairs:
         yield from at_most(values, low, high, "a minimum cannot exceed its maximum")
 
@@ -134,8 +129,8 @@ def oversized_pools(values: Values) -> Iterator[str]:
     """Warn of more server connections than 2 x cores in one pool that no measurement backs."""
     enough = 2 * values.number("POSTGRES_CPUS")
     replicas = values.integer("PGBOUNCER_REPLICAS")
-    for kind in ("INTERACTIVE", "BATCH"):
-        name = f"PGBOUNCER_{kind}_POOL_SIZE"
+    for client in CLIENTS:
+        name = client.server_pool_size
         if values.integer(name) * replicas > enough and (why := _unmeasured(values, name)):
             yield (
                 f"{shown(values, name)} x {replicas} replicas is more than 2 x "

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
+from infra.compiler import names
 from infra.compiler.knobs import Values
+from infra.compiler.names import Client
 
 # One server connection of the database entry risk_monitor in each replica.
 MONITOR_POOL_SIZE = 1
@@ -29,19 +31,18 @@ class Pool:
 def pools(values: Values) -> tuple[Pool, ...]:
     """Return the entries of one replica."""
     return (
-        _pool(values, "risk", "risk_api", "INTERACTIVE"),
-        _pool(values, "risk_batch", "risk_worker", "BATCH"),
-        Pool("risk_monitor", "sluice_monitor", MONITOR_POOL_SIZE, 0, MONITOR_POOL_SIZE),
+        *(_pool(values, client) for client in names.CLIENTS),
+        Pool(names.MONITOR_ENTRY, names.MONITOR, MONITOR_POOL_SIZE, 0, MONITOR_POOL_SIZE),
     )
 
 
-def _pool(values: Values, entry: str, user: str, kind: str) -> Pool:
+def _pool(values: Values, client: Client) -> Pool:
     return Pool(
-        entry,
-        user,
-        values.integer(f"PGBOUNCER_{kind}_POOL_SIZE"),
-        values.integer(f"PGBOUNCER_{kind}_RESERVE_SIZE"),
-        values.integer(f"PGBOUNCER_{kind}_MIN_POOL_SIZE"),
+        client.entry,
+        client.role,
+        values.integer(client.server_pool_size),
+        values.integer(client.server_reserve_size),
+        values.integer(client.server_min_pool_size),
     )
 
 
@@ -57,8 +58,13 @@ def pooled(values: Values) -> int:
 
 def direct(values: Values) -> int:
     """Return the sessions that do not come through PgBouncer."""
-    kinds = ("OWNER", "OPERATOR", "MONITOR", "BACKUP")
-    return sum(values.integer(f"POSTGRES_{kind}_CONNECTIONS") for kind in kinds)
+    settings = (
+        "POSTGRES_OWNER_CONNECTIONS",
+        "POSTGRES_OPERATOR_CONNECTIONS",
+        "POSTGRES_MONITOR_CONNECTIONS",
+        "POSTGRES_BACKUP_CONNECTIONS",
+    )
+    return sum(map(values.integer, settings))
 
 
 def reserved(values: Values) -> int:
@@ -108,7 +114,7 @@ def role_limits(values: Values) -> dict[str, int]:
     replicas = values.integer("PGBOUNCER_REPLICAS")
     room = max(spare(values), 0)
     limits = {pool.user: pool.limit * replicas + room for pool in pools(values)}
-    limits["sluice_monitor"] += values.integer("POSTGRES_MONITOR_CONNECTIONS") - room
-    limits["sluice_operator"] = values.integer("POSTGRES_OPERATOR_CONNECTIONS")
-    limits["risk_owner"] = values.integer("POSTGRES_OWNER_CONNECTIONS")
+    limits[names.MONITOR] += values.integer("POSTGRES_MONITOR_CONNECTIONS") - room
+    limits[names.OPERATOR] = values.integer("POSTGRES_OPERATOR_CONNECTIONS")
+    limits[names.OWNER] = values.integer("POSTGRES_OWNER_CONNECTIONS")
     return limits

@@ -2,13 +2,12 @@
 
 from decimal import Decimal
 
-from infra.compiler import connections, control, derive, roles
+from infra.compiler import connections, control, derive, names
 from infra.compiler.knobs import Value, Values
 
 Section = dict[str, object]
 
 _CONFIG_DIR = "/etc/sluice/ops"
-_PAUSE = ("DRAIN_SECONDS", "MAX_SECONDS", "QUERY_WAIT_TIMEOUT_SECONDS", "DEAD_MAN_SECONDS")
 
 
 def ops(values: Values) -> Section:
@@ -17,7 +16,7 @@ def ops(values: Values) -> Section:
         "postgres": {
             "host": "postgres",
             "port": 5432,
-            "dbname": "risk",
+            "dbname": names.DATABASE,
             "processors": derive.processors(values),
         },
         "pgbouncer": {
@@ -27,16 +26,21 @@ def ops(values: Values) -> Section:
             "replicas": values.integer("PGBOUNCER_REPLICAS"),
         },
         "users": {
-            "owner": _user(roles.OWNER, "owner"),
-            "operator": _user(roles.OPERATOR, "operator"),
-            "monitor": _user(roles.MONITOR, "monitor"),
+            "owner": _user(names.OWNER, "owner"),
+            "operator": _user(names.OPERATOR, "operator"),
+            "monitor": _user(names.MONITOR, "monitor"),
         },
         "sslmode": "verify-full",
         "sslrootcert": f"{_CONFIG_DIR}/ca.crt",
         "connect_timeout_seconds": values.integer("APP_CONNECT_TIMEOUT_SECONDS"),
         "control": control.called(values, _CONFIG_DIR),
         "worker_replicas": values.integer("WORKER_REPLICAS"),
-        "pause": {name.lower(): values.integer(f"PAUSE_{name}") for name in _PAUSE},
+        "pause": {
+            "drain_seconds": values.integer("PAUSE_DRAIN_SECONDS"),
+            "max_seconds": values.integer("PAUSE_MAX_SECONDS"),
+            "query_wait_timeout_seconds": values.integer("PAUSE_QUERY_WAIT_TIMEOUT_SECONDS"),
+            "dead_man_seconds": values.integer("PAUSE_DEAD_MAN_SECONDS"),
+        },
         "budget": budget(values),
     }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from infra.compiler import app_settings, connections, control, derive, ops_settings, roles
+from infra.compiler import app_settings, connections, control, derive, names, ops_settings, roles
 from infra.compiler.certificates import Certificates
 from infra.compiler.knobs import Values
 
@@ -78,16 +78,16 @@ def _server_files(inputs: Inputs, tier: str) -> Iterator[Rendered]:
 
 def _pgpass(inputs: Inputs) -> bytes:
     """Return the health check's password file: any host, port and database."""
-    password = inputs.passwords[roles.MONITOR].replace("\\", "\\\\").replace(":", "\\:")
-    return f"# {GENERATED}\n*:*:*:{roles.MONITOR}:{password}\n".encode()
+    password = inputs.passwords[names.MONITOR].replace("\\", "\\\\").replace(":", "\\:")
+    return f"# {GENERATED}\n*:*:*:{names.MONITOR}:{password}\n".encode()
 
 
 def _app(inputs: Inputs) -> Iterator[Rendered]:
     values = inputs.values
     services = {
-        "api": (app_settings.api(values), roles.API),
-        "worker": (app_settings.worker(values), roles.WORKER),
-        "migrate": (app_settings.migrate(values), roles.OWNER),
+        "api": (app_settings.api(values), names.API.role),
+        "worker": (app_settings.worker(values), names.WORKER.role),
+        "migrate": (app_settings.migrate(values), names.OWNER),
     }
     for service, (settings, role) in services.items():
         yield _secret(f"app/{service}.json", service, _json(settings))
@@ -111,7 +111,7 @@ def _ops(inputs: Inputs) -> Iterator[Rendered]:
     yield _secret("ops/ops.json", "root", _json(ops_settings.ops(inputs.values)))
     yield _secret("ops/compiled.json", "root", _json(ops_settings.compiled(inputs.values)))
     yield _secret("ops/ca.crt", "root", inputs.certificates.trusted)
-    users = {"operator": roles.OPERATOR, "monitor": roles.MONITOR, "owner": roles.OWNER}
+    users = {"operator": names.OPERATOR, "monitor": names.MONITOR, "owner": names.OWNER}
     for name, role in users.items():
         yield _secret(f"ops/{name}.password", "root", inputs.passwords[role].encode())
     for alias, token in inputs.tokens.items():
@@ -149,6 +149,6 @@ def _context(values: Values, verifiers: dict[str, str]) -> dict[str, object]:
         "derived": derive.derived_settings(values),
         "pools": connections.pools(values),
         "roles": roles.login_roles(values, verifiers),
-        "pooled_roles": roles.POOLED_ROLES,
+        "pooled_roles": names.POOLED_ROLES,
         "verifiers": verifiers,
     }

@@ -1,18 +1,10 @@
-"""The fixed login roles of the stack and the limits each is created with."""
+"""The login roles of the stack and the limits each is created with."""
 
 from dataclasses import dataclass, field
 
-from infra.compiler import connections
+from infra.compiler import connections, names
 from infra.compiler.knobs import Values
-
-OWNER = "risk_owner"
-API = "risk_api"
-WORKER = "risk_worker"
-MONITOR = "sluice_monitor"
-OPERATOR = "sluice_operator"
-LOGIN_ROLES = (OWNER, API, WORKER, MONITOR, OPERATOR)
-# Those that PgBouncer lets in; the owner is direct only.
-POOLED_ROLES = (API, WORKER, MONITOR, OPERATOR)
+from infra.compiler.names import Client
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,22 +37,22 @@ _OPERATOR_TIMEOUTS = Timeouts(2000, 60_000, 70_000, 80_000)
 
 
 def login_roles(values: Values, verifiers: dict[str, str]) -> tuple[Role, ...]:
-    """Return every login role with its limits, in the order of LOGIN_ROLES."""
+    """Return every login role with its limits, in the order of names.LOGIN_ROLES."""
     limits = connections.role_limits(values)
     timeouts = {
-        OWNER: _OWNER_TIMEOUTS,
-        API: _from_knobs(values, "API"),
-        WORKER: _from_knobs(values, "WORKER"),
-        MONITOR: _MONITOR_TIMEOUTS,
-        OPERATOR: _OPERATOR_TIMEOUTS,
-    }
-    return tuple(Role(name, verifiers[name], limits[name], timeouts[name]) for name in LOGIN_ROLES)
+        names.OWNER: _OWNER_TIMEOUTS,
+        names.MONITOR: _MONITOR_TIMEOUTS,
+        names.OPERATOR: _OPERATOR_TIMEOUTS,
+    } | {client.role: _of_client(values, client) for client in names.CLIENTS}
+    return tuple(
+        Role(name, verifiers[name], limits[name], timeouts[name]) for name in names.LOGIN_ROLES
+    )
 
 
-def _from_knobs(values: Values, path: str) -> Timeouts:
+def _of_client(values: Values, client: Client) -> Timeouts:
     return Timeouts(
-        values.integer(f"{path}_LOCK_TIMEOUT_MS"),
-        values.integer(f"{path}_STATEMENT_TIMEOUT_MS"),
-        values.integer(f"{path}_IDLE_IN_TRANSACTION_TIMEOUT_MS"),
-        values.integer(f"{path}_TRANSACTION_TIMEOUT_MS"),
+        values.integer(client.lock_timeout),
+        values.integer(client.statement_timeout),
+        values.integer(client.idle_in_transaction_timeout),
+        values.integer(client.transaction_timeout),
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from infra.compiler import control, scram
 from infra.compiler.faults import Fault
-from infra.compiler.roles import LOGIN_ROLES
+from infra.compiler.names import LOGIN_ROLES
 
 PASSWORD_MIN_CHARACTERS = 16
 PASSWORD_MAX_CHARACTERS = 128

@@ -5,41 +5,29 @@ from itertools import pairwise
 from typing import Final
 
 from infra.compiler.knobs import Values
+from infra.compiler.names import CLIENTS
 from infra.compiler.wording import Rule, not_longer, seconds, shorter, shown
-
-_ORDER: Final = (
-    "{}_LOCK_TIMEOUT_MS",
-    "{}_STATEMENT_TIMEOUT_MS",
-    "{}_IDLE_IN_TRANSACTION_TIMEOUT_MS",
-    "{}_TRANSACTION_TIMEOUT_MS",
-    "{}_QUERY_TIMEOUT_SECONDS",
-)
-_DEADLINES: Final = {
-    "API": "API_REQUEST_DEADLINE_SECONDS",
-    "WORKER": "WORKER_BATCH_DEADLINE_SECONDS",
-}
 
 
 def ordered_timeouts(values: Values) -> Iterator[str]:
     """Rule 4: lock < statement < idle in transaction < transaction < query < deadline."""
-    for path, deadline in _DEADLINES.items():
-        names = [*(name.format(path) for name in _ORDER), deadline]
-        for low, high in pairwise(names):
+    for client in CLIENTS:
+        for low, high in pairwise(client.timeouts):
             yield from shorter(values, low, high, "the shorter timeout must end it first")
 
 
 def pool_waits(values: Values) -> Iterator[str]:
     """Rule 4: waiting for a connection leaves time for an answer."""
-    for path, deadline in _DEADLINES.items():
+    for client in CLIENTS:
         reason = "nothing would be left of the deadline"
-        yield from shorter(values, f"{path}_POOL_TIMEOUT_MS", deadline, reason)
+        yield from shorter(values, client.pool_timeout, client.deadline, reason)
 
 
 def queue_and_statement(values: Values) -> Iterator[str]:
     """Rule 4: a query that was queued to the last moment still finishes in time."""
     queue = "PGBOUNCER_QUERY_WAIT_TIMEOUT_SECONDS"
-    for path, deadline in _DEADLINES.items():
-        statement = f"{path}_STATEMENT_TIMEOUT_MS"
+    for client in CLIENTS:
+        statement, deadline = client.statement_timeout, client.deadline
         total = seconds(values, queue) + seconds(values, statement)
         if total >= seconds(values, deadline):
             yield (
@@ -50,10 +38,9 @@ def queue_and_statement(values: Values) -> Iterator[str]:
 
 def retries_and_leaks(values: Values) -> Iterator[str]:
     """Retries end, and a leak is reported, no later than the deadline."""
-    for path, deadline in _DEADLINES.items():
-        budget = f"{path}_RETRY_BUDGET_SECONDS"
+    for client in CLIENTS:
+        budget, leak, deadline = client.retry_budget, client.leak_threshold, client.deadline
         yield from not_longer(values, budget, deadline, "retries must end with the deadline")
-        leak = f"{path}_POOL_LEAK_THRESHOLD_SECONDS"
         yield from not_longer(values, leak, deadline, "a leak must show before the deadline")
 
 

@@ -4,16 +4,7 @@ from dataclasses import dataclass
 
 from infra.compiler import connections, derive
 from infra.compiler.knobs import Values
-
-_TIMES = (
-    "{}_LOCK_TIMEOUT_MS",
-    "{}_STATEMENT_TIMEOUT_MS",
-    "{}_IDLE_IN_TRANSACTION_TIMEOUT_MS",
-    "{}_TRANSACTION_TIMEOUT_MS",
-    "{}_QUERY_TIMEOUT_SECONDS",
-)
-_DEADLINES = {"API": "API_REQUEST_DEADLINE_SECONDS", "WORKER": "WORKER_BATCH_DEADLINE_SECONDS"}
-_WAITS = ("PGBOUNCER_QUERY_WAIT_TIMEOUT_SECONDS", "API_POOL_TIMEOUT_MS", "WORKER_POOL_TIMEOUT_MS")
+from infra.compiler.names import CLIENTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +78,9 @@ def _memory(values: Values) -> dict[tuple[str, str, str], float]:
 
 
 def _timeouts(values: Values) -> dict[tuple[str, str, str], float]:
-    names = [time.format(path) for path in _DEADLINES for time in _TIMES]
-    names += [*_DEADLINES.values(), *_WAITS]
-    return {("time", name, _unit(name)): float(values.number(name)) for name in names}
+    times = [name for client in CLIENTS for name in (*client.timeouts, client.pool_timeout)]
+    times.append("PGBOUNCER_QUERY_WAIT_TIMEOUT_SECONDS")
+    return {("time", name, _unit(name)): float(values.number(name)) for name in times}
 
 
 def _unit(name: str) -> str:

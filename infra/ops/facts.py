@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Final
 
-from infra.compiler import app_settings, connections, roles
+from infra.compiler import app_settings, connections, names, roles
 from infra.compiler.knobs import Values
 from infra.compiler.render import template
 from infra.ops.postgres_admin import RoleInForce, Setting
@@ -36,7 +36,7 @@ _UNIT_OF_ROW: Final = re.compile(r"(\d*)([A-Za-z]+)\Z")
 _LINE: Final = re.compile(r"([a-z_.]+) = (.+)\Z")
 _ENTRY_FIELDS: Final = ("pool_size", "reserve_pool_size", "min_pool_size", "max_connections")
 # Facts hold no secret.
-_NO_VERIFIERS: Final = dict.fromkeys(roles.LOGIN_ROLES, "")
+_NO_VERIFIERS: Final = dict.fromkeys(names.LOGIN_ROLES, "")
 # The one setting that PgBouncer reads as octal and shows as decimal.
 _OCTAL: Final = "unix_socket_mode"
 

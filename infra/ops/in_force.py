@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
-from infra.compiler import catalogue, roles
+from infra.compiler import catalogue, names
 from infra.compiler.knobs import Value, Values
 from infra.ops import app_control, facts, pgbouncer_admin
 from infra.ops.app_control import Control
@@ -17,7 +17,7 @@ from infra.ops.settings import OpsSettings
 from infra.ops.targets import Target, everywhere, first_line, resolve
 
 # A role cannot change its own limit, and the operator's is set by roles.sql.
-_OWN_LIMIT: Final = f"roles.{roles.OPERATOR}.connection_limit"
+_OWN_LIMIT: Final = f"roles.{names.OPERATOR}.connection_limit"
 TIERS: Final = ("postgres", "pgbouncer", "api", "worker")
 # How many processes a tier has is in force when they run, whatever was compiled.
 _COUNTS: Final = {"pgbouncer": "PGBOUNCER_REPLICAS", "worker": "WORKER_REPLICAS"}
@@ -109,7 +109,7 @@ def _postgres(settings: OpsSettings) -> Iterable[Process]:
         try:
             with PostgresAdmin(settings) as admin:
                 rows = admin.settings()
-                found = facts.of_postgres(rows, admin.roles(list(roles.LOGIN_ROLES)))
+                found = facts.of_postgres(rows, admin.roles(list(names.LOGIN_ROLES)))
         except Exception as error:
             yield Process("postgres", str(address), {}, error=first_line(error))
         else:

@@ -9,7 +9,10 @@ from decimal import Decimal
 from typing import Final
 
 from infra.compiler.knobs import Knob, Value
+from infra.compiler.names import CLIENTS, OPERATOR, OWNER
 from infra.ops.facts import Fact
+
+_MILLISECONDS: Final = Decimal(1000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,83 +35,81 @@ def read(knob: Knob, source: Source, found: Fact) -> Value:
 
 def _pgbouncer() -> dict[str, Source]:
     config = {
-        "MAX_CLIENT_CONNECTIONS": "max_client_conn",
-        "RESERVE_TIMEOUT_SECONDS": "reserve_pool_timeout",
-        "QUERY_WAIT_TIMEOUT_SECONDS": "query_wait_timeout",
-        "SERVER_CONNECT_TIMEOUT_SECONDS": "server_connect_timeout",
-        "SERVER_LOGIN_RETRY_SECONDS": "server_login_retry",
-        "CLIENT_LOGIN_TIMEOUT_SECONDS": "client_login_timeout",
-        "SERVER_LIFETIME_SECONDS": "server_lifetime",
-        "SERVER_IDLE_TIMEOUT_SECONDS": "server_idle_timeout",
-        "DNS_MAX_TTL_SECONDS": "dns_max_ttl",
-        "MAX_PREPARED_STATEMENTS": "max_prepared_statements",
+        "PGBOUNCER_MAX_CLIENT_CONNECTIONS": "max_client_conn",
+        "PGBOUNCER_RESERVE_TIMEOUT_SECONDS": "reserve_pool_timeout",
+        "PGBOUNCER_QUERY_WAIT_TIMEOUT_SECONDS": "query_wait_timeout",
+        "PGBOUNCER_SERVER_CONNECT_TIMEOUT_SECONDS": "server_connect_timeout",
+        "PGBOUNCER_SERVER_LOGIN_RETRY_SECONDS": "server_login_retry",
+        "PGBOUNCER_CLIENT_LOGIN_TIMEOUT_SECONDS": "client_login_timeout",
+        "PGBOUNCER_SERVER_LIFETIME_SECONDS": "server_lifetime",
+        "PGBOUNCER_SERVER_IDLE_TIMEOUT_SECONDS": "server_idle_timeout",
+        "PGBOUNCER_DNS_MAX_TTL_SECONDS": "dns_max_ttl",
+        "PGBOUNCER_MAX_PREPARED_STATEMENTS": "max_prepared_statements",
+        "API_QUERY_TIMEOUT_SECONDS": "query_timeout",
     }
-    fields = {
-        "POOL_SIZE": "pool_size",
-        "RESERVE_SIZE": "reserve_pool_size",
-        "MIN_POOL_SIZE": "min_pool_size",
-    }
-    found = {
-        f"PGBOUNCER_{knob}": Source("pgbouncer", f"config.{name}") for knob, name in config.items()
-    }
-    for kind, entry in {"INTERACTIVE": "risk", "BATCH": "risk_batch"}.items():
-        for knob, name in fields.items():
-            source = Source("pgbouncer", f"databases.{entry}.{name}")
-            found[f"PGBOUNCER_{kind}_{knob}"] = source
-    found["API_QUERY_TIMEOUT_SECONDS"] = Source("pgbouncer", "config.query_timeout")
+    found = {name: Source("pgbouncer", f"config.{key}") for name, key in config.items()}
+    for client in CLIENTS:
+        fields = {
+            client.server_pool_size: "pool_size",
+            client.server_reserve_size: "reserve_pool_size",
+            client.server_min_pool_size: "min_pool_size",
+        }
+        found |= {
+            name: Source("pgbouncer", f"databases.{client.entry}.{field}")
+            for name, field in fields.items()
+        }
     return found
 
 
 def _postgres() -> dict[str, Source]:
     settings = {
-        "MAX_CONNECTIONS": "max_connections",
-        "SUPERUSER_RESERVED_CONNECTIONS": "superuser_reserved_connections",
-        "RESERVED_CONNECTIONS": "reserved_connections",
-        "BACKUP_CONNECTIONS": "max_wal_senders",
-        "AUTOVACUUM_WORKERS": "autovacuum_max_workers",
-        "SLOW_STATEMENT_MS": "log_min_duration_statement",
+        "POSTGRES_MAX_CONNECTIONS": "max_connections",
+        "POSTGRES_SUPERUSER_RESERVED_CONNECTIONS": "superuser_reserved_connections",
+        "POSTGRES_RESERVED_CONNECTIONS": "reserved_connections",
+        "POSTGRES_BACKUP_CONNECTIONS": "max_wal_senders",
+        "POSTGRES_AUTOVACUUM_WORKERS": "autovacuum_max_workers",
+        "POSTGRES_SLOW_STATEMENT_MS": "log_min_duration_statement",
     }
-    roles = {"OWNER": "risk_owner", "OPERATOR": "sluice_operator"}
-    times = ("lock", "statement", "idle_in_transaction", "transaction")
-    found = {
-        f"POSTGRES_{knob}": Source("postgres", f"settings.{name}")
-        for knob, name in settings.items()
+    limits = {"POSTGRES_OWNER_CONNECTIONS": OWNER, "POSTGRES_OPERATOR_CONNECTIONS": OPERATOR}
+    found = {name: Source("postgres", f"settings.{key}") for name, key in settings.items()}
+    found |= {
+        name: Source("postgres", f"roles.{role}.connection_limit") for name, role in limits.items()
     }
     found["POSTGRES_MAX_WAL_MB"] = Source("postgres", "settings.max_wal_size", Decimal(1) / 1024)
     found["POSTGRES_CHECKPOINT_TIMEOUT_SECONDS"] = Source(
         "postgres", "settings.checkpoint_timeout", Decimal(1) / 1000
     )
-    for knob, role in roles.items():
-        source = Source("postgres", f"roles.{role}.connection_limit")
-        found[f"POSTGRES_{knob}_CONNECTIONS"] = source
-    for knob, role in {"API": "risk_api", "WORKER": "risk_worker"}.items():
-        for time in times:
-            setting = time if time != "idle_in_transaction" else f"{time}_session"
-            source = Source("postgres", f"roles.{role}.{setting}_timeout")
-            found[f"{knob}_{time.upper()}_TIMEOUT_MS"] = source
+    for client in CLIENTS:
+        times = {
+            client.lock_timeout: "lock_timeout",
+            client.statement_timeout: "statement_timeout",
+            client.idle_in_transaction_timeout: "idle_in_transaction_session_timeout",
+            client.transaction_timeout: "transaction_timeout",
+        }
+        found |= {
+            name: Source("postgres", f"roles.{client.role}.{key}") for name, key in times.items()
+        }
     return found
 
 
 def _app() -> dict[str, Source]:
-    milliseconds = Decimal(1000)
     found: dict[str, Source] = {}
-    for service in ("api", "worker"):
-        pool = {
-            "POOL_MIN_SIZE": Source(service, "pool.min_size"),
-            "POOL_MAX_SIZE": Source(service, "pool.max_size"),
-            "POOL_TIMEOUT_MS": Source(service, "pool.timeout_seconds", milliseconds),
-            "POOL_MAX_WAITING": Source(service, "pool.max_waiting"),
-            "POOL_LEAK_THRESHOLD_SECONDS": Source(service, "pool.leak_threshold_seconds"),
-            "RETRY_BUDGET_SECONDS": Source(service, "pool.retry_budget_seconds"),
-            "SHUTDOWN_GRACE_SECONDS": Source(service, "http.shutdown_grace_seconds"),
+    for client in CLIENTS:
+        found |= {
+            client.pool_min_size: Source(client.service, "pool.min_size"),
+            client.pool_max_size: Source(client.service, "pool.max_size"),
+            client.pool_timeout: Source(client.service, "pool.timeout_seconds", _MILLISECONDS),
+            client.pool_max_waiting: Source(client.service, "pool.max_waiting"),
+            client.leak_threshold: Source(client.service, "pool.leak_threshold_seconds"),
+            client.retry_budget: Source(client.service, "pool.retry_budget_seconds"),
         }
-        found |= {f"{service.upper()}_{knob}": source for knob, source in pool.items()}
-    return found | _api() | _worker(milliseconds)
+    return found | _api() | _worker()
 
 
 def _api() -> dict[str, Source]:
     names = {
         "API_THREADS": "http.threads",
+        "API_SHUTDOWN_GRACE_SECONDS": "http.shutdown_grace_seconds",
         "API_REQUEST_DEADLINE_SECONDS": "http.request_deadline_seconds",
         "API_BODY_MAX_BYTES": "http.max_body_bytes",
         "API_EVENT_STREAMS_MAX": "http.event_streams_max",
@@ -131,14 +132,15 @@ def _api() -> dict[str, Source]:
     return {knob: Source("api", name) for knob, name in names.items()}
 
 
-def _worker(milliseconds: Decimal) -> dict[str, Source]:
+def _worker() -> dict[str, Source]:
     return {
         "WORKER_THREADS": Source("worker", "worker.threads"),
+        "WORKER_SHUTDOWN_GRACE_SECONDS": Source("worker", "http.shutdown_grace_seconds"),
         "WORKER_BATCH_TASKS": Source("worker", "worker.batch_tasks"),
         "WORKER_LEASE_SECONDS": Source("worker", "worker.lease_seconds"),
-        "WORKER_POLL_INTERVAL_MS": Source("worker", "worker.poll_interval_seconds", milliseconds),
+        "WORKER_POLL_INTERVAL_MS": Source("worker", "worker.poll_interval_seconds", _MILLISECONDS),
         "WORKER_TASK_ATTEMPTS_MAX": Source("worker", "worker.attempts_max"),
-        "WORKER_TASK_RETRY_DELAY_MS": Source("worker", "worker.retry_delay_seconds", milliseconds),
+        "WORKER_TASK_RETRY_DELAY_MS": Source("worker", "worker.retry_delay_seconds", _MILLISECONDS),
         "WORKER_BATCH_DEADLINE_SECONDS": Source("worker", "worker.batch_deadline_seconds"),
     }
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from infra.compiler import connections, roles
+from infra.compiler import connections, names
 from infra.compiler.knobs import Values
 from infra.ops import pgbouncer_admin
 from infra.ops.app_control import Control, ProcessState
@@ -20,7 +20,7 @@ from infra.ops.targets import Answer, Target, everywhere, first_line
 _RECONNECT_MARK: Final = "reconnect.pending"
 _POLL_SECONDS: Final = 0.1
 # The operator cannot alter itself; its limit and timeouts come with a restart.
-_OTHER_ROLES: Final = [name for name in roles.LOGIN_ROLES if name != roles.OPERATOR]
+_OTHER_ROLES: Final = [name for name in names.LOGIN_ROLES if name != names.OPERATOR]
 _TIMEOUTS: Final = (
     "lock_timeout",
     "statement_timeout",
@@ -73,9 +73,7 @@ class Reloader:
     def _too_large(self, targets: tuple[Target, ...], values: Values) -> list[str]:
         answers = everywhere(targets, self.control.state)
         states: list[ProcessState] = _require(answers)
-        limits = {
-            name: values.integer(f"{name.upper()}_POOL_MAX_SIZE") for name in ("api", "worker")
-        }
+        limits = {one.service: values.integer(one.pool_max_size) for one in names.CLIENTS}
         return [
             f"{one.target}: its pool still has {one.pool.size} connections, "
             f"{limits[one.service]} are allowed; it did not shrink within {self.wait_seconds:g} s"

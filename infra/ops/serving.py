@@ -5,6 +5,7 @@ import time
 import psycopg
 from psycopg.conninfo import make_conninfo
 
+from infra.compiler.names import MONITOR_ENTRY
 from infra.ops import pgbouncer_admin
 from infra.ops.bounded import bounded
 from infra.ops.operation import FailedError, RefusedError
@@ -12,7 +13,6 @@ from infra.ops.pgbouncer_admin import PgBouncerAdmin
 from infra.ops.settings import OpsSettings
 from infra.ops.targets import Answer, Target, everywhere
 
-MONITOR_DATABASE = "risk_monitor"
 QUERY_SECONDS = 3.0
 POLL_SECONDS = 0.1
 
@@ -63,7 +63,7 @@ def _query_through(settings: OpsSettings, target: Target) -> bool:
     """Send a query through this replica to PostgreSQL; proves the path, not the port."""
     conninfo = make_conninfo(
         settings.admin_conninfo(target.address, application_name="sluice-ops", user="monitor"),
-        dbname=MONITOR_DATABASE,
+        dbname=MONITOR_ENTRY,
     )
     with (
         psycopg.connect(conninfo, autocommit=True, prepare_threshold=None) as connection,

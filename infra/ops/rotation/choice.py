@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from infra.compiler import control, scram
-from infra.compiler.roles import LOGIN_ROLES
+from infra.compiler.names import LOGIN_ROLES
 
 _GENERATED_BYTES: Final = 32
 PASSWORDS: Final = tuple(f"{role}.password" for role in LOGIN_ROLES)

@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from infra.compiler import roles
+from infra.compiler import names
 from infra.ops.bounded import bounded
 from infra.ops.operation import FailedError
 from infra.ops.settings import OpsSettings
@@ -18,10 +18,10 @@ from infra.ops.targets import Target, everywhere, first_line
 T = TypeVar("T")
 # The database entry that PgBouncer's hba file gives each role.
 ENTRIES: Final = {
-    roles.API: "risk",
-    roles.WORKER: "risk_batch",
-    roles.MONITOR: "risk_monitor",
-    roles.OPERATOR: "pgbouncer",
+    names.API.role: names.API.entry,
+    names.WORKER.role: names.WORKER.entry,
+    names.MONITOR: names.MONITOR_ENTRY,
+    names.OPERATOR: "pgbouncer",
 }
 # What both servers say when, and only when, the password is wrong.
 REFUSALS: Final = ("password authentication failed", "SASL authentication failed")
@@ -75,7 +75,7 @@ def teach(settings: OpsSettings, replicas: tuple[Target, ...], passwords: dict[s
 
     def log_in(target: Target) -> None:
         for role, entry in ENTRIES.items():
-            if role != roles.OPERATOR:
+            if role != names.OPERATOR:
                 conninfo = _pooled(settings, target, entry, role, passwords[role])
                 _log_in_soon(conninfo, time.monotonic() + _TEACH_SECONDS)
 

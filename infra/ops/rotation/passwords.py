@@ -14,7 +14,7 @@ from typing import Final
 from infra.compiler.build import Compiled, compile_values
 from infra.compiler.faults import Fault, FaultyInputError
 from infra.compiler.knobs import Values
-from infra.compiler.roles import LOGIN_ROLES
+from infra.compiler.names import LOGIN_ROLES
 from infra.ops import app_control, changes, exits, pgbouncer_admin, serving
 from infra.ops.apply import Paths
 from infra.ops.operation import FailedError, Operation, RefusedError, Request, operate

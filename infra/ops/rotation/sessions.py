@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from infra.compiler.names import CLIENTS
 from infra.ops.app_control import Control
 from infra.ops.operation import FailedError
 from infra.ops.pgbouncer_admin import PgBouncerAdmin
@@ -14,7 +15,7 @@ from infra.ops.targets import Target, everywhere
 # A connection that was being made during one drain is caught by the next.
 _DRAIN_AGAIN_SECONDS: Final = 2.0
 _POLL_SECONDS: Final = 0.1
-_APP_ENTRIES: Final = ("risk", "risk_batch")
+_APP_ENTRIES: Final = tuple(client.entry for client in CLIENTS)
 _Client = tuple[str, str, str]
 
 

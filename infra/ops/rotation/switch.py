@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 
 import psycopg
 
-from infra.compiler import roles
+from infra.compiler import names
 from infra.compiler.build import Compiled
 from infra.compiler.render import Rendered
 from infra.compiler.write import write_files, write_secrets
@@ -34,7 +34,7 @@ T = TypeVar("T")
 AGAIN: Final = "not finished; run it again: make rotate-passwords"
 # Read at the next connection or request, unlike files that a reload takes over.
 _READ_AT_ONCE: Final = (".password", ".token", ".pgpass")
-_OPERATOR_FILE: Final = f"{roles.OPERATOR}.password"
+_OPERATOR_FILE: Final = f"{names.OPERATOR}.password"
 Admins = dict[Target, PgBouncerAdmin]
 
 

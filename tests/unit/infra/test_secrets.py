@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.compiler.roles import LOGIN_ROLES
+from infra.compiler.names import LOGIN_ROLES
 from infra.compiler.secrets import SecretStore, passwords, tokens, verifiers
 from infra.compiler.write import write_secrets
 

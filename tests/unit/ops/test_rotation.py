@@ -6,7 +6,7 @@ import pytest
 
 from infra.compiler import scram
 from infra.compiler.certificates import ALSO_TRUSTED
-from infra.compiler.roles import LOGIN_ROLES
+from infra.compiler.names import LOGIN_ROLES
 from infra.ops.operation import RefusedError
 from infra.ops.rotation import pending
 from infra.ops.rotation.certificates import steps

@@ -1,0 +1,97 @@
+"""The fixed names of the path: roles, the database and its PgBouncer entries, the two clients.
+
+Nothing here imports anything of the compiler, so that everything may import this.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+DATABASE: Final = "risk"
+MONITOR_ENTRY: Final = "risk_monitor"
+
+OWNER: Final = "risk_owner"
+MONITOR: Final = "sluice_monitor"
+OPERATOR: Final = "sluice_operator"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Client:
+    """A service behind PgBouncer: its role, its database entry, and the names of its settings."""
+
+    service: str
+    role: str
+    entry: str
+    server_pool_size: str
+    server_reserve_size: str
+    server_min_pool_size: str
+    pool_min_size: str
+    pool_max_size: str
+    pool_timeout: str
+    pool_max_waiting: str
+    leak_threshold: str
+    retry_budget: str
+    lock_timeout: str
+    statement_timeout: str
+    idle_in_transaction_timeout: str
+    transaction_timeout: str
+    query_timeout: str
+    deadline: str
+
+    @property
+    def timeouts(self) -> tuple[str, ...]:
+        """The settings of its time limits, in the order in which they must grow."""
+        return (
+            self.lock_timeout,
+            self.statement_timeout,
+            self.idle_in_transaction_timeout,
+            self.transaction_timeout,
+            self.query_timeout,
+            self.deadline,
+        )
+
+
+API: Final = Client(
+    service="api",
+    role="risk_api",
+    entry="risk",
+    server_pool_size="PGBOUNCER_INTERACTIVE_POOL_SIZE",
+    server_reserve_size="PGBOUNCER_INTERACTIVE_RESERVE_SIZE",
+    server_min_pool_size="PGBOUNCER_INTERACTIVE_MIN_POOL_SIZE",
+    pool_min_size="API_POOL_MIN_SIZE",
+    pool_max_size="API_POOL_MAX_SIZE",
+    pool_timeout="API_POOL_TIMEOUT_MS",
+    pool_max_waiting="API_POOL_MAX_WAITING",
+    leak_threshold="API_POOL_LEAK_THRESHOLD_SECONDS",
+    retry_budget="API_RETRY_BUDGET_SECONDS",
+    lock_timeout="API_LOCK_TIMEOUT_MS",
+    statement_timeout="API_STATEMENT_TIMEOUT_MS",
+    idle_in_transaction_timeout="API_IDLE_IN_TRANSACTION_TIMEOUT_MS",
+    transaction_timeout="API_TRANSACTION_TIMEOUT_MS",
+    query_timeout="API_QUERY_TIMEOUT_SECONDS",
+    deadline="API_REQUEST_DEADLINE_SECONDS",
+)
+WORKER: Final = Client(
+    service="worker",
+    role="risk_worker",
+    entry="risk_batch",
+    server_pool_size="PGBOUNCER_BATCH_POOL_SIZE",
+    server_reserve_size="PGBOUNCER_BATCH_RESERVE_SIZE",
+    server_min_pool_size="PGBOUNCER_BATCH_MIN_POOL_SIZE",
+    pool_min_size="WORKER_POOL_MIN_SIZE",
+    pool_max_size="WORKER_POOL_MAX_SIZE",
+    pool_timeout="WORKER_POOL_TIMEOUT_MS",
+    pool_max_waiting="WORKER_POOL_MAX_WAITING",
+    leak_threshold="WORKER_POOL_LEAK_THRESHOLD_SECONDS",
+    retry_budget="WORKER_RETRY_BUDGET_SECONDS",
+    lock_timeout="WORKER_LOCK_TIMEOUT_MS",
+    statement_timeout="WORKER_STATEMENT_TIMEOUT_MS",
+    idle_in_transaction_timeout="WORKER_IDLE_IN_TRANSACTION_TIMEOUT_MS",
+    transaction_timeout="WORKER_TRANSACTION_TIMEOUT_MS",
+    query_timeout="WORKER_QUERY_TIMEOUT_SECONDS",
+    deadline="WORKER_BATCH_DEADLINE_SECONDS",
+)
+CLIENTS: Final = (API, WORKER)
+
+LOGIN_ROLES: Final = (OWNER, API.role, WORKER.role, MONITOR, OPERATOR)
+# Those that PgBouncer lets in; the owner is direct only.
+POOLED_ROLES: Final = (API.role, WORKER.role, MONITOR, OPERATOR)
