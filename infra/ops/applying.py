@@ -6,7 +6,7 @@ from typing import Final
 
 from rich.console import Console
 
-from infra.ops import exits, lock, plan_tables
+from infra.ops import exits, lock, plan_view
 from infra.ops import plan as planning
 from infra.ops import settings as ops_settings
 from infra.ops.apply import OLD_SERVES, Apply, ApplyOutcome, Paths
@@ -49,7 +49,7 @@ def run(
     except OSError as error:
         plan, outcome = None, ApplyOutcome(exits.FAILED, [first_line(error)], state=_NOT_CERTAIN)
     if as_json:
-        judged = None if plan is None else planning.as_dict(plan)
+        judged = None if plan is None else plan_view.as_dict(plan)
         print_document(outcome.as_dict() | {"plan": judged})
     else:
         _print(outcome, console)
@@ -68,7 +68,7 @@ def _locked(
         return plan, ApplyOutcome(exits.BAD_INPUT, faults, state=OLD_SERVES)
     if plan.before is None or plan.found is None:
         return plan, ApplyOutcome(exits.REFUSED, [_NOTHING_COMPILED], state=OLD_SERVES)
-    plan_tables.print_plan(plan, console)
+    plan_view.print_plan(plan, console)
     say = _printer(console)
     apply = Apply(plan, ops_settings.read(settings), paths, say)
     return plan, apply.run(prepare_restart=prepare_restart)

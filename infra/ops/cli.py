@@ -72,11 +72,11 @@ def _plan(
 ) -> None:
     """Check the env file and show what it would change. Needs no database."""
     from infra.compiler.host import parse
-    from infra.ops import plan
+    from infra.ops import plan, plan_view
 
     asked = None if quiet else settings
     made = plan.make(env_file or _default_env_file(), compiled, asked, secrets, parse(host))
-    sys.exit(plan.show(made, as_json=as_json, quiet=quiet, full=full))
+    sys.exit(plan_view.show(made, as_json=as_json, quiet=quiet, full=full))
 
 
 def _apply(

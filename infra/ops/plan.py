@@ -4,20 +4,17 @@ import datetime
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
-from infra.compiler import connections, derive, ops_settings
+from infra.compiler import derive
 from infra.compiler import host as host_rules
 from infra.compiler.build import ENV_FILE_NAME, ENV_FILE_SHOWN, Checked, check, check_secrets
 from infra.compiler.derive import Derived
 from infra.compiler.faults import Fault
 from infra.compiler.host import Host
 from infra.compiler.knobs import Values
-from infra.ops import changes, effect, exits, in_force, ordering, plan_tables
+from infra.ops import changes, effect, in_force, ordering
 from infra.ops import settings as ops_files
 from infra.ops.changes import Baseline, KnobChange
 from infra.ops.in_force import InForce
-from infra.ops.outcome import print_document
 from infra.ops.readback import Deviation, deviations
 
 # A candidate is what the host's scripts are about to make of it.
@@ -107,76 +104,6 @@ def make(
     before = None if record is None else changes.baseline(record, observed)
     recorded = None if record is None else changes.baseline(record, {}).values
     return Plan(shown, checked.values, checked.faults, checked.warnings, found, before, recorded)
-
-
-def show(plan: Plan, *, as_json: bool = False, quiet: bool = False, full: bool = False) -> int:
-    """Print the plan, faults to stderr; return the exit code, 2 when there are faults.
-
-    `quiet` leaves out all but faults and warnings, `full` leaves out nothing.
-    """
-    if as_json:
-        print_document(as_dict(plan))
-    elif plan.faults:
-        _print_lines([*map(str, plan.faults), _count(plan)], error=True)
-    elif quiet:
-        _print_lines([f"warning: {warning}" for warning in plan.warnings], error=True)
-    else:
-        plan_tables.print_plan(plan, Console(), full=full)
-    return exits.BAD_INPUT if plan.faults else exits.OK
-
-
-def as_dict(plan: Plan) -> dict[str, object]:
-    """Return the plan as JSON holds it; without the arithmetic when there are faults."""
-    judged: dict[str, object] = {
-        "file": plan.file,
-        "ok": not plan.faults,
-        "faults": [_fault(fault) for fault in plan.faults],
-        "warnings": [_fault(warning) for warning in plan.warnings],
-    }
-    return judged if plan.faults else judged | _sums(plan) | _against(plan)
-
-
-def _sums(plan: Plan) -> dict[str, object]:
-    return {
-        "knobs": {name: ops_settings.plain(v) for name, v in plan.values.as_dict().items()},
-        "derived_defaults": dict(plan.values.derived),
-        "budget": ops_settings.budget(plan.values),
-        "role_connection_limits": connections.role_limits(plan.values),
-        "derived": [
-            {"name": item.name, "value": item.value, "formula": item.formula}
-            for item in plan.derived
-        ],
-    }
-
-
-def _against(plan: Plan) -> dict[str, object]:
-    differences, part = plan.differences, plan.steps_of_change
-    restart, recreate = ordering.tiers_to_restart(part.waiting if part else ())
-    found = plan.found.processes if plan.found else ()
-    return {
-        "processes": [{"tier": p.tier, "name": p.name, "error": p.error} for p in found],
-        "unreachable": plan.found.faults() if plan.found and plan.running else [],
-        "differences": None if differences is None else [one.as_dict() for one in differences],
-        "held": list(part.held) if part else [],
-        "restart": list(restart),
-        "recreate": list(recreate),
-        "effect": [row.as_dict() for row in plan.effect],
-        "drift": [one.as_dict() for one in plan.drift],
-    }
-
-
-def _fault(fault: Fault) -> dict[str, object]:
-    return {"file": fault.file, "line": fault.line, "message": fault.message}
-
-
-def _count(plan: Plan) -> str:
-    return f"{len(plan.faults)} fault(s); nothing would be compiled"
-
-
-def _print_lines(lines: list[str], *, error: bool) -> None:
-    console = Console(stderr=error, soft_wrap=True, highlight=False)
-    for line in lines:
-        console.print(line, markup=False)
 
 
 def _look(settings: Path, values: Values) -> InForce | None:

@@ -15,7 +15,7 @@ from infra.compiler.build import ENV_FILE_NAME
 from infra.compiler.envfile import EnvFile
 from infra.compiler.host import Host
 from infra.compiler.values import assign
-from infra.ops import exits, plan
+from infra.ops import exits, plan, plan_view
 from infra.ops.outcome import Outcome, report
 
 KEPT: Final = ("API_PORT",)
@@ -54,7 +54,7 @@ def run(
     if print_text and not made.faults:
         typer.echo(text, nl=False)
         return exits.OK
-    return plan.show(made, as_json=as_json)
+    return plan_view.show(made, as_json=as_json)
 
 
 def adopted(name: str, overlay: EnvFile, text: str, env_file: Path) -> str:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from loadtest import measuring
+from loadtest import cli
 
 
 @pytest.mark.parametrize("value", ["8,64", "8 64", " 8, 64 "])
 def test_counts_may_have_commas_or_spaces_between(value: str) -> None:
-    assert measuring.counts("CLIENTS", value) == (8, 64)
+    assert cli.counts("CLIENTS", value) == (8, 64)
 
 
 @pytest.mark.parametrize(
@@ -19,8 +18,6 @@ def test_counts_may_have_commas_or_spaces_between(value: str) -> None:
 )
 @pytest.mark.parametrize("value", ["eight", "8,,64", "0", "-1", "1.5"])
 def test_a_count_that_is_no_whole_number_is_refused(command: str, knob: str, value: str) -> None:
-    app = typer.Typer()
-    measuring.register(app)
-    result = CliRunner(env={knob: value}).invoke(app, [command])
+    result = CliRunner(env={knob: value}).invoke(cli.create_app(), [command])
     assert result.exit_code == 2
     assert f"{knob}={value}: must be whole numbers from 1" in result.stderr

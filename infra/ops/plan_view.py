@@ -1,21 +1,90 @@
-"""The tables of `plan`."""
+"""What `plan` prints: tables and lines for people, or one JSON document."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from infra.compiler import catalogue, connections, derive
-from infra.ops import ordering
+from infra.compiler import catalogue, connections, derive, ops_settings
+from infra.compiler.faults import Fault
+from infra.compiler.knobs import Values
+from infra.ops import exits, ordering
 from infra.ops.in_force import TIERS
+from infra.ops.outcome import print_document
+from infra.ops.plan import Plan
 
-if TYPE_CHECKING:
-    from infra.compiler.knobs import Values
-    from infra.ops.plan import Plan
+
+def show(plan: Plan, *, as_json: bool = False, quiet: bool = False, full: bool = False) -> int:
+    """Print the plan, faults to stderr; return the exit code, 2 when there are faults.
+
+    `quiet` leaves out all but faults and warnings, `full` leaves out nothing.
+    """
+    if as_json:
+        print_document(as_dict(plan))
+    elif plan.faults:
+        _print_lines([*map(str, plan.faults), _count(plan)], error=True)
+    elif quiet:
+        _print_lines([f"warning: {warning}" for warning in plan.warnings], error=True)
+    else:
+        print_plan(plan, Console(), full=full)
+    return exits.BAD_INPUT if plan.faults else exits.OK
+
+
+def as_dict(plan: Plan) -> dict[str, object]:
+    """Return the plan as JSON holds it; without the arithmetic when there are faults."""
+    judged: dict[str, object] = {
+        "file": plan.file,
+        "ok": not plan.faults,
+        "faults": [_fault(fault) for fault in plan.faults],
+        "warnings": [_fault(warning) for warning in plan.warnings],
+    }
+    return judged if plan.faults else judged | _sums(plan) | _against(plan)
+
+
+def _sums(plan: Plan) -> dict[str, object]:
+    return {
+        "knobs": {name: ops_settings.plain(v) for name, v in plan.values.as_dict().items()},
+        "derived_defaults": dict(plan.values.derived),
+        "budget": ops_settings.budget(plan.values),
+        "role_connection_limits": connections.role_limits(plan.values),
+        "derived": [
+            {"name": item.name, "value": item.value, "formula": item.formula}
+            for item in plan.derived
+        ],
+    }
+
+
+def _against(plan: Plan) -> dict[str, object]:
+    differences, part = plan.differences, plan.steps_of_change
+    restart, recreate = ordering.tiers_to_restart(part.waiting if part else ())
+    found = plan.found.processes if plan.found else ()
+    return {
+        "processes": [{"tier": p.tier, "name": p.name, "error": p.error} for p in found],
+        "unreachable": plan.found.faults() if plan.found and plan.running else [],
+        "differences": None if differences is None else [one.as_dict() for one in differences],
+        "held": list(part.held) if part else [],
+        "restart": list(restart),
+        "recreate": list(recreate),
+        "effect": [row.as_dict() for row in plan.effect],
+        "drift": [one.as_dict() for one in plan.drift],
+    }
+
+
+def _fault(fault: Fault) -> dict[str, object]:
+    return {"file": fault.file, "line": fault.line, "message": fault.message}
+
+
+def _count(plan: Plan) -> str:
+    return f"{len(plan.faults)} fault(s); nothing would be compiled"
+
+
+def _print_lines(lines: list[str], *, error: bool) -> None:
+    console = Console(stderr=error, soft_wrap=True, highlight=False)
+    for line in lines:
+        console.print(line, markup=False)
 
 
 def print_plan(plan: Plan, console: Console, *, full: bool = False) -> None:
