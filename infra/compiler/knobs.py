@@ -38,7 +38,6 @@ class Change(StrEnum):
 
     LIVE = "live"
     RESTART_POSTGRES = "restart of postgres"
-    RESTART_PGBOUNCER = "restart of pgbouncer"
     RESTART_API = "restart of api"
     RESTART_WORKER = "restart of worker"
     RESTART_APP = "restart of api and worker"

@@ -31,7 +31,6 @@ SIZED: Final = (
 # A restart of the api and worker is a restart of each.
 _TIERS_OF: Final = {
     Change.RESTART_POSTGRES: ("postgres",),
-    Change.RESTART_PGBOUNCER: ("pgbouncer",),
     Change.RESTART_API: ("api",),
     Change.RESTART_WORKER: ("worker",),
     Change.RESTART_APP: ("api", "worker"),

@@ -116,14 +116,6 @@ class PgBouncerAdmin:
         """Serve again after a pause."""
         self.command(f"RESUME {database}".strip())
 
-    def disable(self, database: str) -> None:
-        """Refuse new client connections to a database entry."""
-        self.command(f"DISABLE {database}")
-
-    def enable(self, database: str) -> None:
-        """Take new client connections to a database entry again."""
-        self.command(f"ENABLE {database}")
-
     def reconnect(self, database: str = "") -> None:
         """Replace every server connection, each when it is next released."""
         self.command(f"RECONNECT {database}".strip())

@@ -192,11 +192,6 @@ class PostgresAdmin:
         """Return how many client sessions each role has now, this one included."""
         return {row["usename"]: row["sessions"] for row in self._rows(SESSIONS)}
 
-    def terminate(self, pid: int) -> bool:
-        """End a session; tell whether the signal was sent."""
-        (row,) = self._rows("SELECT pg_catalog.pg_terminate_backend(%s) AS sent", [pid])
-        return bool(row["sent"])
-
     def checkpoint(self, *, seconds: float = 60.0) -> None:
         """Write everything to disk now, so that a restart is short."""
         self._execute(sql.SQL("CHECKPOINT"), seconds=seconds)
