@@ -51,7 +51,8 @@ def changed(
 ) -> dict[str, Value]:
     """Put another value of every live knob in force; return them."""
     values = all_changed()
-    done = ops.apply(env.set(**values))
+    # Each is given: one that followed from another might need a restart.
+    done = ops.apply(env.set(**knobs | values))
     assert done.exit_code == 0, done.text
     return values
 
