@@ -29,6 +29,11 @@ HostFacts = Annotated[
 ]
 
 
+def main() -> None:
+    """Run the command line under the name that it was started by: `sluice` once installed."""
+    create_app()()
+
+
 def create_app() -> typer.Typer:
     """Return the command line with every command registered."""
     app = typer.Typer(
