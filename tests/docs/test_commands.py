@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 
 import pytest
 
 from tests.fix_stack import REPOSITORY, Stack
 
-DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")])
 BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`((?:make|docker compose) [^`]+)`")
+# Programs of the tests' own environment: run below.
+OWN = ".venv/bin/"
 TARGET = re.compile(r"^([a-z][a-z0-9-]*):.*## ", re.MULTILINE)
 
 # Look without changing anything: run here.
@@ -84,6 +87,8 @@ def run_by_a_test(target: str, sources: str) -> bool:
 @pytest.mark.parametrize(("document", "command"), sorted(set(commands())))
 def test_a_documented_command_exists_and_is_run_by_a_test(document: str, command: str) -> None:
     words = command.split()
+    if words[0].startswith(OWN):
+        return
     if words[0] != "make":
         program = next(word for word in words if "=" not in word)
         assert program in ("docker", "make"), f"{document} shows {command}"
@@ -94,6 +99,21 @@ def test_a_documented_command_exists_and_is_run_by_a_test(document: str, command
     assert known or run_by_a_test(target, sources_of_tests()), (
         f"no test runs {command} ({document})"
     )
+
+
+@pytest.mark.parametrize(
+    "command", sorted({command for _, command in commands() if command.startswith(OWN)})
+)
+def test_a_documented_command_of_the_virtual_environment_works(command: str) -> None:
+    program, _, written = command.partition(" > ")
+    words = shlex.split(program)
+    if words[0] == f"{OWN}pytest":
+        # What it would run is a part of this run.
+        words += ["--collect-only", "--quiet"]
+    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    if written:
+        assert done.stdout == (REPOSITORY / written).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("arguments", READ_ONLY)

@@ -154,7 +154,8 @@ def run_installed(built: Path, script: str, *arguments: str) -> subprocess.Compl
 def test_an_installed_sluice_judges_an_env_file(built: Path) -> None:
     module, _, function = project()["scripts"]["sluice"].partition(":")
     script = f"from {module} import {function}; {function}()"
-    done = run_installed(built, script, "plan", "--quiet")
+    file = REPOSITORY / "infra" / "env" / "stack.env"
+    done = run_installed(built, script, "plan", "--quiet", "--env-file", str(file))
     assert done.returncode == 0, done.stdout + done.stderr
 
 
