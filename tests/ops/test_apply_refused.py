@@ -45,7 +45,12 @@ def test_a_bad_knob_is_refused_by_name_and_the_old_configuration_serves(
     env: EnvDir,
     json_output: tuple[str, ...],
 ) -> None:
-    env.set(API_POOL_MAX_SIZE=4000, WORKER_THREADS=16, API_LOCK_TIMEOUT_MS="1s")
+    env.set(
+        API_POOL_MAX_SIZE=4000,
+        WORKER_THREADS=16,
+        WORKER_POOL_MAX_SIZE=6,
+        API_LOCK_TIMEOUT_MS="1s",
+    )
     with untouched(stack, console, sql):
         done = ops.apply(env, *json_output)
     assert done.exit_code == 2, done.text
