@@ -134,10 +134,18 @@ SET state = 'queued', attempt = task.attempt - 1, lease_expires_at = NULL, lease
 {OURS}
 """  # noqa: S608  # constant text only
 
-COUNT_HELD = """
-SELECT count(*) FILTER (WHERE state = 'running'), count(*) FILTER (WHERE state = 'done')
-FROM risk.tasks
-WHERE assessment_id = %(assessment_id)s AND site_no = %(site_no)s AND leased_by = %(token)s
+# A failure that was stored has given its lease up: only its attempt and its error tell it
+# from one whose lease ran out.
+COUNT_OUTCOMES = """
+SELECT count(*) FILTER (WHERE task.state = 'running' AND task.leased_by = %(token)s),
+       count(*) FILTER (WHERE task.state = 'done' AND task.leased_by = %(token)s),
+       count(*) FILTER (WHERE task.leased_by IS NULL AND task.attempt = ours.attempt
+                          AND task.error = ours.error)
+FROM unnest(%(scenarios)s::text[]::risk.scenario[], %(years)s::smallint[],
+            %(attempts)s::smallint[], %(errors)s::text[])
+     AS ours (scenario, year, attempt, error)
+JOIN risk.tasks AS task USING (scenario, year)
+WHERE task.assessment_id = %(assessment_id)s AND task.site_no = %(site_no)s
 """
 
 
@@ -200,22 +208,24 @@ def release(connection: Work, batch: Batch) -> int:
     return connection.execute(RELEASE, _ours(batch, batch.tasks)).rowcount
 
 
-def committed(connection: Work, batch: Batch, done: int) -> bool | None:
+def committed(
+    connection: Work, batch: Batch, done: int, failures: Sequence[TaskFailure]
+) -> bool | None:
     """Tell, after an ambiguous commit, whether the batch's outcome is stored.
 
     True when it is, None when the lease is still ours (nothing was stored); raises
-    FenceRefusedError when it is neither.
+    FenceRefusedError when it is neither, or cannot be told any more: failures alone
+    leave no trace once their tasks were claimed again.
     """
-    parameters = {
-        "assessment_id": batch.assessment_id,
-        "site_no": batch.site_no,
-        "token": batch.token,
-    }
-    row = connection.execute(COUNT_HELD, parameters).fetchone()
-    held, stored = row if row is not None else (0, 0)
+    errors = {failure.task: failure.error for failure in failures}
+    parameters = _ours(batch, batch.tasks)
+    parameters["errors"] = [errors.get(task) for task in batch.tasks]
+    row = connection.execute(COUNT_OUTCOMES, parameters).fetchone()
+    held, stored, failed = row if row is not None else (0, 0, 0)
     if held == len(batch.tasks):
         return None
-    if held == 0 and stored == done:
+    # What is done under our token was stored by us, and the failures beside it with it.
+    if stored == done and (done or failed == len(failures)):
         return True
     raise FenceRefusedError(f"{batch.assessment_id} site {batch.site_no}")
 

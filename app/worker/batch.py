@@ -127,7 +127,7 @@ class BatchRunner:
 
         def lookup(connection: Work) -> int | None:
             # A stored outcome no longer names its failures; the fence says their attempts are ours.
-            if not committed(connection, batch, len(results)):
+            if not committed(connection, batch, len(results), failures):
                 return None
             return sum(failure.task.attempt >= attempts_max for failure in failures)
 
@@ -142,7 +142,11 @@ class BatchRunner:
             return attempt() if found is None else found
 
         failed = self._outlast_outage(attempt, attempt_again, deadline)
-        self._account(results, failures, failed)
+        try:
+            self._account(results, failures, failed)
+        except Exception:
+            # The outcome is stored: a wrong figure must not end the thread, and the process.
+            log.exception("outcome is stored but not counted", code="accounting_failed")
 
     def _read(self, name: str, work: Callable[[Work], T], deadline: Deadline) -> T:
         def attempt() -> T:

@@ -1,4 +1,4 @@
-"""A lease that ran out: its holder changes nothing, and the task is not tried for ever."""
+"""Leases that run out and commits in doubt: no worker writes twice, or for another's lease."""
 
 from __future__ import annotations
 
@@ -14,24 +14,27 @@ from tests.fix_stack import Stack, poll
 
 
 @pytest.fixture(scope="module")
-def walked(
-    stack: Stack, api: Api, sql: Sql, probe: Probe, knobs: dict[str, str]
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Walk one task through the life of a lease, without a worker beside it."""
+def no_worker(stack: Stack, sql: Sql) -> Iterator[None]:
+    """Stop the workers once nothing is left to do; start them again afterwards."""
     unfinished = "SELECT count(*) FROM risk.assessments WHERE finished_at IS NULL"
     poll(lambda: sql.value(unfinished) == "0", seconds=120, what="the workers are done")
     workers = stack.containers("worker")
     for worker in workers:
         worker.stop()
-    try:
-        body = assessment_body(scenarios=["SSP245"], years={"from": 2030, "to": 2030})
-        assessment_id = api.submit(body).json()["assessment_id"]
-        attempts = knobs["WORKER_TASK_ATTEMPTS_MAX"]
-        yield assessment_id, probe("fence", attempts, service="worker")
-    finally:
-        for worker in workers:
-            worker.start()
-        stack.wait_healthy()
+    yield
+    for worker in workers:
+        worker.start()
+    stack.wait_healthy()
+
+
+@pytest.fixture(scope="module")
+def walked(
+    no_worker: None, api: Api, probe: Probe, knobs: dict[str, str]
+) -> tuple[str, dict[str, Any]]:
+    """Walk one task through the life of a lease, without a worker beside it."""
+    body = assessment_body(scenarios=["SSP245"], years={"from": 2030, "to": 2030})
+    assessment_id = api.submit(body).json()["assessment_id"]
+    return assessment_id, probe("fence", knobs["WORKER_TASK_ATTEMPTS_MAX"], service="worker")
 
 
 def test_a_leased_task_is_leased_once(walked: tuple[str, dict[str, Any]]) -> None:
@@ -70,3 +73,28 @@ def test_a_task_whose_every_holder_dies_fails_and_says_so(
     document = api.status(assessment_id)
     assert (document["status"], document["failed_tasks"]) == ("failed", 1)
     assert error in str(document)
+
+
+@pytest.mark.usefixtures("no_worker")
+def test_a_commit_in_doubt_is_resolved_with_failures_beside_results(
+    api: Api, sql: Sql, probe: Probe
+) -> None:
+    body = assessment_body(scenarios=["SSP245"], years={"from": 2030, "to": 2032})
+    ids = [api.submit(body).json()["assessment_id"] for _ in range(2)]
+    counts = probe("batch_commit", "2031", service="worker")
+    assert counts == {
+        "done": 4,
+        "failed": 2,
+        "retried": 0,
+        "found": 1,
+        "absent": 1,
+        "repeated": 1,
+    }
+    for assessment_id in ids:
+        document = api.status(assessment_id)
+        assert document["status"] == "failed"
+        assert (document["done_tasks"], document["failed_tasks"]) == (2, 1)
+        rows = (
+            f"SELECT count(*) FROM risk.aal_scaled_results WHERE assessment_id = '{assessment_id}'"
+        )
+        assert sql.value(rows) == "18"

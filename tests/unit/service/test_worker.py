@@ -222,8 +222,8 @@ def test_the_site_cache_reads_again_after_a_while() -> None:
 class CommitInDoubt:
     """A database whose commit reply was lost: it runs the lookup, on what the lookup reads."""
 
-    def __init__(self, held: int, stored: int) -> None:
-        self.row = (held, stored)
+    def __init__(self, held: int, stored: int, failed: int) -> None:
+        self.row = (held, stored, failed)
 
     def run(self, work: Any, *, lookup: Any, **_: Any) -> Any:
         del work
@@ -232,24 +232,54 @@ class CommitInDoubt:
     def execute(self, *_: Any) -> Any:
         return self
 
-    def fetchone(self) -> tuple[int, int]:
+    def fetchone(self) -> tuple[int, int, int]:
         return self.row
 
 
+class Counted:
+    """A runner over a database in doubt, and what it counts."""
+
+    def __init__(self, document: dict[str, Any], found: Any) -> None:
+        self._registry = CollectorRegistry()
+        live = Live(WorkerSettings.model_validate(document))
+        self._runner = BatchRunner(found, live, WorkMetrics(self._registry))
+
+    def store(self, ours: Batch, done: int) -> None:
+        """Store the first `done` tasks as results, the others as failures."""
+        results = [TaskResults(task, ()) for task in ours.tasks[:done]]
+        failures = [TaskFailure(task, "boom") for task in ours.tasks[done:]]
+        self._runner._store(ours, results, failures, Deadline.after(5.0))
+
+    def counts(self) -> list[float | None]:
+        names = ("done", "failed", "retried")
+        return [self._registry.get_sample_value(f"sluice_tasks_{name}_total") for name in names]
+
+
 @pytest.mark.parametrize(("attempt", "failed"), [(1, 0), (3, 1)], ids=["queued again", "last"])
+@pytest.mark.parametrize("done", [0, 1])
 def test_a_commit_found_afterwards_is_counted_as_if_its_reply_had_come(
-    worker_document: dict[str, Any], attempt: int, failed: int
+    worker_document: dict[str, Any], attempt: int, failed: int, done: int
 ) -> None:
-    shop = Workshop(worker_document, StandInDatabase())
-    found: Any = CommitInDoubt(held=0, stored=1)
-    ours = batch(1, attempt)
-    runner = BatchRunner(found, shop.live, WorkMetrics(registry := CollectorRegistry()))
-    results = [TaskResults(ours.tasks[0], ())]
+    found = CommitInDoubt(held=0, stored=done, failed=1)
+    runner = Counted(worker_document, found)
+    runner.store(batch(*[1] * done, attempt), done)
+    assert runner.counts() == [done, failed, 1 - failed]
 
-    runner._store(ours, results, [TaskFailure(ours.tasks[1], "boom")], Deadline.after(5.0))
 
-    counted = {
-        name: registry.get_sample_value(f"sluice_tasks_{name}_total")
-        for name in ("done", "failed", "retried")
-    }
-    assert counted == {"done": 1.0, "failed": float(failed), "retried": float(1 - failed)}
+@pytest.mark.parametrize("done", [0, 1])
+def test_a_lease_lost_before_the_commit_is_never_taken_for_stored(
+    worker_document: dict[str, Any], done: int
+) -> None:
+    runner = Counted(worker_document, CommitInDoubt(held=0, stored=0, failed=0))
+    with pytest.raises(FenceRefusedError):
+        runner.store(batch(1, 1), done)
+    assert runner.counts() == [0, 0, 0]
+
+
+def test_a_wrong_figure_does_not_end_a_batch_that_is_stored(workshop: Workshop) -> None:
+    workshop.database.answers["claim"] = in_turn(batch(1, 1), batch(1, 1), None)
+    workshop.database.answers["complete"] = in_turn(3, 0)
+    workshop.crew.start()
+    wait_until(lambda: workshop.called("finish") >= 2)
+    assert workshop.crew.fault() is None
+    assert workshop.count("sluice_batch_seconds_count") == 2
