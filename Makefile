@@ -17,11 +17,11 @@ ifeq ($(CA_BUNDLE),)
 unexport CA_BUNDLE
 endif
 
-.PHONY: help assess up build check project plan apply preset down destroy logs ps status restart-postgres restart-pgbouncer restart-app rotate-passwords rotate-certificates scale-pgbouncer psql lint test test-all test-unit engine bench-pool load load-sql compare isolation tune soak report results
+.PHONY: help assess up build check project plan apply preset down destroy logs ps status restart-postgres restart-pgbouncer restart-app rotate-passwords rotate-certificates scale-pgbouncer reconnect psql lint test test-all test-unit engine bench-pool load load-sql compare isolation tune soak report results
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo '       JSON=yes             one JSON document for programs: plan, apply, preset, status, restart-*, rotate-*, scale-*'
+	@echo '       JSON=yes             one JSON document for programs: plan, apply, preset, status, restart-*, rotate-*, scale-*, reconnect'
 
 assess: up ## From nothing to a finished risk assessment of eight sites
 	@$(COMPOSE) exec api python -m app.client http://127.0.0.1:8000 --public-url "http://$$($(COMPOSE) port api 8000)"
@@ -30,6 +30,7 @@ up: build ## Install Docker if missing, build, start, wait until healthy; all ou
 	@infra/host/check.sh --warn
 	@echo 'starting the stack, waiting until every tier is healthy' >&2
 	@$(COMPOSE) --progress $(if $(V),auto,quiet) up --detach --wait || { $(LOOK) ps --all >&2; exit 1; }
+	@$(LOOK) run --rm --no-deps --no-TTY ops pgbouncer reconnect --if-changed --wait 30 </dev/null
 	@echo "healthy: http://$$($(LOOK) port api 8000)" >&2
 
 engine:
@@ -115,6 +116,9 @@ report: engine ## Open the list of load test reports
 
 results: engine ## Write docs/results.md from the latest load test runs
 	@loadtest/run document
+
+reconnect: project ## New server connections of PgBouncer, after DDL by another way than make up and make psql
+	@$(LOOK) run --rm --no-deps ops pgbouncer reconnect $(AS_JSON)
 
 psql: ## A superuser's psql inside the PostgreSQL container
 	@infra/host/psql.sh

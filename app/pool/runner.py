@@ -182,7 +182,7 @@ class Runner:
     def _once(self, job: Job[Any], work: Work[T], read_only: bool) -> T:
         lease = self._borrow(job)
         try:
-            result = run_read(work, lease) if read_only else run_write(work, lease)
+            result = self._perform(job, lease, work, read_only)
         except psycopg.Error as error:
             verdict = self._judge(job, lease, error)
             if verdict is None:
@@ -193,6 +193,21 @@ class Runner:
             raise
         self._lender.give_back(lease, None)
         return result
+
+    def _perform(
+        self, job: Job[Any], lease: Lease[PooledConnection], work: Work[T], read_only: bool
+    ) -> T:
+        run = run_read if read_only else run_write
+        if FailureClass.STALE_PLAN not in job.failures:
+            return run(work, lease)
+        # The pooler shares a prepared statement among clients, so that another connection
+        # may meet the same stale plan: this try prepares nothing.
+        connection = lease.connection
+        threshold, connection.prepare_threshold = connection.prepare_threshold, None
+        try:
+            return run(work, lease)
+        finally:
+            connection.prepare_threshold = threshold
 
     def _borrow(self, job: Job[Any]) -> Lease[PooledConnection]:
         try:

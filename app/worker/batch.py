@@ -23,6 +23,8 @@ from app.worker.sites import SiteModels
 T = TypeVar("T")
 ERROR_CHARACTERS_MAX = 1000
 OUTAGE_PAUSE_SECONDS = 0.5
+# Classes 22 and 23: all other errors of a statement are the schema's or the server's.
+REFUSALS = (psycopg.DataError, psycopg.IntegrityError)
 log = get_logger("app.worker")
 
 
@@ -47,8 +49,9 @@ class BatchRunner:
     def process(self, batch: Batch) -> None:
         """Assess and store a batch within its deadline.
 
-        A task that raises is recorded and queued again or failed; only
-        DatabaseUnavailable escapes, and then the lease runs out or is given back.
+        A task that raises is recorded and queued again or failed. DatabaseUnavailable
+        escapes, and so does a psycopg.Error that no data of the task can explain; the batch
+        is then still leased.
         """
         started = time.monotonic()
         deadline = Deadline.after(self._settings.batch_deadline_seconds)
@@ -70,7 +73,7 @@ class BatchRunner:
         results, failures = self._assess(batch, deadline)
         try:
             self._store(batch, results, failures, deadline)
-        except psycopg.Error as error:
+        except REFUSALS as error:
             # A row that the tables refuse. Which task it belongs to shows on the next
             # attempt, where each comes alone.
             log.exception("results were refused by the database")
@@ -89,6 +92,8 @@ class BatchRunner:
         except DatabaseUnavailable:
             raise
         except Exception as error:
+            if isinstance(error, psycopg.Error) and not isinstance(error, REFUSALS):
+                raise
             log.exception("inputs cannot be read")
             return [], _all_failed(batch, error)
         results, failures = [], []

@@ -3,12 +3,13 @@
 import threading
 import time
 import uuid
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 import psycopg
 
-from app.assessments.batch import Batch
+from app.assessments.batch import Batch, Task
 from app.assessments.finish import Ended, fail_lost, finish
 from app.assessments.tasks import ClaimRules, claim, find_claim, release
 from app.database import Database
@@ -24,6 +25,11 @@ CALL_SECONDS = 10.0
 BACKOFF_FIRST_SECONDS = 0.2
 BACKOFF_MAX_SECONDS = 2.0
 SWEEP_SECONDS = 2.0
+# So often the database may go away under a task before that uses up an attempt of it.
+INTERRUPTIONS_MAX = 5
+INTERRUPTED_TASKS_MAX = 100_000
+# After an outage, for so long, leases that ran out are left to their holders to give back.
+RECOVERY_SECONDS = 5.0
 log = get_logger("app.worker")
 
 
@@ -44,12 +50,35 @@ class SweepTimer:
             return True
 
 
+class Interruptions:
+    """Counts how often the database went away under each task that this worker had in hand."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: Counter[tuple[UUID, int, Task]] = Counter()
+
+    def excuse(self, batch: Batch) -> bool:
+        """Count one for each task; return True while it may be the database's fault alone.
+
+        A task that was in hand again and again may be what takes the server down.
+        """
+        keys = [
+            (batch.assessment_id, batch.site_no, replace(task, attempt=0)) for task in batch.tasks
+        ]
+        with self._lock:
+            if len(self._counts) >= INTERRUPTED_TASKS_MAX:
+                self._counts.clear()
+            self._counts.update(keys)
+            return max(self._counts[key] for key in keys) <= INTERRUPTIONS_MAX
+
+
 @dataclass(slots=True)
 class Shared:
     """What the threads of one worker have in common.
 
     `quarantine` is held by the one thread that has a task in hand that was tried before:
     should it kill the process, it takes only first attempts of other tasks with it.
+    Until `recovering_until` (monotonic) every thread keeps to tasks not tried before.
     """
 
     database: Database
@@ -59,6 +88,8 @@ class Shared:
     stop: threading.Event
     quarantine: threading.Lock = field(default_factory=threading.Lock)
     sweep: SweepTimer = field(default_factory=lambda: SweepTimer(SWEEP_SECONDS))
+    interruptions: Interruptions = field(default_factory=Interruptions)
+    recovering_until: float = float("-inf")
 
     @property
     def settings(self) -> WorkSettings:
@@ -86,6 +117,7 @@ class WorkLoop:
                 self._backoff_seconds = BACKOFF_FIRST_SECONDS
             except DatabaseUnavailable as error:
                 self._back_off("database_unavailable", error.reason)
+                self._shared.recovering_until = time.monotonic() + RECOVERY_SECONDS
             except psycopg.Error as error:
                 # A schema that is not there yet, a right that is missing: an operator
                 # mends those, and the worker goes on.
@@ -96,10 +128,14 @@ class WorkLoop:
 
     def _turn(self) -> bool:
         """Do one batch; return False when there was nothing to do."""
-        if self._shared.sweep.take():
+        if self.in_hand is not None:
+            self.give_back(Deadline.after(CALL_SECONDS))
+            self.in_hand = None
+        recovering = time.monotonic() < self._shared.recovering_until
+        if not recovering and self._shared.sweep.take():
             self._sweep()
         quarantine = self._shared.quarantine
-        holding = quarantine.acquire(blocking=False)
+        holding = not recovering and quarantine.acquire(blocking=False)
         try:
             batch = self._claim(fresh_only=not holding)
             if holding and not (batch is not None and batch.retried):
@@ -116,7 +152,16 @@ class WorkLoop:
     def _process(self, batch: Batch) -> None:
         self.in_hand = batch
         self._unfinished = batch.assessment_id
-        self._shared.runner.process(batch)
+        try:
+            self._shared.runner.process(batch)
+        except psycopg.ProgrammingError:
+            # No task's doing: a schema or a right is missing. Given back with the next turn.
+            raise
+        except (DatabaseUnavailable, psycopg.Error):
+            # Given back likewise, so that no attempt is used up; or else its lease runs out.
+            if not self._shared.interruptions.excuse(batch):
+                self.in_hand = None
+            raise
         self.in_hand = None
         if self._shared.stop.is_set():
             self._finish_previous(None)
@@ -199,7 +244,6 @@ class WorkLoop:
         self._shared.stop.wait(jittered(self._shared.settings.poll_interval_seconds))
 
     def _back_off(self, kind: str, reason: str) -> None:
-        self.in_hand = None
         self._shared.metrics.loop_errors.labels(kind).inc()
         log.warning("turn failed", kind=kind, reason=reason, pause=self._backoff_seconds)
         self._shared.stop.wait(jittered(self._backoff_seconds))

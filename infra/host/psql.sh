@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # A superuser's psql inside the PostgreSQL container; where every connection slot is taken, the
-# superuser's reserve too, the list of sessions and the command that ends one of them.
+# superuser's reserve too, the list of sessions and the command that ends one of them. After DDL
+# PgBouncer replaces its server connections.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=infra/host/operate.sh
 . infra/host/operate.sh
 
 _main() {
-    local said
+    local said status=0
     own_project
     if ! said=$(look exec --no-TTY postgres psql --dbname risk --command 'SELECT 1' </dev/null 2>&1); then
         printf '%s\n' "$said" >&2
@@ -15,7 +16,10 @@ _main() {
         _list
         exit 1
     fi
-    look exec postgres psql --dbname risk
+    look exec postgres psql --dbname risk || status=$?
+    look run --rm --no-deps --no-TTY ops pgbouncer reconnect --if-changed --wait 30 </dev/null \
+        || say 'after DDL: make reconnect'
+    exit "$status"
 }
 
 # The title of a session's process is `postgres: USER DATABASE ADDRESS STATE`: it needs no slot.

@@ -25,7 +25,8 @@ def register(app: typer.Typer) -> None:
     restart.command("pgbouncer")(_restart_pgbouncer)
     restart.command("app")(_restart_app)
     app.add_typer(restart, name="restart")
-    pgbouncer = typer.Typer(help="Steps of changing the number of PgBouncer replicas.")
+    pgbouncer = typer.Typer(help="Replace PgBouncer's connections, or change its replicas.")
+    pgbouncer.command("reconnect")(_reconnect)
     pgbouncer.command("retire")(_retire)
     pgbouncer.command("spread")(_spread)
     app.add_typer(pgbouncer, name="pgbouncer")
@@ -144,3 +145,20 @@ def _spread(
 
     read = read_settings(settings, as_json=as_json)
     sys.exit(rolling.spread(read, Request(directory, wait, as_json), replicas))
+
+
+def _reconnect(
+    settings: Settings = SETTINGS,
+    directory: Directory = _DIRECTORY,
+    wait: Wait = 0.0,
+    if_changed: Annotated[
+        bool, typer.Option("--if-changed", help="Only after DDL since the last time.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Replace every server connection, and with it the plans made before DDL."""
+    from infra.ops import rolling
+    from infra.ops.operation import Request
+
+    read = read_settings(settings, as_json=as_json)
+    sys.exit(rolling.reconnect(read, Request(directory, wait, as_json), if_changed=if_changed))

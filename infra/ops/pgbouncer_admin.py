@@ -120,6 +120,16 @@ class PgBouncerAdmin:
         """Replace every server connection, each when it is next released."""
         self.command(f"RECONNECT {database}".strip())
 
+    def replace_servers(self, *, seconds: float) -> list[Row]:
+        """Replace every server connection; return those still busy after `seconds`."""
+        self.reconnect()
+        deadline = time.monotonic() + seconds
+        while old := [row for row in self.show("SERVERS") if int(row["close_needed"])]:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.1)
+        return old
+
     def shutdown(self, mode: str = "WAIT_FOR_SERVERS") -> None:
         """Exit: WAIT_FOR_SERVERS after running transactions, WAIT_FOR_CLIENTS after all leave."""
         self.command(f"SHUTDOWN {mode}".strip())

@@ -47,6 +47,16 @@ FROM pg_catalog.pg_stat_activity AS a
 WHERE backend_type = 'client backend' AND wait_event_type = 'Lock'
 ORDER BY query_start
 """
+# A row that DDL has written has another xmin; below 16384 are the system's own.
+DDL_VERSION = """
+SELECT coalesce(md5(string_agg(version, ',' ORDER BY version)), '') AS version
+FROM (
+    SELECT format('%s.%s.%s', attrelid, attnum, xmin) AS version
+    FROM pg_catalog.pg_attribute WHERE attrelid >= 16384
+    UNION ALL
+    SELECT format('%s.%s', oid, xmin) FROM pg_catalog.pg_proc WHERE oid >= 16384
+) AS columns_and_functions
+"""
 SESSIONS = """
 SELECT usename, count(*)::int AS sessions
 FROM pg_catalog.pg_stat_activity
@@ -187,6 +197,11 @@ class PostgresAdmin:
         """Return when the server process was started: it tells two runs of it apart."""
         (row,) = self._rows("SELECT pg_catalog.pg_postmaster_start_time()::text AS at")
         return str(row["at"])
+
+    def ddl_version(self) -> str:
+        """Return a text that is another one after each change of a column or a function."""
+        (row,) = self._rows(DDL_VERSION)
+        return str(row["version"])
 
     def sessions(self) -> dict[str, int]:
         """Return how many client sessions each role has now, this one included."""

@@ -157,15 +157,12 @@ class Reloader:
 
     def _replace_servers(self, target: Target) -> None:
         with PgBouncerAdmin(target, self.settings) as admin:
-            admin.reconnect()
-            deadline = time.monotonic() + self.wait_seconds
-            while old := [row for row in admin.show("SERVERS") if _is_old(row)]:
-                if time.monotonic() > deadline:
-                    entries = sorted({row["database"] for row in old})
-                    raise StepError(
-                        [f"{len(old)} server connections of {', '.join(entries)} are busy since"]
-                    )
-                time.sleep(_POLL_SECONDS)
+            old = admin.replace_servers(seconds=self.wait_seconds)
+        if old:
+            entries = sorted({row["database"] for row in old})
+            raise StepError(
+                [f"{len(old)} server connections of {', '.join(entries)} are busy since"]
+            )
 
     @property
     def _mark(self) -> Path:
@@ -188,10 +185,6 @@ def _not_reloaded(host: str, admin: PostgresAdmin) -> list[str]:
     faults = admin.file_faults()
     lines = [f"{host}: {name}: {error}" for name, error in faults.items()]
     return lines or [f"{host}: did not read its files again; its log says why"]
-
-
-def _is_old(row: dict[str, Any]) -> bool:
-    return bool(int(row["close_needed"]))
 
 
 def _still_open(over: dict[str, int], limits: dict[str, int], seconds: float) -> str:

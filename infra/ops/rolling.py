@@ -1,4 +1,4 @@
-"""Restart, replace or retire PgBouncer replicas one at a time, with no request failing.
+"""Restart, replace, retire or reconnect PgBouncer replicas one at a time; no request fails.
 
 A replica that is to go stops taking clients; the app's pools replace their connections and
 find the others; when nobody is left on it the host restarts, replaces or removes it.
@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from infra.ops import app_control, pause, serving
+from infra.ops import app_control, pause, pgbouncer_admin, serving
 from infra.ops.app_control import Control, ProcessState
 from infra.ops.bounded import TimedOutError
-from infra.ops.operation import Operation, RefusedError, Request, operate
+from infra.ops.operation import FailedError, Operation, RefusedError, Request, operate
 from infra.ops.pgbouncer_admin import PgBouncerAdmin
+from infra.ops.postgres_admin import PostgresAdmin
 from infra.ops.settings import OpsSettings
 from infra.ops.targets import Answer, Target, everywhere
 
@@ -25,6 +26,8 @@ DRAIN_AGAIN_SECONDS = 2.0
 REPLACE_SECONDS = 60.0
 POLL_SECONDS = 0.1
 _SESSION = "sluice-ops-rolling"
+# Which DDL the server connections have seen.
+_DDL_MARK = "ddl.version"
 
 
 def restart(settings: OpsSettings, request: Request) -> int:
@@ -52,6 +55,33 @@ def spread(settings: OpsSettings, request: Request, replicas: int) -> int:
         Roller(settings, app_control.connect(settings), operation).spread(replicas)
 
     return operate(request, "spread clients", work)
+
+
+def reconnect(settings: OpsSettings, request: Request, *, if_changed: bool) -> int:
+    """Have every replica replace its server connections; return the exit code.
+
+    A prepared statement stays on its server connection, for all clients, and fails once DDL
+    has changed its result's type. With `if_changed` nothing happens where there was no DDL
+    since the last time.
+    """
+
+    def work(operation: Operation) -> None:
+        mark = request.directory / _DDL_MARK
+        with PostgresAdmin(settings) as admin:
+            version = admin.ddl_version()
+        if if_changed and mark.exists() and mark.read_text(encoding="utf-8") == version:
+            return
+        for target in pgbouncer_admin.replicas(settings):
+            with PgBouncerAdmin(target, settings) as console:
+                busy = console.replace_servers(seconds=LEAVE_SECONDS)
+            if busy:
+                raise FailedError(f"{target}: {len(busy)} server connections are busy since")
+            operation.done(target.name, "server connections replaced")
+        # Read before the first replica: DDL since then is found the next time.
+        mark.write_text(version, encoding="utf-8")
+        operation.ends_as("every PgBouncer has new server connections")
+
+    return operate(request, "reconnect", work)
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,12 +46,9 @@ class Sessions:
 
     def _replace_servers(self, target: Target) -> None:
         with PgBouncerAdmin(target, self.settings) as admin:
-            admin.reconnect()
-            deadline = time.monotonic() + self.wait_seconds
-            while old := [row for row in admin.show("SERVERS") if int(row["close_needed"])]:
-                if time.monotonic() > deadline:
-                    raise FailedError(f"{target}: {len(old)} server connections are busy since")
-                time.sleep(_POLL_SECONDS)
+            old = admin.replace_servers(seconds=self.wait_seconds)
+        if old:
+            raise FailedError(f"{target}: {len(old)} server connections are busy since")
 
     def _await_clients(self, before: dict[Target, set[_Client]]) -> None:
         deadline, again = time.monotonic() + self.wait_seconds, 0.0

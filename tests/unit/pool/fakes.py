@@ -39,6 +39,7 @@ class FakeConnection:
     commit_error: BaseException | None = None
     closed: bool = False
     silent_loss: bool = False
+    prepare_threshold: int | None = 5
     log: list[str] = field(default_factory=list)
     status: TransactionStatus = TransactionStatus.IDLE
 

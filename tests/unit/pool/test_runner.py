@@ -81,6 +81,23 @@ def test_a_connection_that_cannot_serve_is_discarded(sqlstate: str) -> None:
     assert bench.lender.returned[1] is None
 
 
+@pytest.mark.parametrize("read_only", [True, False])
+def test_a_stale_plan_is_repeated_unprepared(read_only: bool) -> None:
+    thresholds: list[int | None] = []
+
+    def work(connection: Any) -> str:
+        thresholds.append(connection.prepare_threshold)
+        if len(thresholds) == 1:
+            raise error("0A000", "cached plan must not change result type")
+        return "done"
+
+    bench = Bench()
+    assert bench.run(work, read_only=read_only) == "done"
+    assert thresholds == [5, None]
+    assert [connection.prepare_threshold for connection in bench.lender.lent] == [5, 5]
+    assert bench.lender.returned == ["stale_plan", None]
+
+
 def test_a_read_runs_without_a_transaction() -> None:
     bench = Bench()
     assert bench.run(Script("row"), read_only=True) == "row"

@@ -18,8 +18,10 @@ from app.pool import DatabaseUnavailable, Deadline
 from app.risk import SiteModel
 from app.risk.types import AssetTerms, Scenario, SiteInputs, TaskInputs
 from app.settings import WorkerSettings
+from app.worker import loop
 from app.worker.batch import BatchRunner
 from app.worker.crew import Crew
+from app.worker.loop import INTERRUPTIONS_MAX
 from app.worker.sites import AGE_MAX_SECONDS, CELLS_MAX, SiteModels
 
 from .conftest import STATE, StandInDatabase
@@ -160,6 +162,56 @@ def test_an_outage_while_storing_is_outlasted_after_looking_for_the_commit(
     workshop.crew.start()
     wait_until(lambda: workshop.count("sluice_tasks_done_total") == 2)
     assert workshop.called("complete") == 1
+
+
+@pytest.mark.parametrize("name", ["read tasks", "complete"])
+@pytest.mark.parametrize(
+    ("error", "times", "given_back"),
+    [
+        (DatabaseUnavailable("gone", STATE), INTERRUPTIONS_MAX, INTERRUPTIONS_MAX),
+        (DatabaseUnavailable("gone", STATE), INTERRUPTIONS_MAX + 2, INTERRUPTIONS_MAX),
+        (psycopg.errors.UndefinedColumn("no"), INTERRUPTIONS_MAX + 2, INTERRUPTIONS_MAX + 2),
+    ],
+    ids=["outages", "too many outages", "a schema that is not there"],
+)
+def test_an_error_of_the_infrastructure_uses_up_no_attempt_unless_it_comes_with_the_task(
+    workshop: Workshop,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    error: Exception,
+    times: int,
+    given_back: int,
+) -> None:
+    document = workshop.live.current.model_dump()
+    document["worker"]["batch_deadline_seconds"] = 0.001
+    workshop.live.replace(WorkerSettings.model_validate(document))
+    monkeypatch.setattr(loop, "BACKOFF_MAX_SECONDS", 0.01)
+    monkeypatch.setattr(loop, "BACKOFF_FIRST_SECONDS", 0.01)
+    # The lookup of a commit whose fate is open fails as well.
+    for call in (name, "complete lookup"):
+        good = workshop.database.answers.get(call)
+        workshop.database.answers[call] = lambda good=good: (
+            error if workshop.called("claim") <= times else good
+        )
+    workshop.database.answers["claim"] = in_turn(*[batch(1)] * (times + 1), None)
+    workshop.crew.start()
+    wait_until(lambda: workshop.count("sluice_tasks_done_total") == 1)
+    assert workshop.called("release") == given_back
+    assert workshop.count("sluice_tasks_retried_total") == 0
+
+
+def test_after_an_outage_leases_that_ran_out_are_left_to_their_holders(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "SWEEP_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "RECOVERY_SECONDS", 0.3)
+    workshop.crew.start()
+    wait_until(lambda: workshop.called("fail lost") >= 2)
+    workshop.database.answers["claim"] = in_turn(DatabaseUnavailable("gone", STATE), batch(1), None)
+    wait_until(lambda: workshop.called("complete") == 1)
+    assert "fail lost" not in workshop.database.calls[-3:]
+    before = workshop.called("fail lost")
+    wait_until(lambda: workshop.called("fail lost") > before)
 
 
 def test_a_bug_ends_the_process_and_is_never_silent(workshop: Workshop) -> None:
