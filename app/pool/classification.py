@@ -138,6 +138,16 @@ PGBOUNCER_TEXTS: tuple[tuple[str, FailureClass], ...] = (
 )
 """Text of a PgBouncer error (SQLSTATE 08P01) to class; the first match counts."""
 
+UNREACHABLE_TEXTS: tuple[str, ...] = (
+    "server login has been failing",
+    "server login failed",
+    "the database system is",
+)
+"""Text of a NOT_STARTED error that says that no server takes queries now.
+
+A wait that ran out says nothing of the kind: in a planned pause everything waits.
+"""
+
 LOST_TEXTS: tuple[str, ...] = (
     "server closed the connection",
     "ssl connection has been closed",
@@ -178,6 +188,13 @@ def classify(error: BaseException, *, broken: bool = False) -> FailureClass:
     if error.sqlstate == "0A000" and "cached plan" in str(error):
         return FailureClass.STALE_PLAN
     return SQLSTATES.get(error.sqlstate, FailureClass.PERMANENT)
+
+
+def is_unreachable(error: BaseException) -> bool:
+    """Return True if the pooler, or the server itself, said that no server takes queries now."""
+    if classify(error) is not FailureClass.NOT_STARTED:
+        return False
+    return any(fragment in str(error) for fragment in UNREACHABLE_TEXTS)
 
 
 def is_fatal(error: BaseException) -> bool:

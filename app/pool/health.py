@@ -1,22 +1,91 @@
-"""Is this connection still good? A poll of its socket, and a round trip only in doubt."""
+"""Is this connection still good, and is any server reached at all, told as cheaply as can be.
+
+A connection gets a poll of its socket, and a round trip only in doubt.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from time import monotonic
+from time import monotonic, sleep
 
 import psycopg
+import structlog
 
+from .classification import is_unreachable
 from .connection import PooledConnection
 from .metrics import Tally
 from .polling import GONE
 from .watchdog import Lease, Watchdog
 
+log = structlog.get_logger(__name__)
+
 CHECK_MIN_SECONDS = 0.1  # less would cut good connections for a caller in a hurry
 SWEEP_SECONDS = 1.0  # the longest one connection may keep a sweep waiting
 SWEEP_NAME = "pool-check"
+PROBE_NAME = "pool-probe"
+PROBE_PAUSE_SECONDS = 0.25  # with PgBouncer's one login a second, what a recovery takes longer
+
+
+class Outage:
+    """Knows whether any server is reached, from what went wrong and right since.
+
+    From the first failure on the pool probes by itself, until something is reached or `probe`
+    returns False. Failures that have gone on for `after_seconds` are an outage: callers have
+    nothing to wait for.
+    """
+
+    def __init__(
+        self,
+        *,
+        after_seconds: float,
+        probe: Callable[[], bool],
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._after_seconds = after_seconds
+        self._probe = probe
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._probing = threading.Lock()
+        self.since: float | None = None
+        """When the first failure was noted after which nothing was reached."""
+        self.known = False
+        """True from when failures have outlasted `after_seconds` until something is reached."""
+
+    def failed(self) -> None:
+        """Note that no server was reached."""
+        now = self._clock()
+        with self._lock:
+            self.since = now if self.since is None else self.since
+            begins = not self.known and now - self.since >= self._after_seconds
+            self.known = self.known or begins
+        if begins:
+            log.warning("no server is reached; callers are refused at once")
+        self.keep_probing()
+
+    def keep_probing(self) -> None:
+        """Start the probing thread where none runs; the next caller makes up for a failed start."""
+        if not self._probing.locked():
+            with suppress(RuntimeError):
+                threading.Thread(target=self.probe, name=PROBE_NAME, daemon=True).start()
+
+    def reached(self) -> None:
+        """Note that a server answered: callers are served again."""
+        with self._lock:
+            ended, self.since, self.known = self.known, None, False
+        if ended:
+            log.info("a server is reached again")
+
+    def probe(self) -> None:
+        """Probe until something is reached; returns at once where another thread does."""
+        if not self._probing.acquire(blocking=False):
+            return
+        try:
+            while self.since is not None and self._probe():
+                sleep(PROBE_PAUSE_SECONDS)
+        finally:
+            self._probing.release()
 
 
 class Health:
@@ -33,12 +102,14 @@ class Health:
         check_idle_seconds: float,
         watchdog: Watchdog[PooledConnection],
         tally: Tally,
+        outage: Outage,
         sweep_pool: Callable[[Callable[[PooledConnection], None]], None],
     ) -> None:
         self._sweep_pool = sweep_pool
         self._check_idle_seconds = check_idle_seconds
         self._watchdog = watchdog
         self._tally = tally
+        self._outage = outage
         self._suspect_since = float("-inf")
         self._sweeping = threading.Lock()
         self._silent = False
@@ -84,8 +155,10 @@ class Health:
         self._watchdog.arm(lease)
         try:
             connection.execute("")
-        except psycopg.Error:
+        except psycopg.Error as error:
             failed = True
+            if is_unreachable(error):
+                self._outage.failed()
         else:
             failed = False
         finally:
@@ -93,6 +166,7 @@ class Health:
         fault = "check_timeout" if cut else "check_failed" if failed else None
         self._tally.add("checks", "failed" if fault else "passed")
         if fault is None:
+            self._outage.reached()
             # From before the question, so that a failure noted since then still counts.
             connection.verified_at = started
         return fault

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from time import monotonic
 
@@ -14,7 +15,7 @@ from .classification import FailureClass
 from .connection import PooledConnection, configure, connect_arguments, restore
 from .deadline import Deadline
 from .errors import DatabaseUnavailable, DeadlineExceeded, PoolSaturated
-from .health import Health
+from .health import PROBE_NAME, Health, Outage
 from .metrics import Tally
 from .reservoir import Reservoir
 from .settings import ConnectionSettings, PoolSettings
@@ -40,10 +41,14 @@ class Lender:
         self.tally = Tally()
         self.watchdog: Watchdog[PooledConnection] = Watchdog(name, on_leak=self._report_leak)
         self.reservoir = _reservoir(connection, pool, name, self.connects)
+        # A caller is refused sooner only once waiting has proved vain for a whole budget.
+        patience = max(pool.retry_budget_seconds, pool.timeout_seconds)
+        self.outage = Outage(after_seconds=patience, probe=self._probe)
         self.health = Health(
             check_idle_seconds=pool.check_idle_seconds,
             watchdog=self.watchdog,
             tally=self.tally,
+            outage=self.outage,
             sweep_pool=self.reservoir.sweep,
         )
 
@@ -59,7 +64,12 @@ class Lender:
             idle=stats["pool_available"],
             waiting=stats["requests_waiting"],
             max_waiting=self._settings.max_waiting,
+            unreachable=self.outage.known,
         )
+
+    def note_unreachable(self) -> None:
+        """Note that no server was reached; see `Outage`."""
+        self.outage.failed()
 
     def borrow(self, deadline: Deadline, name: str) -> Lease[PooledConnection]:
         """Lend a connection that has just been found good.
@@ -69,11 +79,16 @@ class Lender:
         Raises:
             PoolSaturated: all connections stayed lent, or the queue is full.
             DeadlineExceeded: the deadline came first.
-            DatabaseUnavailable: no connection can be made, or the pool is closed.
+            DatabaseUnavailable: no connection can be made, no server has been reached
+                for longer than the retry budget (then at once), or the pool is closed.
 
         """
         if self.closing:
             raise DatabaseUnavailable(f"{name}: the pool is closed", self.state())
+        if self.outage.known:
+            self.outage.keep_probing()
+            self.tally.add("timeouts", "outage")
+            raise DatabaseUnavailable(f"{name}: {self._unreachable_since()}", self.state())
         started = monotonic()
         limit_at = min(deadline.at, started + self._settings.timeout_seconds)
         connection = self._any_connection(limit_at - started, deadline, name)
@@ -101,6 +116,8 @@ class Lender:
                 self.health.suspect()
             return
         connection.verified_at = monotonic()
+        if self.outage.since is not None:
+            self.outage.reached()
         if restore(connection, self._connection):
             self.tally.add("dirty_returns", "settings")
         if not self.reservoir.give_back(connection):
@@ -138,6 +155,8 @@ class Lender:
         state = self.state()
         if is_outage(state, self.connects):
             self.tally.add("timeouts", "outage")
+            if self.connects.failing:
+                self.outage.failed()
             why = self.connects.last_error if self.connects.failing else "no answer to connecting"
             return DatabaseUnavailable(f"{name}: no connection can be made ({why})", state)
         if deadline.expired and state.in_use < state.max_size:
@@ -145,6 +164,23 @@ class Lender:
             return DeadlineExceeded(f"{name}: the deadline passed in the queue", state, 1.0)
         self.tally.add("timeouts", "saturated")
         return PoolSaturated(f"{name}: no connection came free in time", state, 1.0)
+
+    def _unreachable_since(self) -> str:
+        since = self.outage.since
+        seconds = 0.0 if since is None else monotonic() - since
+        return f"no server has been reached for {seconds:.0f} s; the pool goes on trying"
+
+    def _probe(self) -> bool:
+        """Make one round trip, which notes its outcome; return False once the pool closes."""
+        deadline = Deadline.after(self._settings.timeout_seconds)
+        with suppress(DatabaseUnavailable):
+            connection = self._any_connection(deadline.remaining(), deadline, PROBE_NAME)
+            fault = self.health.round_trip(connection, deadline.at)
+            if fault:
+                self._discard(connection, fault)
+            elif not self.reservoir.give_back(connection):
+                self.tally.add("discards", "surplus")
+        return not self.closing
 
     def _clean(self, lease: Lease[PooledConnection]) -> str | None:
         """End what the borrower left open; return why the connection must go, or None.

@@ -52,6 +52,7 @@ GAUGES: dict[str, str] = {
     "idle": "Connections ready to be lent",
     "waiting": "Callers waiting for a connection",
     "max_waiting": "Callers that may wait",
+    "unreachable": "1 while no server is reached and every caller is refused at once",
 }
 
 

@@ -14,7 +14,7 @@ import tenacity
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from .classification import RULES, Answer, FailureClass, classify, is_fatal
+from .classification import RULES, Answer, FailureClass, classify, is_fatal, is_unreachable
 from .connection import PooledConnection
 from .deadline import Deadline
 from .errors import CommitOutcomeUnknown, DatabaseUnavailable, DeadlineExceeded
@@ -38,6 +38,9 @@ class Lender(Protocol):
 
     def give_back(self, lease: Lease[PooledConnection], discard: str | None) -> None:
         """Take a connection back; `discard` is why it must not be lent again."""
+
+    def note_unreachable(self) -> None:
+        """Note that no server was reached."""
 
     def state(self) -> PoolState:
         """Return the pool's numbers now."""
@@ -225,6 +228,8 @@ class Runner:
         self, job: Job[Any], lease: Lease[PooledConnection], error: psycopg.Error
     ) -> Exception | None:
         """Give the connection back; return what to raise, or None for the error itself."""
+        if is_unreachable(error):
+            self._lender.note_unreachable()
         gone = lease.connection.closed or is_fatal(error)
         failure = classify(error, broken=gone)
         discard = gone or RULES[failure].discard

@@ -11,7 +11,7 @@ class PoolState:
 
     `size` counts connections that exist or are being made; `in_use` those lent to
     callers; `idle` those ready to be lent. What is in neither is being made,
-    checked or replaced.
+    checked or replaced. While `unreachable` every caller is refused at once.
     """
 
     name: str
@@ -22,6 +22,7 @@ class PoolState:
     idle: int
     waiting: int
     max_waiting: int
+    unreachable: bool = False
 
     def __str__(self) -> str:
         return (

@@ -167,8 +167,9 @@ class BatchRunner:
             return attempt()
         except DatabaseUnavailable as error:
             last = error
+        # Once: in a long outage every further try is refused at once.
+        log.warning("waiting for the database", reason=last.reason)
         while not deadline.expired:
-            log.warning("waiting for the database", reason=last.reason)
             time.sleep(min(jittered(OUTAGE_PAUSE_SECONDS), deadline.remaining()))
             try:
                 return attempt_again()

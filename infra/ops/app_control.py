@@ -39,7 +39,10 @@ class ReloadRefusedError(ControlError):
 
 @dataclass(frozen=True, slots=True)
 class PoolNumbers:
-    """Numbers of connections of one process's pool (of callers, for the last two)."""
+    """Numbers of connections of one process's pool (of callers, for the last two).
+
+    `unreachable` is True while the pool reaches no server and refuses callers at once.
+    """
 
     name: str
     size: int
@@ -49,6 +52,7 @@ class PoolNumbers:
     idle: int
     waiting: int
     max_waiting: int
+    unreachable: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,6 +79,7 @@ class FakeLender:
     lent: list[FakeConnection] = field(default_factory=list)
     returned: list[str | None] = field(default_factory=list)
     cut: bool = False
+    unreachable: int = 0
 
     def borrow(self, deadline: Deadline, name: str) -> Any:
         following = self.connections.pop(0) if self.connections else FakeConnection()
@@ -92,6 +93,9 @@ class FakeLender:
     def give_back(self, lease: Any, discard: str | None) -> None:
         assert lease.connection in self.lent
         self.returned.append(discard)
+
+    def note_unreachable(self) -> None:
+        self.unreachable += 1
 
     def state(self) -> PoolState:
         return STATE
