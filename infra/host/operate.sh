@@ -13,6 +13,8 @@ warn=''
 
 # Removed at the end of the script.
 temporary=()
+# What to do where the script ends before it is done.
+unfinished=''
 # As JSON a script prints one document, however many commands it runs; these are its parts.
 json='' document='' faults=() commands=()
 
@@ -28,9 +30,25 @@ begin_json() {
 at_end() {
     local status=$?
     rm -f "${temporary[@]}"
+    if ((status)) && [[ -n $unfinished ]]; then
+        faults+=("$(json_string "$unfinished")")
+        say "$unfinished"
+    fi
     [[ -z $json ]] || print_document "$status"
 }
 trap at_end EXIT
+
+# interrupted STATUS: an operator command that runs first puts back what it has begun, and says so.
+# A second signal ends the script at once.
+interrupted() {
+    trap - INT TERM
+    signalled=$1
+    [[ -n $process ]] || exit "$1"
+    [[ -z ${command[1]-} ]] || eval "exec ${command[1]}>&-"
+}
+signalled='' process=''
+trap 'interrupted 130' INT
+trap 'interrupted 143' TERM
 
 # What came of the script, what it found itself, and the document of each command that it ran.
 print_document() {
@@ -153,8 +171,10 @@ check() {
     exit "$status"
 }
 
-# An operator command judges the env file itself.
-ops() { look run --rm --no-TTY ops "$@" </dev/null; }
+# An operator command judges the env file itself. When this script dies, however it dies, the
+# command's standard input ends, and it puts back what it has begun.
+ops() { look run --rm --no-TTY --env SLUICE_LIFELINE=yes "${ops_options[@]}" ops "$@"; }
+ops_options=()
 
 # operate COMMAND...: run an operator command; each line `host: STEP ARGUMENT...` that it
 # prints calls the function host_STEP here (dashes become underscores). Returns its exit code.
@@ -164,11 +184,14 @@ operate() {
         printed=$(mktemp)
         temporary+=("$printed")
         # Its standard output is the document, so the lines come on the other.
-        exec {lines}< <(ops "$@" --json 2>&1 >"$printed")
+        coproc command { ops "$@" --json 3>&1 >"$printed" 2>&3; }
     else
-        exec {lines}< <(ops "$@")
+        coproc command { ops "$@"; }
     fi
-    local command=$!
+    # No child inherits the other end of its standard input, as it would from a redirection.
+    # shellcheck disable=SC2154  # set by coproc
+    process=$command_PID
+    exec {lines}<&"${command[0]}"
     while IFS= read -r -u "$lines" line; do
         if [[ $line == "host: "* ]]; then
             read -r _ step arguments <<<"$line"
@@ -179,15 +202,23 @@ operate() {
             printf '%s\n' "$line"
         fi
     done
-    wait "$command" || status=$?
+    wait "$process" || status=$?
+    process=''
     exec {lines}<&-
     [[ -z $json ]] || collect "$*" "$printed" "$status"
+    [[ -z $signalled ]] || exit "$signalled"
     return "$status"
 }
 
 # What `apply` asks for; only a script that does the restarts has something to do then.
 host_restart() { :; }
 host_recreate() { :; }
+
+# What an interrupted run left out: SERVICE=COUNT...
+host_start() {
+    local one
+    for one in "$@"; do start_missing "${one%=*}" "${one#*=}"; done
+}
 
 # run_script NAME ARGUMENT...: run another script of this directory; its document becomes a part.
 run_script() {
@@ -214,15 +245,25 @@ needs_new_container() {
     [[ $wanted != "$present" ]]
 }
 
-# start_missing SERVICE: create the containers that its number of replicas asks for and start them.
+# start_missing SERVICE [COUNT]: create the containers that its number of replicas asks for, and
+# start all that do not run.
 # `up --no-deps` would do it too, but gives containers another hash than `up` alone does, and
 # the next `up` would replace them.
 start_missing() {
-    local created
-    quietly compose create --no-recreate "$1" || return
-    created=$(compose ps --all --quiet --status created "$1")
+    local down
+    quietly compose create --no-recreate ${2:+--scale "$1=$2"} "$1" || return
+    down=$(compose ps --all --quiet --status created --status exited "$1")
     # shellcheck disable=SC2086  # ids of containers, one word each
-    [[ -z $created ]] || quietly docker start $created
+    [[ -z $down ]] || quietly docker start $down
+}
+
+# write_env_file CANDIDATE: make it the env file, whole or not at all, with the owner and mode of
+# the one that was.
+write_env_file() {
+    local present
+    present=$(readlink --canonicalize "$env_file")
+    cp --attributes-only --preserve=mode,ownership "$present" "$1"
+    mv --force "$1" "$present"
 }
 
 # Everything of the env file that can be live is put in force, the rest is compiled for the

@@ -26,8 +26,7 @@ _main() {
     temporary+=("$candidate")
     judge stack.env preset "$1" --print ${json:+--json} >"$candidate" || refused "$1" "$?"
     operate preset "$1"
-    # In place, so that the file keeps its owner and mode.
-    cat "$candidate" >"$env_file"
+    write_env_file "$candidate"
     say "$env_file is now the preset $1; put it in force with: make apply"
 }
 

@@ -11,10 +11,10 @@ cd "$(dirname "$0")/../.."
 host_replace_pgbouncer() {
     local container=$1
     if needs_new_container pgbouncer "$container"; then
-        docker rm --force "$container" >/dev/null
+        quietly docker rm --force "$container" || return
         start_missing pgbouncer
     else
-        docker restart "$container" >/dev/null
+        quietly docker restart "$container"
     fi
 }
 

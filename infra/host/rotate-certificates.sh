@@ -8,9 +8,6 @@ cd "$(dirname "$0")/../.."
 # shellcheck source=infra/host/operate.sh
 . infra/host/operate.sh
 
-given=()
-ops() { look run --rm --no-TTY "${given[@]}" ops "$@" </dev/null; }
-
 # They read their files again; one that is down does so at its start.
 host_reload() {
     local service
@@ -26,7 +23,8 @@ _main() {
             --json) begin_json ;;
             --ca) options+=(--ca) ;;
             --from)
-                given=(--volume "${2:?--from needs a directory}:/given:ro")
+                # shellcheck disable=SC2034  # read by `ops`
+                ops_options=(--volume "${2:?--from needs a directory}:/given:ro")
                 options+=(--from /given)
                 shift
                 ;;

@@ -12,7 +12,7 @@ cd "$(dirname "$0")/../.."
 readonly KNOB=PGBOUNCER_REPLICAS
 candidate=$env_file.candidate
 
-host_remove_pgbouncer() { docker rm --force "$1" >/dev/null; }
+host_remove_pgbouncer() { quietly docker rm --force "$1"; }
 
 running() { compose ps --quiet pgbouncer | wc -l; }
 
@@ -22,12 +22,6 @@ last() { compose ps --format '{{.Name}}' pgbouncer | sort --version-sort | tail 
 check_budget() {
     sed "s/^$KNOB=.*/$KNOB=$1/" "$env_file" >"$candidate"
     check "$(basename "$candidate")"
-}
-
-# In place, so that the file keeps its owner and mode.
-write_down() {
-    cat "$candidate" >"$env_file"
-    rm -f "$candidate"
 }
 
 # First what else the new number needs of the env file, such as smaller pools; then the replica;
@@ -49,7 +43,7 @@ shrink() {
 }
 
 _main() {
-    local wanted
+    local wanted before
     if [[ ${1:-} == --json ]]; then
         begin_json
         shift
@@ -57,9 +51,12 @@ _main() {
     wanted=${1:-}
     [[ $wanted =~ ^[1-9][0-9]*$ ]] \
         || die "usage: scale-pgbouncer.sh [--json] N (make scale-pgbouncer N=3)" 2
+    before=$(sed -n "s/^$KNOB=//p" "$env_file")
     temporary+=("$candidate")
     check_budget "$wanted"
-    write_down
+    write_env_file "$candidate"
+    unfinished="$KNOB is $wanted; to finish: make scale-pgbouncer N=$wanted"
+    ((before == wanted)) || unfinished+="; to go back: make scale-pgbouncer N=$before"
     if ((wanted > $(running))); then grow "$wanted"; else shrink "$wanted"; fi
 }
 

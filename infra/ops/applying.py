@@ -1,5 +1,6 @@
 """The command `apply`: lock, plan, do it, say what came of it."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,10 @@ from infra.ops.targets import first_line
 
 _THIS_CHANGED_NOTHING: Final = "this command changed nothing"
 _NOT_CERTAIN: Final = "how far it came is not certain; run it again: make apply"
+# Of what an interrupted run has left: a container that must start, and a process that is about to.
+_START_SECONDS: Final = 60.0
+_ANSWER_SECONDS: Final = 15.0
+_POLL_SECONDS: Final = 0.5
 _NOTHING_COMPILED: Final = "nothing was compiled yet; `make up` compiles and starts"
 
 
@@ -41,7 +46,9 @@ def run(
             Ending().signals_raise(),
             lock.operation_lock(directory, "apply", wait_seconds=wait_seconds),
         ):
-            plan, outcome = _locked(env_file, settings, paths, console, prepare_restart)
+            plan, outcome = _locked(
+                env_file, settings, paths, console, prepare_restart, as_json=as_json
+            )
     except lock.LockHeldError as held:
         plan, outcome = None, ApplyOutcome(exits.REFUSED, [str(held)], state=_THIS_CHANGED_NOTHING)
     except EndedBySignalError as signal:
@@ -59,10 +66,22 @@ def run(
 
 
 def _locked(
-    env_file: Path, settings: Path, paths: Paths, console: Console, prepare_restart: bool
+    env_file: Path,
+    settings: Path,
+    paths: Paths,
+    console: Console,
+    prepare_restart: bool,
+    *,
+    as_json: bool,
 ) -> tuple[Plan | None, ApplyOutcome]:
-    compiled = paths.out / "ops" / "compiled.json"
-    plan = planning.make(env_file, compiled, settings, paths.secrets)
+    def planned() -> Plan:
+        return planning.make(
+            env_file, paths.out / "ops" / "compiled.json", settings, paths.secrets
+        )
+
+    plan = planned()
+    if prepare_restart:
+        plan = _taken_over(plan, planned, as_json=as_json)
     if plan.faults:
         faults = [str(fault) for fault in plan.faults]
         return plan, ApplyOutcome(exits.BAD_INPUT, faults, state=OLD_SERVES)
@@ -72,6 +91,23 @@ def _locked(
     say = _printer(console)
     apply = Apply(plan, ops_settings.read(settings), paths, say)
     return plan, apply.run(prepare_restart=prepare_restart)
+
+
+def _taken_over(plan: Plan, planned: Callable[[], Plan], *, as_json: bool) -> Plan:
+    """Return the plan once every process answers, or after a while; have what is missing started.
+
+    An interrupted run can leave less than was compiled, for which the budget was made live.
+    """
+    if not (plan.found and plan.running and plan.found.faults()):
+        return plan
+    missing = plan.found.missing()
+    if missing:
+        ask_host("start", *(f"{one}={count}" for one, count in missing.items()), as_json=as_json)
+    until = time.monotonic() + (_START_SECONDS if missing else _ANSWER_SECONDS)
+    while plan.found and plan.found.faults() and time.monotonic() < until:
+        time.sleep(_POLL_SECONDS)
+        plan = planned()
+    return plan
 
 
 def _printer(console: Console) -> Callable[[str], None]:

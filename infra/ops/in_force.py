@@ -59,7 +59,15 @@ class InForce:
     def faults(self) -> list[str]:
         """Return one line for each process that does not answer or is not there."""
         silent = [f"{one.name}: {one.error}" for one in self.processes if one.error]
-        return silent + [line for tier in TIERS for line in self._missing(tier)]
+        return silent + [self._missing(tier, wanted) for tier, wanted in self.missing().items()]
+
+    def missing(self) -> dict[str, int]:
+        """Return how many processes each tier should have that has fewer."""
+        return {
+            tier: self.wanted[tier]
+            for tier in TIERS
+            if len(self._names(tier)) < self.wanted.get(tier, 0)
+        }
 
     def knobs(self) -> dict[str, tuple[Value, ...]]:
         """Return the values in force of the knobs that can be read; several when some differ."""
@@ -79,13 +87,13 @@ class InForce:
                 )
         return found
 
-    def _missing(self, tier: str) -> list[str]:
-        there = [one.name for one in self.processes if one.tier == tier]
-        wanted = self.wanted.get(tier, 0)
-        if len(there) >= wanted:
-            return []
+    def _names(self, tier: str) -> list[str]:
+        return [one.name for one in self.processes if one.tier == tier]
+
+    def _missing(self, tier: str, wanted: int) -> str:
+        there = self._names(tier)
         found = f"; there: {', '.join(there)}" if there else ""
-        return [f"{tier}: {len(there)} of {wanted} processes have an address{found}"]
+        return f"{tier}: {len(there)} of {wanted} processes have an address{found}"
 
 
 def look(settings: OpsSettings) -> InForce:

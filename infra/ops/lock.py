@@ -13,8 +13,8 @@ from pathlib import Path
 
 LOCK_FILE_NAME = "operation.lock"
 _POLL_SECONDS = 0.1
-# Whoever asks for the holder takes the lock for an instant.
-_GRACE_SECONDS = 0.3
+# An operation whose caller was killed puts back what it has begun; the next one takes over.
+_GRACE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ from infra.ops.targets import Target, everywhere, resolve
 
 # A successor listens at once; its predecessor answers here for a moment longer.
 SUCCEED_SECONDS = 20.0
+# What an interrupted run has left out must start.
+TAKE_OVER_SECONDS = 60.0
 # The host's step: stop within the grace period, start, open the pool.
 REPLACE_SECONDS = 120.0
 POLL_SECONDS = 0.2
@@ -52,6 +54,7 @@ class AppRestart:
 
     def run(self, services: tuple[str, ...]) -> None:
         """Restart every process of the services, one after the other."""
+        self._start_missing(services)
         present = self._require(services)
         known = {_identity(one) for one in present}
         for before in present:
@@ -69,6 +72,22 @@ class AppRestart:
             self.operation.done(after.target.name, "restarted", taken)
             self._check_settings(after)
         self.operation.ends_as(f"every process of {' and '.join(services)} is new")
+
+    def _start_missing(self, services: tuple[str, ...]) -> None:
+        """Have the host start what an interrupted run left out, or a larger number asks for."""
+        wanted = self.control.processes
+        few = [one for one in services if len(self.control.targets(one)) < wanted[one]]
+        if not few:
+            return
+        self.operation.say(f"starting what is missing of {' and '.join(few)}")
+        self.operation.ask_host("start", *(f"{one}={wanted[one]}" for one in few))
+        deadline = time.monotonic() + TAKE_OVER_SECONDS
+        while time.monotonic() < deadline and any(self._answering(one) < wanted[one] for one in few):
+            time.sleep(POLL_SECONDS)
+
+    def _answering(self, service: str) -> int:
+        answers = everywhere(self.control.targets(service), self.control.state)
+        return sum(answer.ok for answer in answers)
 
     def _require(self, services: tuple[str, ...]) -> tuple[ProcessState, ...]:
         """Return every process; refuse unless all are there and could start anew."""

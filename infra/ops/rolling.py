@@ -6,8 +6,10 @@ find the others; when nobody is left on it the host restarts, replaces or remove
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+
+import psycopg
 
 from infra.ops import app_control, pause, pgbouncer_admin, serving
 from infra.ops.app_control import Control, ProcessState
@@ -24,6 +26,10 @@ LEAVE_SECONDS = 20.0
 DRAIN_AGAIN_SECONDS = 2.0
 # The host's step: stop, start or replace a container; then it must log in to PostgreSQL.
 REPLACE_SECONDS = 60.0
+# A replica that an interrupted run took out ends with its last client and is started again.
+TAKE_OVER_SECONDS = 20.0
+# Of an interrupted run: no longer than the next one waits for the lock.
+HASTE_SECONDS = 3.0
 POLL_SECONDS = 0.1
 _SESSION = "sluice-ops-rolling"
 # Which DDL the server connections have seen.
@@ -94,7 +100,7 @@ class Roller:
 
     def restart(self) -> None:
         """Restart (or replace, where the image changed) every replica in turn."""
-        replicas = serving.require(self.settings, self._expected())
+        replicas = self._present(int(self.settings.values["pgbouncer"]["replicas"]))
         if len(replicas) == 1:
             raise RefusedError(
                 "one PgBouncer replica has nobody to take its clients meanwhile; "
@@ -111,7 +117,7 @@ class Roller:
 
     def retire(self, name: str) -> None:
         """Take one replica out of service and have the host remove it."""
-        replicas = serving.require(self.settings)
+        replicas = self._present()
         target = next((one for one in replicas if one.name == name), None)
         if target is None or len(replicas) == 1:
             names = ", ".join(one.name for one in replicas)
@@ -138,29 +144,58 @@ class Roller:
         self.operation.say(f"{target.name}: {state} after {taken:.1f} s")
         self.operation.done(target.name, done, taken)
 
-    def _expected(self) -> int:
-        return int(self.settings.values["pgbouncer"]["replicas"])
+    def _present(self, expected: int | None = None) -> tuple[Target, ...]:
+        """Return every replica once all serve; take over what an interrupted run has left.
+
+        Raises:
+            RefusedError: one is missing, does not answer, or is paused.
+
+        """
+        deadline = time.monotonic() + TAKE_OVER_SECONDS
+        told = False
+        while True:
+            try:
+                return serving.require(self.settings, expected)
+            except serving.NotServingError as refusal:
+                if time.monotonic() > deadline:
+                    raise
+                if not told:
+                    self.operation.say(f"{refusal}; waiting for it")
+                    if expected is not None:
+                        self.operation.ask_host("start", f"pgbouncer={expected}")
+                    told = True
+                # Whoever still is on a replica that takes no new client keeps it from ending.
+                self._drain()
+            time.sleep(DRAIN_AGAIN_SECONDS / 2)
 
     @contextmanager
     def _left(self, target: Target) -> Iterator[None]:
         """Empty a replica of clients for the block.
 
         The session on its console stays: the last client to leave would end the process,
-        and the container's restart policy would start it before the host's step.
+        and the container's restart policy would start it before the host's step. Where the
+        block is not finished, that is what brings the replica back.
         """
         self.operation.say(f"{target.name}: clients leave")
         with self._session(target) as keeper, self._session(target) as admin:
             keeper.shutdown("WAIT_FOR_CLIENTS")
-            if left := self._others_after_leaving(keeper):
-                self._end_transactions(target, admin, left)
-            yield
+            try:
+                if left := self._others_after_leaving(keeper, LEAVE_SECONDS):
+                    self._end_transactions(target, admin, left)
+                yield
+            except BaseException:
+                # Nothing to hasten where the process has ended already.
+                with suppress(psycopg.Error, TimedOutError):
+                    self._others_after_leaving(keeper, HASTE_SECONDS)
+                    admin.shutdown("WAIT_FOR_SERVERS")
+                raise
 
     def _session(self, target: Target) -> PgBouncerAdmin:
         return PgBouncerAdmin(target, self.settings, application_name=_SESSION)
 
-    def _others_after_leaving(self, admin: PgBouncerAdmin) -> int:
+    def _others_after_leaving(self, admin: PgBouncerAdmin, seconds: float) -> int:
         """Drain the app's pools until nobody is left here; return who stays after all."""
-        deadline = time.monotonic() + LEAVE_SECONDS
+        deadline = time.monotonic() + seconds
         again = 0.0
         while (left := _others(admin)) and time.monotonic() < deadline:
             if time.monotonic() >= again:

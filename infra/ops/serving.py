@@ -17,21 +17,28 @@ QUERY_SECONDS = 3.0
 POLL_SECONDS = 0.1
 
 
+class NotServingError(RefusedError):
+    """A replica is missing or does not answer; one that is on its way back will."""
+
+
 def require(settings: OpsSettings, expected: int | None = None) -> tuple[Target, ...]:
     """Return every replica; refuse unless all, and as many as expected, serve.
 
     Raises:
-        RefusedError: one is missing, does not answer, or is paused.
+        NotServingError: one is missing or does not answer.
+        RefusedError: one is paused.
 
     """
     replicas = pgbouncer_admin.replicas(settings)
     if expected is not None and len(replicas) != expected:
-        raise RefusedError(
+        raise NotServingError(
             f"{len(replicas)} of {expected} PgBouncer replicas run; start them first: make up"
         )
     for answer in everywhere(replicas, lambda target: _is_paused(settings, target)):
-        if answer.value is not False:
-            raise RefusedError(f"{answer.target}: {answer.error or 'is paused'}")
+        if not answer.ok:
+            raise NotServingError(f"{answer.target}: {answer.error}")
+        if answer.value:
+            raise RefusedError(f"{answer.target}: is paused")
     return replicas
 
 
