@@ -14,7 +14,13 @@ readonly SUITE=trixie
 readonly PULL_TIMEOUT_SECONDS=120
 readonly KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 
-have_image() { docker image inspect "$IMAGE" >/dev/null 2>&1; }
+have_image() {
+    local said
+    said=$(docker image inspect --format '{{.Id}}' "$IMAGE" 2>&1) && return
+    # That it is not there is an answer; anything else is a failure.
+    [[ ${said,,} == *"no such image"* ]] || say "$said"
+    return 1
+}
 
 pull() {
     say "pulling $IMAGE"
@@ -71,8 +77,7 @@ SETTINGS
 build() {
     local work
     work=$(mktemp -d)
-    # shellcheck disable=SC2064  # expanded now: `work` is gone when the trap runs
-    trap "rm -rf '$work'" EXIT
+    temporary+=("$work")
     sources >"$work/debian.sources"
     apt_settings >"$work/90host"
     image_settings >"$work/90image"

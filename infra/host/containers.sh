@@ -14,12 +14,17 @@ readonly FORMAT='{"service": {{json (index .Config.Labels "com.docker.compose.se
 "health": {{if .State.Health}}{{json .State.Health.Status}}{{else}}""{{end}}}'
 
 _main() {
-    local ids disk
+    local ids disk status=0
     mapfile -t ids < <(look ps --all --quiet)
     ((${#ids[@]})) || return 0
     docker inspect --format "${FORMAT//$'\n'/ }" "${ids[@]}"
     disk=$(timeout "$DISK_SECONDS" docker compose --env-file infra/env/presets/laptop.env exec --no-TTY postgres \
-        df --block-size=1 --output=size,avail /var/lib/postgresql/data </dev/null 2>/dev/null | tail -n 1) || return 0
+        df --block-size=1 --output=size,avail /var/lib/postgresql/data </dev/null 2>&1) || status=$?
+    if ((status)); then
+        say "disk of the data volume: df in postgres failed ($status): ${disk##*$'\n'}"
+        return 0
+    fi
+    disk=${disk##*$'\n'}
     # shellcheck disable=SC2086  # two numbers
     printf '{"disk": {"size": %s, "free": %s}}\n' $disk
 }

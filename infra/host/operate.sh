@@ -29,7 +29,7 @@ begin_json() {
 
 at_end() {
     local status=$?
-    rm -f "${temporary[@]}"
+    rm -rf "${temporary[@]}"
     if ((status)) && [[ -n $unfinished ]]; then
         faults+=("$(json_string "$unfinished")")
         say "$unfinished"
@@ -65,12 +65,15 @@ json_string() {
 
 # quietly COMMAND...: what it prints is of interest only where it fails; its last lines then are.
 quietly() {
-    local output status=0
-    output=$("$@" 2>&1) || status=$?
+    local printed status=0
+    # Not a subshell: it would hold the other end of an operator command's standard input.
+    printed=$(mktemp)
+    temporary+=("$printed")
+    "$@" >"$printed" 2>&1 || status=$?
     ((status)) || return 0
-    faults+=("$(json_string "$* failed ($status): ${output##*$'\n'}")")
+    faults+=("$(json_string "$* failed ($status): $(tail -n 1 "$printed")")")
     say "$* failed ($status):"
-    tail -n "$FAILURE_LINES" <<<"$output" >&2
+    tail -n "$FAILURE_LINES" "$printed" >&2
     return "$status"
 }
 

@@ -75,9 +75,7 @@ def _locked(
     as_json: bool,
 ) -> tuple[Plan | None, ApplyOutcome]:
     def planned() -> Plan:
-        return planning.make(
-            env_file, paths.out / "ops" / "compiled.json", settings, paths.secrets
-        )
+        return planning.make(env_file, paths.out / "ops" / "compiled.json", settings, paths.secrets)
 
     plan = planned()
     if prepare_restart:

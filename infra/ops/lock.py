@@ -14,7 +14,7 @@ from pathlib import Path
 LOCK_FILE_NAME = "operation.lock"
 _POLL_SECONDS = 0.1
 # An operation whose caller was killed puts back what it has begun; the next one takes over.
-_GRACE_SECONDS = 5.0
+GRACE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def holder(directory: Path) -> Holder | None:
 
 
 def _acquire(descriptor: int, wait_seconds: float) -> None:
-    deadline = time.monotonic() + max(wait_seconds, _GRACE_SECONDS)
+    deadline = time.monotonic() + max(wait_seconds, GRACE_SECONDS)
     while not _try(descriptor):
         if time.monotonic() >= deadline:
             raise LockHeldError(_signature(descriptor))

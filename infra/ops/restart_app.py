@@ -82,7 +82,9 @@ class AppRestart:
         self.operation.say(f"starting what is missing of {' and '.join(few)}")
         self.operation.ask_host("start", *(f"{one}={wanted[one]}" for one in few))
         deadline = time.monotonic() + TAKE_OVER_SECONDS
-        while time.monotonic() < deadline and any(self._answering(one) < wanted[one] for one in few):
+        while time.monotonic() < deadline and any(
+            self._answering(one) < wanted[one] for one in few
+        ):
             time.sleep(POLL_SECONDS)
 
     def _answering(self, service: str) -> int:

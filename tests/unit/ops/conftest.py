@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from infra.ops import lock
 from infra.ops.operation import Request
 from tests.unit.ops.support import Run
 
@@ -24,3 +25,9 @@ def told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
         return document
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a held lock refused almost at once."""
+    monkeypatch.setattr(lock, "GRACE_SECONDS", 0.3)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -15,11 +16,12 @@ from typing import Any
 
 import pytest
 
+from tests.fix_stack import poll
 from tests.unit.infra.support import REPOSITORY
 
 # Notes each call; answers a command as answers.json says, everything else with nothing.
 DOCKER = """#!{python} -IS
-import json, sys
+import json, sys, time
 from pathlib import Path
 
 words, folder = sys.argv[1:], Path({folder!r})
@@ -31,6 +33,12 @@ known = [one for part, one in answers.items() if part in text]
 if known:
     sys.stderr.write(known[0]["stderr"])
     sys.stdout.write(known[0]["stdout"])
+    if known[0]["hangs"]:
+        sys.stdout.flush()
+        sys.stdin.read()
+        with (folder / "calls").open("a") as calls:
+            calls.write("alone: " + text + chr(10))
+        time.sleep(known[0]["hangs"])
     sys.exit(known[0]["code"])
 """
 NEEDS_RESTART = 4
@@ -63,17 +71,27 @@ class Docker:
     folder: Path
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def answer(self, command: str, *, code: int = 0, stdout: str = "", stderr: str = "") -> None:
-        self.answers[command] = {"code": code, "stdout": stdout, "stderr": stderr}
+    def answer(
+        self,
+        command: str,
+        *,
+        code: int = 0,
+        stdout: str = "",
+        stderr: str = "",
+        hangs: float = 0.0,
+    ) -> None:
+        """Answer a command; where it `hangs`, until its standard input ends and so long after."""
+        answer = {"code": code, "stdout": stdout, "stderr": stderr, "hangs": hangs}
+        self.answers[command] = answer
 
     def tell(self, command: str, *, code: int = 0, stderr: str = "", **fields: object) -> None:
         """Answer a command with a document over several lines."""
         document = {"exit_code": code, **fields}
         self.answer(command, code=code, stdout=json.dumps(document, indent=2) + "\n", stderr=stderr)
 
-    def run(self, script: str, *arguments: str) -> Ran:
+    def start(self, script: str, *arguments: str) -> subprocess.Popen[str]:
         (self.folder / "answers.json").write_text(json.dumps(self.answers))
-        done = subprocess.run(
+        return subprocess.Popen(
             [str(REPOSITORY / "infra" / "host" / script), *arguments],
             env={
                 **os.environ,
@@ -82,15 +100,25 @@ class Docker:
                 "TMPDIR": str(self.folder / "tmp"),
             },
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=60,
-            check=False,
+            start_new_session=True,
         )
+
+    def run(self, script: str, *arguments: str) -> Ran:
+        return self.finish(self.start(script, *arguments))
+
+    def finish(self, process: subprocess.Popen[str]) -> Ran:
+        stdout, stderr = process.communicate(timeout=60)
         assert list((self.folder / "tmp").iterdir()) == [], "a temporary file stays"
         calls = self.folder / "calls"
         made = calls.read_text().splitlines() if calls.exists() else []
-        return Ran(done.returncode, done.stdout, done.stderr, made)
+        return Ran(process.returncode, stdout, stderr, made)
+
+    def noted(self, call: str) -> bool:
+        calls = self.folder / "calls"
+        return calls.exists() and call in calls.read_text()
 
 
 @pytest.fixture
@@ -362,3 +390,108 @@ def test_a_step_of_the_host_that_fails_is_told_with_its_last_lines(
     if options:
         last = "docker restart one failed (1): Range of CPUs is from 0.01 to 2.00"
         assert last in ran.document["faults"]
+
+
+def test_the_command_knows_at_once_that_the_script_was_killed_in_a_step(docker: Docker) -> None:
+    docker.answer("restart pgbouncer", stdout="host: replace-pgbouncer p1\n", hangs=0.01)
+    docker.answer("restart p1", hangs=30.0)
+    with docker.start("restart-pgbouncer.sh") as script:
+        poll(lambda: docker.noted("restart p1"), seconds=20, what="the step is asked for")
+        assert not docker.noted("alone: restart pgbouncer")
+        script.kill()
+        poll(lambda: docker.noted("alone: restart pgbouncer"), seconds=10, what="it knows")
+        # The step outlives the script, as docker's own work does.
+        os.killpg(script.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_signal_waits_for_the_command_to_put_back_what_it_has_begun(
+    docker: Docker, options: tuple[str, ...], number: signal.Signals, code: int
+) -> None:
+    said = {"stdout": json.dumps({"exit_code": 1})} if options else {}
+    docker.answer("restart pgbouncer", code=1, hangs=0.5, **said)
+    script = docker.start("restart-pgbouncer.sh", *options)
+    poll(lambda: docker.noted("restart pgbouncer"), seconds=20, what="the command runs")
+    script.send_signal(number)
+    ran = docker.finish(script)
+    assert ran.exit_code == code
+    assert "alone: restart pgbouncer" in " ".join(ran.calls)
+    if options:
+        assert ran.document["exit_code"] == code
+        assert ran.document["commands"][0]["document"] == {"exit_code": 1}
+
+
+def test_what_an_interrupted_run_left_out_is_started(docker: Docker) -> None:
+    docker.answer("restart pgbouncer", stdout="host: start pgbouncer=3 worker=1\n")
+    docker.answer("--status exited pgbouncer", stdout="two\nthree\n")
+    docker.answer("--status exited worker")
+    ran = docker.run("restart-pgbouncer.sh")
+    assert ran.exit_code == 0
+    created = [call for call in ran.calls if " create " in call]
+    assert [call.partition(" create ")[2] for call in created] == [
+        "--no-recreate --scale pgbouncer=3 pgbouncer",
+        "--no-recreate --scale worker=1 worker",
+    ]
+    assert "start two three" in ran.calls
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_change_of_replicas_that_ends_early_says_how_to_finish_and_how_to_go_back(
+    docker: Docker, options: tuple[str, ...]
+) -> None:
+    docker.tell("plan --quiet")
+    docker.tell("apply --restart", code=1)
+    file = docker.folder / "stack.env"
+    file.chmod(0o640)
+    ran = docker.run("scale-pgbouncer.sh", *options, "3")
+    told = (
+        "PGBOUNCER_REPLICAS is 3; to finish: make scale-pgbouncer N=3; "
+        "to go back: make scale-pgbouncer N=2"
+    )
+    assert ran.exit_code == 1
+    assert f"scale-pgbouncer: {told}\n" in ran.stderr
+    assert file.read_text().startswith("PGBOUNCER_REPLICAS=3\n")
+    assert file.stat().st_mode & 0o777 == 0o640
+    if options:
+        assert ran.document["faults"] == [told]
+
+
+@pytest.mark.parametrize("script", ["restart-pgbouncer.sh", "scale-pgbouncer.sh"])
+def test_a_container_that_cannot_be_removed_is_told_with_the_reason(
+    docker: Docker, script: str
+) -> None:
+    steps = {"restart pgbouncer": "replace-pgbouncer", "pgbouncer retire": "remove-pgbouncer"}
+    for command, step in steps.items():
+        docker.answer(command, code=1, stdout=f"host: {step} p1\n")
+    docker.answer("config --hash", stdout="pgbouncer another\n")
+    docker.answer("rm --force p1", code=1, stderr="device or resource busy\n")
+    ran = docker.run(script, *(["1"] if script.startswith("scale") else []))
+    assert "docker rm --force p1 failed (1):\ndevice or resource busy\n" in ran.stderr
+
+
+def test_a_disk_that_cannot_be_looked_at_is_told_with_the_reason(docker: Docker) -> None:
+    docker.answer("ps --all --quiet", stdout="one\n")
+    docker.answer("inspect --format", stdout='{"service": "postgres"}\n')
+    docker.answer("df --block-size=1", code=1, stderr='before\nservice "postgres" is not running\n')
+    ran = docker.run("containers.sh")
+    assert (ran.exit_code, ran.stdout) == (0, '{"service": "postgres"}\n')
+    assert ran.stderr == (
+        "containers: disk of the data volume: df in postgres failed (1): "
+        'service "postgres" is not running\n'
+    )
+
+
+def test_the_disk_is_told_in_one_line(docker: Docker) -> None:
+    docker.answer("ps --all --quiet", stdout="one\n")
+    docker.answer("df --block-size=1", stdout="  1B-blocks     Avail\n  1000   10\n")
+    ran = docker.run("containers.sh")
+    assert ran.stdout == '{"disk": {"size": 1000, "free": 10}}\n'
+
+
+def test_a_daemon_that_does_not_answer_is_not_taken_for_a_missing_base_image(
+    docker: Docker,
+) -> None:
+    docker.answer("image inspect", code=1, stderr="permission denied on the Docker socket\n")
+    ran = docker.run("base-image.sh")
+    assert "base-image: permission denied on the Docker socket\n" in ran.stderr

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -21,6 +21,7 @@ from infra.ops import (
     serving,
 )
 from infra.ops.app_control import ControlError, PoolNumbers, ProcessState
+from infra.ops.ending import EndedBySignalError
 from infra.ops.operation import Operation
 from infra.ops.pause import Pause
 from infra.ops.targets import Target
@@ -33,6 +34,8 @@ WORKER = Target("worker-1", "worker-control", "192.0.2.12", 9000)
 class Console:
     """A replica's admin console, on which nobody is left."""
 
+    shutdowns: ClassVar[list[str]] = []
+
     def __init__(self, *_: object, **__: object) -> None:
         self.paused = False
 
@@ -42,8 +45,8 @@ class Console:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def shutdown(self, _mode: str) -> None:
-        pass
+    def shutdown(self, mode: str) -> None:
+        self.shutdowns.append(mode)
 
     def show(self, _what: str) -> list[dict[str, str]]:
         return []
@@ -100,6 +103,7 @@ def replicas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "require", lambda *_: POOLERS)
     monkeypatch.setattr(serving, "await_all", lambda *_, **__: POOLERS)
     monkeypatch.setattr(rolling, "PgBouncerAdmin", Console)
+    Console.shutdowns.clear()
 
 
 DRAINED = [("api-1", "connections replaced"), ("worker-1", "connections replaced")]
@@ -112,6 +116,50 @@ def test_a_rolling_restart_tells_of_every_replica_and_whose_connections_moved(to
     assert all(one["seconds"] >= 0 for one in document["processes"][: len(POOLERS)])
     assert document["state"] == "3 PgBouncer replicas serve"
     assert (document["faults"], document["warnings"]) == ([], [])
+
+
+@pytest.mark.usefixtures("app", "replicas")
+def test_a_replica_that_was_taken_out_ends_soon_where_the_restart_is_interrupted(
+    told: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(*_: object) -> None:
+        raise EndedBySignalError("SIGHUP")
+
+    monkeypatch.setattr(Operation, "ask_host", ended)
+    document = told(lambda request: rolling.restart(SETTINGS, request))
+    assert document["exit_code"] == exits.FAILED
+    assert Console.shutdowns == ["WAIT_FOR_CLIENTS", "WAIT_FOR_SERVERS"]
+
+
+@pytest.mark.usefixtures("app", "replicas")
+def test_what_an_interrupted_restart_left_out_is_started_first(
+    told: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def require(*_: object) -> tuple[Target, ...]:
+        if not asked:
+            raise serving.NotServingError("2 of 3 PgBouncer replicas run")
+        return POOLERS
+
+    monkeypatch.setattr(serving, "require", require)
+    monkeypatch.setattr(rolling, "DRAIN_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(Operation, "ask_host", lambda _, *step: asked.append(step))
+    assert told(lambda request: rolling.restart(SETTINGS, request))["exit_code"] == exits.OK
+    assert asked[0] == ("start", "pgbouncer=3")
+    assert asked[1] == ("replace-pgbouncer", "pgbouncer-1")
+
+
+@pytest.mark.usefixtures("app", "replicas")
+def test_a_replica_that_stays_away_is_a_refusal(told: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def require(*_: object) -> tuple[Target, ...]:
+        raise serving.NotServingError("2 of 3 PgBouncer replicas run")
+
+    monkeypatch.setattr(serving, "require", require)
+    monkeypatch.setattr(rolling, "TAKE_OVER_SECONDS", 0.0)
+    document = told(lambda request: rolling.restart(SETTINGS, request))
+    assert document["exit_code"] == exits.REFUSED
+    assert document["faults"] == ["refused: 2 of 3 PgBouncer replicas run"]
 
 
 @pytest.mark.usefixtures("app", "replicas")
@@ -160,6 +208,29 @@ def test_an_app_restart_tells_of_every_process(
     assert processes(document) == [("api-1", "restarted"), ("worker-1", "restarted")]
     assert steps == ["replace-worker"]
     assert document["operation"] == "restart api and worker"
+
+
+def test_an_app_restart_first_starts_the_workers_that_are_missing(
+    told: Run, app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restart_app, "_is_ready", lambda _: True)
+    there: list[Target] = []
+    steps: list[tuple[str, ...]] = []
+
+    def host(_: Operation, *step: str) -> None:
+        steps.append(step)
+        if step[0] == "start":
+            there.append(WORKER)
+        else:
+            app.replace_worker(step[1])
+
+    monkeypatch.setattr(app, "targets", lambda *_: tuple(there))
+    monkeypatch.setattr(Operation, "ask_host", host)
+    document = told(
+        lambda request: restart_app.restart(SETTINGS, request, ("worker",), new_api_container=False)
+    )
+    assert document["exit_code"] == exits.OK
+    assert steps == [("start", "worker=1"), ("replace-worker", "worker-1")]
 
 
 class Server:
