@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,8 @@ class Host:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            # A process group of its own, for a test that ends all that the script has started.
+            start_new_session=True,
         )
 
     def run(self, script: str, *arguments: str) -> tuple[int, str]:
@@ -38,6 +41,20 @@ class Host:
         process = self.start(script, *arguments)
         output, _ = process.communicate(timeout=SCRIPT_SECONDS)
         return process.returncode, output
+
+    def end_at(self, line: str, end: signal.Signals, script: str, *arguments: str) -> None:
+        """Start a script; end it, and all that it has started, where it prints this text."""
+        process = self.start(script, *arguments)
+        assert process.stdout
+        printed: list[str] = []
+        for one in process.stdout:
+            printed.append(one)
+            if line in one:
+                os.killpg(process.pid, end)
+                process.communicate(timeout=SCRIPT_SECONDS)
+                assert process.returncode != 0
+                return
+        pytest.fail(f"{script} never printed {line!r}: {''.join(printed)}")
 
     def ops(self, *arguments: str) -> tuple[int, str, str]:
         """Run an operator command; return its exit code, output and standard error."""

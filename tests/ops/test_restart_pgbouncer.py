@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from io import BytesIO
 
@@ -138,7 +139,7 @@ def test_an_image_upgrade_and_the_way_back_fail_no_request(
 
 
 @pytest.mark.usefixtures("whole_again", "applied_again")
-def test_one_replica_more_and_one_less_fails_no_request(
+def test_one_replica_more_and_one_less_by_the_run_after_a_killed_one_fails_no_request(
     stack: Stack,
     sql: Sql,
     host: Host,
@@ -151,11 +152,14 @@ def test_one_replica_more_and_one_less_fails_no_request(
     smaller_pools(env_file)
     with make_load(threads=12) as load:
         wait_for_traffic(load)
+        # The number is compiled, and the replica not yet there.
+        host.end_at("the rest waits", signal.SIGKILL, SCALE, str(before + 1))
         code, output = host.run(SCALE, str(before + 1))
         assert code == 0, output
         assert len(stack.containers("pgbouncer")) == before + 1
         hold(3)
         assert all(clients_of_each(stack, console)), "a replica has no client"
+        host.end_at("clients leave", signal.SIGKILL, SCALE, str(before))
         code, output = host.run(SCALE, str(before))
         assert code == 0, output
         hold(3)
