@@ -119,6 +119,17 @@ def smallest_work_mem(values: Values) -> Iterator[str]:
         )
 
 
+def disk(values: Values) -> Iterator[str]:
+    """Check that the write-ahead log fits into its share of the disk."""
+    share = values.integer("POSTGRES_DISK_MB") // derive.DISK_SHARE
+    if derive.wal_demand_mb(values) > share:
+        yield (
+            f"{shown(values, 'POSTGRES_MAX_WAL_MB')} x {derive.WAL_FACTOR} exceeds {share} MB, a "
+            f"quarter of {shown(values, 'POSTGRES_DISK_MB')}; the log would take the space of the "
+            "data; lower it or give the volume more disk"
+        )
+
+
 def prepared_statements(values: Values) -> Iterator[str]:
     """Rule 6: PgBouncer keeps every statement that a client has prepared."""
     reason = "PgBouncer would prepare the same statements over and over"
@@ -187,6 +198,7 @@ RULES: Final[tuple[Rule, ...]] = (
     *TIME_RULES,
     memory,
     smallest_work_mem,
+    disk,
     prepared_statements,
 )
 WARNINGS: Final[tuple[Rule, ...]] = (

@@ -15,6 +15,10 @@ SESSION_OVERHEAD_KB = 3 * KB_PER_MB
 WORK_MEM_MIN_KB = 64
 # work_mem below this makes ordinary sorts of this workload spill to disk.
 WORK_MEM_USEFUL_KB = 1024
+# Write-ahead log and temporary files may each take this part of the disk; the data have the rest.
+DISK_SHARE = 4
+# max_wal_size is a target that a checkpoint behind schedule exceeds.
+WAL_FACTOR = 2
 _MAINTENANCE_MAX_KB = 2048 * KB_PER_MB
 _WORK_MEM_MAX_KB = 256 * KB_PER_MB
 
@@ -78,6 +82,45 @@ def memory_demand_kb(values: Values) -> int:
 def processors(values: Values) -> int:
     """Return the processors rounded up: a part of one still runs one process."""
     return int(values.number("POSTGRES_CPUS").to_integral_value(rounding=ROUND_CEILING))
+
+
+def wal_demand_mb(values: Values) -> int:
+    """Return the disk space that the write-ahead log may take, in MB."""
+    return values.integer("POSTGRES_MAX_WAL_MB") * WAL_FACTOR
+
+
+def spilling_processes(values: Values) -> int:
+    """Return the processes that may have temporary files at once; the limit is for each.
+
+    Without those of the owner, who has no limit: a large index is sorted on disk.
+    """
+    direct = connections.direct(values) - values.integer("POSTGRES_OWNER_CONNECTIONS")
+    return connections.pooled(values) + direct + processors(values)
+
+
+def temp_file_limit_kb(values: Values) -> int:
+    """Return temp_file_limit in kB: the share of the disk over all that may spill."""
+    share = values.integer("POSTGRES_DISK_MB") * KB_PER_MB // DISK_SHARE
+    return share // spilling_processes(values)
+
+
+def disk_reserve_mb(values: Values) -> int:
+    """Return the free disk space below which the volume may fill up at any moment, in MB."""
+    return wal_demand_mb(values) + temp_file_limit_kb(values) // KB_PER_MB
+
+
+def ballast_mb(values: Values) -> int:
+    """Return the size of the file that is given back on a full disk, in MB.
+
+    At least four segments of the log: a server that cannot write one does not start.
+    """
+    return min(max(values.integer("POSTGRES_DISK_MB") // 64, 64), 1024)
+
+
+def data_mb(values: Values) -> int:
+    """Return the disk space that is left for tables and indexes, in MB."""
+    disk = values.integer("POSTGRES_DISK_MB")
+    return disk - wal_demand_mb(values) - disk // DISK_SHARE - ballast_mb(values)
 
 
 def derived_settings(values: Values) -> tuple[Derived, ...]:
@@ -174,7 +217,20 @@ def _disk_settings(values: Values) -> tuple[Derived, ...]:
     cost, concurrency = (Decimal("1.1"), 200) if solid else (Decimal("4.0"), 2)
     return (
         Derived("max_wal_size", f"{maximum}MB", "POSTGRES_MAX_WAL_MB"),
-        Derived("min_wal_size", f"{max(maximum // 4, 80)}MB", "max_wal_size / 4, at least 80 MB"),
+        Derived(
+            "min_wal_size", f"{maximum}MB", "max_wal_size: data cannot take the space of the log"
+        ),
+        Derived(
+            "temp_file_limit",
+            f"{temp_file_limit_kb(values)}kB",
+            f"POSTGRES_DISK_MB / {DISK_SHARE} / ({spilling_processes(values)} pooled, direct and "
+            "parallel processes); risk_owner has none",
+        ),
+        Derived(
+            "sluice.ballast",
+            f"{ballast_mb(values)}MB",
+            "POSTGRES_DISK_MB / 64, 64 MB..1 GB: the file that `make free-disk` gives back",
+        ),
         Derived(
             "checkpoint_timeout",
             f"{values.integer('POSTGRES_CHECKPOINT_TIMEOUT_SECONDS')}s",

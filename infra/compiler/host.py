@@ -101,7 +101,8 @@ def faults(values: Values, host: Host, *, file: str) -> tuple[Fault, ...]:
 
 def warnings(values: Values, host: Host, *, file: str) -> tuple[Fault, ...]:
     """Return what an operator should know of this host."""
-    return tuple(Fault(file, message) for message in _judge(_disk_with_data, values, host))
+    rules = (_disk_with_data, _disk_to_come)
+    return tuple(Fault(file, message) for rule in rules for message in _judge(rule, values, host))
 
 
 def _versions(host: Host) -> Iterator[str]:
@@ -178,6 +179,18 @@ def _disk_with_data(values: Values, host: Host) -> Iterator[str]:
     # Not refused: part of the log is there already, and a smaller one must be possible.
     if host.has_data:
         yield from _room(values, host, values.integer("POSTGRES_MAX_WAL_MB"))
+
+
+def _disk_to_come(values: Values, host: Host) -> Iterator[str]:
+    """Warn before the first start; afterwards a part of it is taken, and how much is not known."""
+    wanted = values.integer("POSTGRES_DISK_MB")
+    if host.has_data or host.disk_free_bytes is None:
+        return
+    if host.disk_free_bytes < wanted * _MB:
+        yield (
+            f"{shown(values, 'POSTGRES_DISK_MB')} exceeds the {host.disk_free_bytes // _MB} MB "
+            "free under Docker's data directory; lower it or make room"
+        )
 
 
 def _room(values: Values, host: Host, wanted_mb: int) -> Iterator[str]:

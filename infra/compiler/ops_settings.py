@@ -18,6 +18,7 @@ def ops(values: Values) -> Section:
             "port": 5432,
             "dbname": names.DATABASE,
             "processors": derive.processors(values),
+            "disk_reserve_mb": derive.disk_reserve_mb(values),
         },
         "pgbouncer": {
             "host": "pgbouncer",

@@ -1,4 +1,4 @@
-"""What a change does to the budget: connections of each tier, memory, timeouts."""
+"""What a change does to the budget: connections of each tier, memory, disk, timeouts."""
 
 from dataclasses import dataclass
 
@@ -37,7 +37,7 @@ def rows(before: Values | None, after: Values) -> tuple[Row, ...]:
 
 
 def _numbers(values: Values) -> dict[tuple[str, str, str], float]:
-    return _connections(values) | _memory(values) | _timeouts(values)
+    return _connections(values) | _memory(values) | _disk(values) | _timeouts(values)
 
 
 def _connections(values: Values) -> dict[tuple[str, str, str], float]:
@@ -75,6 +75,16 @@ def _memory(values: Values) -> dict[tuple[str, str, str], float]:
         - derive.memory_demand_kb(values),
     }
     return {("memory", name, "MB"): round(kb / 1024, 1) for name, kb in sizes.items()}
+
+
+def _disk(values: Values) -> dict[tuple[str, str, str], float]:
+    sizes = {
+        "write-ahead log": derive.wal_demand_mb(values),
+        "temp_file_limit": round(derive.temp_file_limit_kb(values) / 1024, 1),
+        "ballast": derive.ballast_mb(values),
+        "left for data": derive.data_mb(values),
+    }
+    return {("disk", name, "MB"): size for name, size in sizes.items()}
 
 
 def _timeouts(values: Values) -> dict[tuple[str, str, str], float]:

@@ -164,6 +164,7 @@ def _whole_budget(plan: Plan) -> list[Table]:
         _server_connections(plan.values),
         _client_connections(plan.values),
         _memory(plan.values),
+        _disk(plan.values),
         _derived(plan),
     ]
 
@@ -238,6 +239,26 @@ def _memory(values: Values) -> Table:
     left = derive.memory_kb(values) - derive.memory_demand_kb(values)
     limit = values.integer("POSTGRES_MEMORY_MB")
     table.add_row(f"left of {limit}", _megabytes(left), "POSTGRES_MEMORY_MB")
+    return table
+
+
+def _disk(values: Values) -> Table:
+    table = _table("Data volume, worst case", "Part", "MB", "How")
+    share = values.integer("POSTGRES_DISK_MB") // derive.DISK_SHARE
+    parts = (
+        ("write-ahead log", derive.wal_demand_mb(values), f"{derive.WAL_FACTOR} x max_wal_size"),
+        (
+            "temporary files",
+            share,
+            f"{derive.spilling_processes(values)} processes x temp_file_limit",
+        ),
+        ("ballast", derive.ballast_mb(values), "given back by make free-disk"),
+    )
+    for name, size_mb, how in parts:
+        table.add_row(name, str(size_mb), how)
+    table.add_section()
+    limit = values.integer("POSTGRES_DISK_MB")
+    table.add_row("data", str(derive.data_mb(values)), f"the rest of POSTGRES_DISK_MB={limit}")
     return table
 
 

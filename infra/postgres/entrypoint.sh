@@ -1,11 +1,20 @@
 #!/usr/bin/env bash
-# Creates the cluster once, applies the compiled roles when they changed, then becomes
-# the server. Configuration is read from /etc/sluice and never written here.
+# Creates the cluster once, applies the compiled roles when they changed, keeps the ballast, then
+# becomes the server. Configuration is read from /etc/sluice and never written here.
+#
+#   entrypoint postgres       the server
+#   entrypoint free-ballast   remove the ballast where the volume is about full
 set -euo pipefail
 
 readonly CONFIG=/etc/sluice
 readonly SOCKET_DIR=/run/postgresql
 readonly ROLES_APPLIED=$PGDATA/sluice_roles.sha256
+readonly VOLUME=${PGDATA%/*}
+# Space that is given back on a full disk, where a server that cannot write its log does not start
+# and so nothing could be deleted.
+readonly BALLAST=$VOLUME/ballast
+# The ballast is made only where this many times its size is free.
+readonly BALLAST_ROOM=4
 
 say() { printf 'entrypoint: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
@@ -56,11 +65,48 @@ apply_roles() {
     trap - INT TERM
 }
 
+free_mb() { df --block-size=1M --output=avail "$VOLUME" | tail -n 1; }
+
+present_mb() {
+    [[ -e $BALLAST ]] || { echo 0; return; }
+    echo $(($(stat --format %s "$BALLAST") >> 20))
+}
+
+# Its absence never keeps the server from starting.
+keep_ballast() {
+    local size
+    size=$(sed -n 's/^sluice\.ballast = \([0-9]*\)MB$/\1/p' "$CONFIG/postgresql.conf")
+    [[ -n $size && $(present_mb) != "$size" ]] || return 0
+    if (($(free_mb) < size * BALLAST_ROOM)); then
+        say "less than $((size * BALLAST_ROOM)) MB are free: no ballast of $size MB is kept"
+        return
+    fi
+    rm -f "$BALLAST"
+    # --posix writes the blocks where the file system cannot reserve them.
+    fallocate --posix --length "${size}MiB" "$BALLAST" || rm -f "$BALLAST"
+}
+
+free_ballast() {
+    local size free
+    size=$(present_mb)
+    free=$(free_mb)
+    if ((size == 0)); then
+        echo "$free MB are free, and there is no ballast to give back"
+    elif ((free >= size)); then
+        echo "$free MB are free: the ballast of $size MB stays"
+    else
+        rm -f "$BALLAST"
+        echo "$free MB were free: the ballast is removed, $(free_mb) MB are free now"
+    fi
+}
+
 _main() {
+    [[ $1 != free-ballast ]] || { free_ballast; return; }
     require_config
     [[ -s $PGDATA/PG_VERSION ]] || create_cluster
     require_same_major
     roles_are_current || apply_roles
+    keep_ballast
     exec "$@" -D "$PGDATA" -c config_file="$CONFIG/postgresql.conf"
 }
 

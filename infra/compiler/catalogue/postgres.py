@@ -155,6 +155,18 @@ KNOBS: Final = (
         rule="times maintenance_work_mem it must fit into POSTGRES_MEMORY_MB",
     ),
     Knob(
+        name="POSTGRES_DISK_MB",
+        tier=Tier.POSTGRES,
+        meaning="Disk space for the data volume; the limits of log and temporary files follow it.",
+        unit="MB",
+        minimum=1024,
+        maximum=1_073_741_824,
+        default=20_480,
+        change=Change.LIVE,
+        rule="a quarter of it must hold twice POSTGRES_MAX_WAL_MB",
+        listed=True,
+    ),
+    Knob(
         name="POSTGRES_MAX_WAL_MB",
         tier=Tier.POSTGRES,
         meaning="Write-ahead log kept between checkpoints (max_wal_size); disk space, not memory.",
@@ -163,6 +175,7 @@ KNOBS: Final = (
         maximum=1_048_576,
         default=1024,
         change=Change.LIVE,
+        rule="twice its value must fit into a quarter of POSTGRES_DISK_MB",
         listed=True,
     ),
     Knob(

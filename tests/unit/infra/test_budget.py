@@ -82,6 +82,12 @@ LIMITS: list[tuple[str, Knobs, Knobs, str]] = [
         "MB exceeds POSTGRES_MEMORY_MB=1024",
     ),
     (
+        "twice the log fits into a quarter of the disk",
+        {"POSTGRES_MAX_WAL_MB": 2560},
+        {"POSTGRES_MAX_WAL_MB": 2561},
+        "POSTGRES_MAX_WAL_MB=2561 x 2 exceeds 5120 MB, a quarter of POSTGRES_DISK_MB=20480",
+    ),
+    (
         "6 prepared statements",
         {"APP_PREPARED_MAX": 200},
         {"APP_PREPARED_MAX": 201},
@@ -292,6 +298,23 @@ def test_derived_work_mem_always_fits_unless_it_is_at_its_minimum(
     values = Values(catalogue.defaults().as_dict() | changed)
     fits = derive.memory_demand_kb(values) <= derive.memory_kb(values)
     assert fits or derive.work_mem_kb(values) == derive.WORK_MEM_MIN_KB
+
+
+@pytest.mark.parametrize("disk", [1024, 20_480, 524_288])
+def test_all_that_may_spill_at_once_fits_into_a_quarter_of_the_disk(disk: int) -> None:
+    values = Values(catalogue.defaults().as_dict() | {"POSTGRES_DISK_MB": disk})
+    limit = derive.temp_file_limit_kb(values)
+    assert 0 < limit * derive.spilling_processes(values) <= disk * 1024 // 4
+    # Every direct session but the owner's, those of two PgBouncers, two parallel workers.
+    assert derive.spilling_processes(values) == 9 + 18 + 2
+
+
+@pytest.mark.parametrize(
+    ("disk", "ballast"), [(1024, 64), (20_480, 320), (65_536, 1024), (1_048_576, 1024)]
+)
+def test_the_ballast_follows_the_disk_within_bounds(disk: int, ballast: int) -> None:
+    values = Values(catalogue.defaults().as_dict() | {"POSTGRES_DISK_MB": disk})
+    assert derive.ballast_mb(values) == ballast
 
 
 def test_every_derived_setting_has_a_formula() -> None:

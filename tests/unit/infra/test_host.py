@@ -107,6 +107,15 @@ def test_little_room_beside_data_is_a_warning(tmp_path: Path) -> None:
     assert "needs up to 1024 MB of disk, and 512 MB are free" in warning.message
 
 
+@pytest.mark.parametrize(("has_data", "warned"), [(False, True), (True, False)])
+def test_less_disk_than_the_setting_promises_is_a_warning_before_the_first_start(
+    tmp_path: Path, has_data: bool, warned: bool
+) -> None:
+    facts = Host(disk_free_bytes=20 * GB - 1, has_data=has_data)
+    found = host.warnings(judge(tmp_path).values, facts, file=FILE)
+    assert ("POSTGRES_DISK_MB=20480 exceeds the 20479 MB free" in str(found)) is warned
+
+
 @pytest.mark.parametrize(
     "address",
     ["00000000", "0100007F", "0" * 32, "0000000000000000FFFF00000100007F"],

@@ -74,6 +74,7 @@ def test_what_changes_live_and_reaches_a_process_can_be_read_from_it() -> None:
         "PAUSE_MAX_SECONDS",
         "PAUSE_QUERY_WAIT_TIMEOUT_SECONDS",
         "PGBOUNCER_ADMIN_HEADROOM_CONNECTIONS",
+        "POSTGRES_DISK_MB",
         "POSTGRES_MAINTENANCE_WORK_MEM_MB",
         "POSTGRES_MONITOR_CONNECTIONS",
         "POSTGRES_STORAGE",
