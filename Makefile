@@ -17,7 +17,7 @@ ifeq ($(CA_BUNDLE),)
 unexport CA_BUNDLE
 endif
 
-.PHONY: help assess up build check project plan apply preset down destroy logs ps status restart-postgres restart-pgbouncer restart-app rotate-passwords rotate-certificates scale-pgbouncer reconnect psql lint test test-all test-unit engine bench-pool load load-sql compare isolation tune soak report results
+.PHONY: help assess up build check project plan apply preset down destroy logs ps status restart-postgres restart-pgbouncer restart-app rotate-passwords rotate-certificates scale-pgbouncer reconnect psql free-disk lint test test-all test-unit engine bench-pool load load-sql compare isolation tune soak report results
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -122,6 +122,9 @@ reconnect: project ## New server connections of PgBouncer, after DDL by another 
 
 psql: ## A superuser's psql inside the PostgreSQL container
 	@infra/host/psql.sh
+
+free-disk: ## The way back from a full data volume: gives back its ballast, shows what fills it
+	@infra/host/free-disk.sh
 
 $(VENV)/.installed: requirements/dev.txt infra/host/python-env.sh
 	@infra/host/python-env.sh $(VENV) requirements/dev.txt

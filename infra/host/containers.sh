@@ -8,23 +8,27 @@ cd "$(dirname "$0")/../.."
 
 # Longer than any `df` of a local disk; a frozen container must not hold up the status.
 readonly DISK_SECONDS=5
+readonly DF=(df --block-size=1 '--output=size,avail' /var/lib/postgresql/data)
 readonly FORMAT='{"service": {{json (index .Config.Labels "com.docker.compose.service")}}, "name": {{json .Name}},
 "state": {{json .State.Status}}, "started": {{json .State.StartedAt}}, "finished": {{json .State.FinishedAt}},
 "exit_code": {{.State.ExitCode}}, "restarts": {{.RestartCount}}, "oom_killed": {{.State.OOMKilled}},
 "health": {{if .State.Health}}{{json .State.Health.Status}}{{else}}""{{end}}}'
+
+within() { timeout "$DISK_SECONDS" docker compose --env-file infra/env/presets/laptop.env "$@"; }
 
 _main() {
     local ids disk status=0
     mapfile -t ids < <(look ps --all --quiet)
     ((${#ids[@]})) || return 0
     docker inspect --format "${FORMAT//$'\n'/ }" "${ids[@]}"
-    disk=$(timeout "$DISK_SECONDS" docker compose --env-file infra/env/presets/laptop.env exec --no-TTY postgres \
-        df --block-size=1 --output=size,avail /var/lib/postgresql/data </dev/null 2>&1) || status=$?
+    # A full disk ends the server, so its container may not run.
+    disk=$({ within exec --no-TTY postgres "${DF[@]}" || within run --rm --no-deps --no-TTY --entrypoint "${DF[0]}" \
+        postgres "${DF[@]:1}"; } </dev/null 2>&1) || status=$?
     if ((status)); then
         say "disk of the data volume: df in postgres failed ($status): ${disk##*$'\n'}"
         return 0
     fi
-    disk=${disk##*$'\n'}
+    disk=$(grep --extended-regexp '^ *[0-9]+ +[0-9]+$' <<<"$disk" | tail -n 1)
     # shellcheck disable=SC2086  # two numbers
     printf '{"disk": {"size": %s, "free": %s}}\n' $disk
 }

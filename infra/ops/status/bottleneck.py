@@ -21,6 +21,8 @@ _KNOBS = {
 _MONITOR = "risk_monitor"
 # The database entry that each service's pool connects to.
 _ENTRIES = {"api": "risk", "worker": "risk_batch"}
+# Two segments of the write-ahead log: with less the server ends, or is about to.
+_FULL_BYTES = 32 << 20
 # 128 + SIGKILL.
 _EXIT_KILLED = 137
 _NO_SLOTS = ("too many clients already", "remaining connection slots are reserved")
@@ -39,6 +41,7 @@ class Verdict:
 def bottleneck(sample: Sample) -> Verdict:
     """Return the one thing to look at first."""
     judges: tuple[Callable[[Sample], Verdict | None], ...] = (
+        _full_disk,
         _down,
         _unreachable,
         _paused,
@@ -47,9 +50,32 @@ def bottleneck(sample: Sample) -> Verdict:
         _servers_taken,
         _app_pools,
         _busy_server,
+        _low_disk,
     )
     verdicts = (judge(sample) for judge in judges)
     return next((one for one in verdicts if one), Verdict("nothing", "nothing is short."))
+
+
+def _full_disk(sample: Sample) -> Verdict | None:
+    """Judge what ends the server: its container's state only shows it."""
+    disk = sample.host.disk if sample.host else None
+    if disk is None or disk.free >= _FULL_BYTES:
+        return None
+    line = f"the data volume is full: {disk.free >> 20} MB free of {disk.size >> 20} MB."
+    return Verdict("disk full", line, "POSTGRES_DISK_MB", "make free-disk")
+
+
+def _low_disk(sample: Sample) -> Verdict | None:
+    """Warn while there is time: what the log and one session's files may take is not free."""
+    disk = sample.host.disk if sample.host else None
+    if disk is None or disk.free >= disk.reserve:
+        return None
+    line = (
+        f"the data volume is about to be full: {disk.free >> 20} MB free of {disk.size >> 20} MB, "
+        f"while the write-ahead log and one session's temporary files may take "
+        f"{disk.reserve >> 20} MB."
+    )
+    return Verdict("disk", line, "POSTGRES_DISK_MB", "make free-disk")
 
 
 def _down(sample: Sample) -> Verdict | None:

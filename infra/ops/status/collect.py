@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ class Collector:
         self._settings = settings
         self._control = control
         self._processors = processors
-        self._host = host
+        self._host = _with_reserve(host, settings.values["postgres"]["disk_reserve_mb"])
         self._before: dict[str, Counters] = {}
 
     def sample(self) -> Sample:
@@ -107,6 +107,12 @@ class Collector:
                 return _server(admin, self._processors)
         except Exception as error:
             return Server(error=first_line(error))
+
+
+def _with_reserve(host: HostFacts | None, reserve_mb: int) -> HostFacts | None:
+    if host is None or host.disk is None:
+        return host
+    return replace(host, disk=replace(host.disk, reserve=reserve_mb << 20))
 
 
 def _missing(service: str) -> AppProcess:

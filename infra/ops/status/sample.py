@@ -121,10 +121,14 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """The file system of PostgreSQL's data directory, in bytes."""
+    """The file system of PostgreSQL's data directory, in bytes.
+
+    With less than `reserve` free, log and temporary files alone may fill it at any moment.
+    """
 
     size: int
     free: int
+    reserve: int = 0
 
 
 @dataclass(frozen=True, slots=True)

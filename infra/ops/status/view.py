@@ -62,7 +62,8 @@ def _host(sample: Sample) -> Iterator[Text]:
                 )
         if disk := sample.host.disk:
             free, size = disk.free / 2**30, disk.size / 2**30
-            yield Text(f"Data volume: {free:.1f} GiB free of {size:.1f} GiB")
+            style = "bold red" if disk.free < disk.reserve else ""
+            yield Text(f"Data volume: {free:.1f} GiB free of {size:.1f} GiB", style=style)
         else:
             yield Text("Data volume: not known, PostgreSQL's container does not run")
     if sample.certificates:

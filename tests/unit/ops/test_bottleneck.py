@@ -11,6 +11,7 @@ from infra.ops.status.collect import Counters, rates
 from infra.ops.status.sample import (
     AppProcess,
     Container,
+    Disk,
     HostFacts,
     Pooler,
     RoleSessions,
@@ -101,6 +102,28 @@ def test_a_container_ended_for_memory_points_to_its_memory() -> None:
     verdict = bottleneck(Sample((), (), IDLE_SERVER, HostFacts((down,))))
     assert verdict.knob == "POSTGRES_MEMORY_MB"
     assert "out of memory" in verdict.line
+
+
+MB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("free", "where"), [(31 * MB, "disk full"), (32 * MB, "disk"), (2048 * MB, "nothing")]
+)
+def test_a_volume_with_little_room_is_named_before_it_is_full(free: int, where: str) -> None:
+    facts = HostFacts((), Disk(20_480 * MB, free, reserve=2048 * MB))
+    verdict = bottleneck(replace(sample(), host=facts))
+    assert verdict.where == where
+    if where != "nothing":
+        assert f"{free // MB} MB free of 20480 MB" in verdict.line
+        assert verdict.command == "make free-disk"
+
+
+def test_a_full_volume_explains_a_server_that_ended_and_a_low_one_does_not() -> None:
+    down = (Container("postgres", "postgres-1", "restarting", "", 1),)
+    full, low = (Disk(20_480 * MB, free, reserve=2048 * MB) for free in (0, 64 * MB))
+    assert bottleneck(replace(sample(), host=HostFacts(down, full))).where == "disk full"
+    assert bottleneck(replace(sample(), host=HostFacts(down, low))).where == "postgres restarting"
 
 
 def test_a_server_without_slots_points_to_the_way_in() -> None:
