@@ -65,7 +65,7 @@ apply_roles() {
     trap - INT TERM
 }
 
-free_mb() { df --block-size=1M --output=avail "$VOLUME" | tail -n 1; }
+free_mb() { echo $(($(df --block-size=1 --output=avail "$VOLUME" | tail -n 1) >> 20)); }
 
 present_mb() {
     [[ -e $BALLAST ]] || { echo 0; return; }
