@@ -8,7 +8,7 @@ cd "$(dirname "$0")/../.."
 # shellcheck source=infra/host/operate.sh
 . infra/host/operate.sh
 
-# Recovery reads the log since the last checkpoint.
+# Longest wait for an answer. Recovery reads the log since the last checkpoint.
 readonly READY_SECONDS=120
 
 # There is nothing to exec into while the server ends again and again.
@@ -21,12 +21,13 @@ give_back() {
 # Docker waits longer and longer before each start of a server that ended. One that runs is left
 # alone: it may be in recovery.
 start_again() {
-    local state restarted='' deadline=$((SECONDS + READY_SECONDS))
+    local state restarted='' room='free space on its disk (docker system df), then run this again'
+    local deadline=$((SECONDS + READY_SECONDS))
     until docker exec "$container" healthcheck >/dev/null 2>&1; do
         state=$(docker inspect --format '{{.State.Status}}' "$container")
-        ((SECONDS < deadline)) || die "$container is $state and does not answer: make status"
+        ((SECONDS < deadline)) || die "$container is $state and does not answer: $room"
         if [[ $state == restarting || $state == exited ]]; then
-            [[ -z $restarted ]] || die "$container ended again: docker logs --tail 20 $container"
+            [[ -z $restarted ]] || die "$container ended again: $room"
             say "$container is $state: starting it"
             quietly docker restart "$container" || exit
             restarted=yes
@@ -51,7 +52,7 @@ WITH part(what, bytes) AS (
 SELECT what AS "space taken by", pg_size_pretty(bytes) AS size FROM every ORDER BY bytes DESC;
 
 SELECT oid::regclass AS "largest tables", pg_size_pretty(pg_total_relation_size(oid)) AS size
-FROM pg_class WHERE relkind IN ('r', 'm') AND relnamespace::regnamespace::text <> 'pg_catalog'
+FROM pg_class WHERE relkind IN ('r', 'm') AND relnamespace::regnamespace::text NOT IN ('pg_catalog', 'information_schema')
 ORDER BY pg_total_relation_size(oid) DESC LIMIT 5;
 SQL
 }

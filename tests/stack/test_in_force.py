@@ -111,6 +111,7 @@ def test_shared_buffers_are_the_stated_share_of_the_memory(sql: Sql, knobs: dict
     ("setting", "value"),
     [
         ("jit", "off"),
+        ("max_replication_slots", "0"),
         ("huge_pages", "try"),
         ("ssl", "on"),
         ("password_encryption", "scram-sha-256"),
@@ -137,6 +138,13 @@ def role_settings(sql: Sql, role: str) -> dict[str, str]:
         f" FROM pg_roles, unnest(rolconfig) AS one WHERE rolname = '{role}'"
     )
     return {row["name"]: row["value"] for row in rows}
+
+
+def test_only_the_owner_may_sort_without_a_limit_on_disk(sql: Sql, knobs: dict[str, str]) -> None:
+    limit = int(sql.value("SELECT setting FROM pg_settings WHERE name = 'temp_file_limit'"))
+    assert 0 < limit < int(knobs["POSTGRES_DISK_MB"]) * 1024 // 4
+    assert role_settings(sql, "risk_owner")["temp_file_limit"] == "-1"
+    assert "temp_file_limit" not in role_settings(sql, "risk_worker")
 
 
 @pytest.mark.parametrize(("role", "prefix"), [("risk_api", "API"), ("risk_worker", "WORKER")])
