@@ -52,7 +52,8 @@ WITH part(what, bytes) AS (
 SELECT what AS "space taken by", pg_size_pretty(bytes) AS size FROM every ORDER BY bytes DESC;
 
 SELECT oid::regclass AS "largest tables", pg_size_pretty(pg_total_relation_size(oid)) AS size
-FROM pg_class WHERE relkind IN ('r', 'm') AND relnamespace::regnamespace::text NOT IN ('pg_catalog', 'information_schema')
+FROM pg_class WHERE relkind IN ('r', 'm')
+    AND relnamespace::regnamespace::text NOT IN ('pg_catalog', 'information_schema')
 ORDER BY pg_total_relation_size(oid) DESC LIMIT 5;
 SQL
 }

@@ -60,9 +60,13 @@ def test_a_paused_server_is_named_as_paused(stack: Stack) -> None:
     stack.wait_healthy(seconds=120)
 
 
-def test_the_disk_and_the_certificates_are_in_the_document(stack: Stack) -> None:
+def test_the_disk_and_the_certificates_are_in_the_document(
+    stack: Stack, knobs: dict[str, str]
+) -> None:
     found = document()
-    assert 0 < found["host"]["disk"]["free"] < found["host"]["disk"]["size"]
+    disk = found["host"]["disk"]
+    assert 0 < disk["free"] < disk["size"]
+    assert disk["reserve"] > 2 * int(knobs["POSTGRES_MAX_WAL_MB"]) << 20
     assert found["certificates"][0]["days"] > 0
 
 

@@ -495,3 +495,42 @@ def test_a_daemon_that_does_not_answer_is_not_taken_for_a_missing_base_image(
     docker.answer("image inspect", code=1, stderr="permission denied on the Docker socket\n")
     ran = docker.run("base-image.sh")
     assert "base-image: permission denied on the Docker socket\n" in ran.stderr
+
+
+@pytest.fixture
+def postgres(docker: Docker) -> Docker:
+    docker.answer("ps --all --quiet postgres", stdout="one\n")
+    docker.answer("{{.Name}}", stdout="/p1\n")
+    docker.answer("free-ballast", stdout="the ballast is removed\n")
+    return docker
+
+
+def test_free_disk_leaves_a_server_alone_that_answers(postgres: Docker) -> None:
+    ran = postgres.run("free-disk.sh")
+    assert ran.exit_code == 0, ran.stderr
+    assert ran.stdout.startswith("the ballast is removed\n")
+    assert not any(call.startswith("restart") for call in ran.calls)
+    assert not any(" run " in call for call in ran.calls)
+
+
+def test_free_disk_starts_a_server_that_ended_once_and_says_when_it_ends_again(
+    postgres: Docker,
+) -> None:
+    # Before the others: there is nothing to exec into.
+    others, postgres.answers = postgres.answers, {}
+    postgres.answer("exec", code=1, stderr="is restarting")
+    postgres.answers |= others
+    postgres.answer("{{.State.Status}}", stdout="restarting\n")
+    ran = postgres.run("free-disk.sh")
+    assert ran.exit_code == 1
+    assert any("run --rm --no-deps --no-TTY postgres free-ballast" in call for call in ran.calls)
+    assert ran.calls.count("restart p1") == 1
+    assert "p1 ended again: free space on its disk" in ran.stderr
+
+
+def test_free_disk_says_what_to_do_where_no_container_can_start(postgres: Docker) -> None:
+    postgres.answer("free-ballast", code=1, stderr="no space left on device\n")
+    ran = postgres.run("free-disk.sh")
+    assert ran.exit_code == 1
+    assert "no space left on device" in ran.stderr
+    assert "docker builder prune" in ran.stderr
