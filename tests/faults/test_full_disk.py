@@ -185,7 +185,7 @@ def test_a_full_data_volume_refuses_writes_and_goes_on_reading(small: Small) -> 
         assert "all else on this disk" in done.stdout
         assert not refused(small, accepted)
         assert small.postgres.attrs["State"]["StartedAt"] == started
-    assert all(small.reads(one) for one in accepted)
+    poll(lambda: all(map(small.reads, accepted)), seconds=20, what="every accepted one is found")
 
 
 def test_a_server_whose_log_found_no_room_comes_back_with_free_disk(small: Small) -> None:
@@ -214,4 +214,4 @@ def test_a_server_whose_log_found_no_room_comes_back_with_free_disk(small: Small
         assert "the ballast is removed" in done.stdout
         poll(lambda: small.reads(accepted[0]), seconds=20, what="reads are answered again")
         poll(lambda: not refused(small, accepted), seconds=20, what="writes are accepted again")
-    assert all(small.reads(one) for one in accepted)
+    poll(lambda: all(map(small.reads, accepted)), seconds=20, what="every accepted one is found")
