@@ -17,11 +17,11 @@ ifeq ($(CA_BUNDLE),)
 unexport CA_BUNDLE
 endif
 
-.PHONY: help assess up build check project plan apply preset down destroy logs ps status restart-postgres restart-pgbouncer restart-app rotate-passwords rotate-certificates scale-pgbouncer reconnect psql free-disk lint test test-all test-unit engine bench-pool load load-sql compare isolation tune soak report results
+.PHONY: help assess up build check project plan apply preset down destroy logs ps status restart-postgres restart-pgbouncer restart-app rotate-passwords rotate-certificates restore-secrets scale-pgbouncer reconnect psql free-disk lint test test-all test-unit engine bench-pool load load-sql compare isolation tune soak report results
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo '       JSON=yes             one JSON document for programs: plan, apply, preset, status, restart-*, rotate-*, scale-*, reconnect'
+	@echo '       JSON=yes             one JSON document for programs: plan, apply, preset, status, restart-*, rotate-*, restore-*, scale-*, reconnect'
 
 assess: up ## From nothing to a finished risk assessment of eight sites
 	@$(COMPOSE) exec api python -m app.client http://127.0.0.1:8000 --public-url "http://$$($(COMPOSE) port api 8000)"
@@ -86,6 +86,9 @@ rotate-passwords: project ## New passwords and tokens while it serves: make rota
 
 rotate-certificates: project ## New certificates, whether it serves or is down: make rotate-certificates [CA=yes] [FROM=directory]
 	@infra/host/rotate-certificates.sh $(AS_JSON) $(if $(CA),--ca) $(if $(FROM),--from "$(abspath $(FROM))")
+
+restore-secrets: project ## Write a lost secrets volume back from what was compiled from it
+	@infra/host/restore-secrets.sh $(AS_JSON)
 
 scale-pgbouncer: ## Run another number of PgBouncer replicas: make scale-pgbouncer N=3
 	@infra/host/scale-pgbouncer.sh $(AS_JSON) $(N)

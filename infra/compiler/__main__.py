@@ -21,7 +21,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     now = datetime.datetime.now(datetime.UTC)
     try:
-        compiled = compile_stack(options.env_dir / ENV_FILE_NAME, options.secrets, now=now)
+        env_file = options.env_dir / ENV_FILE_NAME
+        compiled = compile_stack(env_file, options.secrets, now=now, out=options.out)
     except FaultyInputError as refusal:
         _say(*(str(fault) for fault in refusal.faults))
         _say(f"{len(refusal.faults)} fault(s); nothing was written")

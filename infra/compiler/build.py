@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from infra.compiler import budget, certificates, envfile, secrets
+from infra.compiler import budget, certificates, envfile, recovery, secrets
 from infra.compiler.certificates import Validity
 from infra.compiler.faults import Fault, FaultyInputError
 from infra.compiler.knobs import Values
@@ -44,8 +44,20 @@ def check(path: Path, *, shown: str = ENV_FILE_SHOWN) -> Checked:
     return Checked(assigned.values, faults, budget.warnings(assigned.values, file=shown))
 
 
-def check_secrets(checked: Checked, secrets_dir: Path, *, now: datetime.datetime) -> Checked:
-    """Judge also the certificates that are there now; write nothing."""
+def check_secrets(
+    checked: Checked,
+    secrets_dir: Path,
+    *,
+    now: datetime.datetime,
+    out: Path | None = None,
+    has_data: bool = False,
+) -> Checked:
+    """Judge also the secrets and certificates that are there now; write nothing.
+
+    `out` is where the files of the last compile are; `has_data` tells that there is a database.
+    """
+    if out and (lost := recovery.fault(secrets_dir, out, has_data=has_data)):
+        return Checked(checked.values, (*checked.faults, lost), checked.warnings)
     store, validity = SecretStore(secrets_dir), _validity(checked.values, now)
     due = certificates.warnings(store, validity)
     _, faults = certificates.certificates(store, validity)
@@ -58,10 +70,21 @@ def check_secrets(checked: Checked, secrets_dir: Path, *, now: datetime.datetime
 
 
 def compile_stack(
-    path: Path, secrets_dir: Path, *, now: datetime.datetime, shown: str = ENV_FILE_SHOWN
+    path: Path,
+    secrets_dir: Path,
+    *,
+    now: datetime.datetime,
+    out: Path | None = None,
+    shown: str = ENV_FILE_SHOWN,
 ) -> Compiled:
-    """Return every file of the stack, or raise FaultyInputError with all faults at once."""
-    return _compile(check(path, shown=shown), secrets_dir, now)
+    """Return every file of the stack, or raise FaultyInputError with all faults at once.
+
+    With `out`, the files of the last compile, secrets that were lost are a fault, not made anew.
+    """
+    checked = check(path, shown=shown)
+    if out and (lost := recovery.fault(secrets_dir, out)):
+        raise FaultyInputError((*checked.faults, lost))
+    return _compile(checked, secrets_dir, now)
 
 
 def compile_values(

@@ -27,6 +27,7 @@ ALSO_TRUSTED = "ca-also-trusted.crt"
 _BOTH = "supply both files of the pair, or remove both to have them made"
 _REPLACE = "make rotate-certificates"
 _SUPPLY = f"{_REPLACE} FROM=directory"
+_NEW_CA = f"make a new CA: {_REPLACE} CA=yes"
 _SERVES = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE)
 
 
@@ -83,13 +84,19 @@ def expiry(store: SecretStore) -> tuple[Expiry, ...]:
 
 
 def warnings(store: SecretStore, validity: Validity) -> tuple[Fault, ...]:
-    """Return a warning for each certificate that is due, with the command that renews it."""
-    due = datetime.timedelta(days=validity.renew_days)
-    return tuple(
+    """Return a warning for each certificate that is due, with the command that renews it.
+
+    Also for a CA made here whose key is gone, so that nothing can be renewed.
+    """
+    due, found = datetime.timedelta(days=validity.renew_days), expiry(store)
+    told = [
         store.fault(one.file, _warning(one, validity))
-        for one in expiry(store)
+        for one in found
         if one.at <= validity.now + due
-    )
+    ]
+    if any(one.file == "ca.crt" and one.made_here for one in found) and not store.read("ca.key"):
+        told.append(store.fault("ca.key", f"is missing, so nothing can be renewed; {_NEW_CA}"))
+    return tuple(told)
 
 
 def _warning(one: Expiry, validity: Validity) -> str:
@@ -154,9 +161,12 @@ def _also_trusted(store: SecretStore) -> bytes:
 
 def _server(store: SecretStore, host: str, authority: Pair, validity: Validity) -> Pair:
     found = _load(store, host, key_optional=False)
-    if found is None or (found.made_here and _is_stale(found, host, authority, validity)):
-        if authority.key is None:
-            raise SecretError(f"missing certificate: there is no ca.key to make it; {_BOTH}")
+    if authority.key is None:
+        # One that is due is kept then: it may still serve for a while.
+        if found is None:
+            how = _NEW_CA if authority.made_here else _BOTH
+            raise SecretError(f"missing certificate: there is no ca.key to make it; {how}")
+    elif found is None or (found.made_here and _is_stale(found, host, authority, validity)):
         found = issuing.make_server(host, authority, validity.now, validity.days)
         _store(store, host, found)
     _check_dates(found.certificate, validity.now, _REPLACE)

@@ -16,6 +16,9 @@ PASSWORD_MAX_CHARACTERS = 128
 _GENERATED_BYTES = 32
 # A set of new secrets that is whole and counts, though not all are in their place yet.
 STAGED = ".staged"
+PASSWORDS = tuple(f"{role}.password" for role in LOGIN_ROLES)
+VERIFIERS = tuple(f"{role}.scram" for role in LOGIN_ROLES)
+TOKENS = tuple(f"{alias}.token" for alias in control.ALIASES.values())
 
 
 class SecretError(Exception):
@@ -117,7 +120,7 @@ def _password(store: SecretStore, name: str, kind: str) -> str:
 
 def _password_problem(content: bytes, kind: str) -> str | None:
     if not content:
-        return f"is empty; write the {kind} into it, or remove it to have one made"
+        return f"is empty; write the {kind} into it"
     if b"\0" in content:
         return f"contains a NUL byte; a {kind} cannot"
     if b"\n" in content or b"\r" in content:

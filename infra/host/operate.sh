@@ -7,6 +7,7 @@ readonly EXIT_FAILED=1 EXIT_REFUSED=3 EXIT_NEEDS_RESTART=4
 env_dir=${SLUICE_ENV_DIR:-infra/env}
 env_file=$env_dir/stack.env
 project=${COMPOSE_PROJECT_NAME:-$(sed -n 's/^name: //p' compose.yaml)}
+image=sluice-infra:${SLUICE_IMAGE_TAG:-latest}
 readonly FAILURE_LINES=10
 # Whether `judge` prints also warnings.
 warn=''
@@ -108,18 +109,35 @@ own_project() {
         --format '{{.Label "com.docker.compose.project.working_dir"}}' | sort --unique)
 }
 
+ensure_image() {
+    [[ -n $(docker images --quiet "$image") ]] || quietly look build config </dev/null || exit
+}
+
+has_volume() { [[ -n $(docker volume ls --quiet --filter "name=^${project}_$1\$") ]]; }
+
+# Compose makes an empty volume also where the first start fails; only the server's own user can
+# look into it.
+has_data() {
+    has_volume postgres-data || return
+    [[ -z $(docker ps --quiet --filter "label=com.docker.compose.project=$project" \
+        --filter label=com.docker.compose.service=postgres) ]] || return 0
+    docker run --rm --read-only --cap-drop ALL --security-opt no-new-privileges:true --network none \
+        --user 10070:10070 --volume "${project}_postgres-data:/data:ro" --entrypoint sh "$image" \
+        -c 'ls /data/*/PG_VERSION' >/dev/null 2>&1
+}
+
 # What the rules of infra/compiler/host.py judge, one JSON object a line.
 host_facts() {
-    local name root has_data=false
+    local name root data=false
     printf '{"project": %s}\n' "$(json_string "$project")"
     docker info --format '{"processors": {{.NCPU}}, "memory_bytes": {{.MemTotal}}, "docker": {{json .ServerVersion}}}'
     printf '{"compose": %s}\n' "$(json_string "$(docker compose version --short)")"
     docker ps --format '{"container": {{json .Names}}, "project": {{json (.Label "com.docker.compose.project")}}, "ports": {{json .Ports}}}'
     root=$(docker info --format '{{.DockerRootDir}}')
-    [[ -z $(docker volume ls --quiet --filter "name=^${project}_postgres-data\$") ]] || has_data=true
+    ! has_data || data=true
+    printf '{"has_data": %s}\n' "$data"
     if [[ -d $root ]]; then
-        printf '{"disk_free_bytes": %d, "has_data": %s}\n' \
-            "$(df --block-size=1 --output=avail "$root" | tail -n 1)" "$has_data"
+        printf '{"disk_free_bytes": %d}\n' "$(df --block-size=1 --output=avail "$root" | tail -n 1)"
     fi
     if [[ -r /proc/net/tcp ]]; then
         # 0A: listening.
@@ -134,10 +152,10 @@ host_facts() {
 # this host. Without Compose, which would read the settings first, end at the first fault and say
 # it in words of its own.
 judge() {
-    local file=$1 image=sluice-infra:${SLUICE_IMAGE_TAG:-latest} options errors files status=0
+    local file=$1 options errors files tier status=0
     shift
     own_project
-    [[ -n $(docker images --quiet "$image") ]] || quietly look build config </dev/null || exit
+    ensure_image
     [[ -d $env_dir ]] || die "$env_dir: no such directory; it holds stack.env" 2
     SLUICE_HOST=$(host_facts)
     export SLUICE_HOST
@@ -147,9 +165,11 @@ judge() {
         --user 0:0 --memory 256m --env SLUICE_HOST --env SLUICE_ENV_FILE="/etc/sluice/env/$file"
         --mount "type=bind,src=$(cd "$env_dir" && pwd),dst=/etc/sluice/env,readonly"
         --tmpfs /tmp)
-    # Named only where it is: Compose wants to have made it.
-    [[ -z $(docker volume ls --quiet --filter "name=^${project}_secrets\$") ]] \
-        || options+=(--volume "${project}_secrets:/secrets:ro")
+    # Named only where they are: Compose wants to have made them.
+    ! has_volume secrets || options+=(--volume "${project}_secrets:/secrets:ro")
+    for tier in postgres pgbouncer app ops; do
+        ! has_volume "$tier-config" || options+=(--volume "${project}_$tier-config:/out/$tier:ro")
+    done
     # Whether a container gets that many open files only a container can tell.
     files=$(sed -n 's/^PGBOUNCER_OPEN_FILES=\([0-9]\{4,7\}\)$/\1/p' "$env_dir/$file" 2>/dev/null) || true
     docker run "${options[@]}" ${files:+--ulimit "nofile=$files"} "$image" "$@" 2>"$errors" || status=$?
@@ -211,6 +231,14 @@ operate() {
     [[ -z $json ]] || collect "$*" "$printed" "$status"
     [[ -z $signalled ]] || exit "$signalled"
     return "$status"
+}
+
+# They read their files again; one that is down does so at its start.
+host_reload() {
+    local service
+    for service in "$@"; do
+        look kill --signal SIGHUP "$service" || say "$service was not signalled"
+    done
 }
 
 # What `apply` asks for; only a script that does the restarts has something to do then.

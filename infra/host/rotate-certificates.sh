@@ -8,13 +8,6 @@ cd "$(dirname "$0")/../.."
 # shellcheck source=infra/host/operate.sh
 . infra/host/operate.sh
 
-# They read their files again; one that is down does so at its start.
-host_reload() {
-    local service
-    for service in "$@"; do
-        look kill --signal SIGHUP "$service" || say "$service was not signalled"
-    done
-}
 
 _main() {
     local options=()

@@ -206,8 +206,8 @@ def _changed_passwords(compiled: Compiled) -> list[str]:
     """
     names = sorted(name for name in compiled.new_secrets if name.endswith(".scram"))
     return [
-        f"{name.removesuffix('.scram')}.password is not the password in force; "
-        "apply changes no password, and PostgreSQL takes it at its next restart: `make up`"
+        f"{name.removesuffix('.scram')}.password is not the password that PostgreSQL has; "
+        "apply changes no password; make it take effect: make rotate-passwords"
         for name in names
     ]
 

@@ -74,8 +74,10 @@ def _locked(
     *,
     as_json: bool,
 ) -> tuple[Plan | None, ApplyOutcome]:
+    compiled = paths.out / "ops" / "compiled.json"
+
     def planned() -> Plan:
-        return planning.make(env_file, paths.out / "ops" / "compiled.json", settings, paths.secrets)
+        return planning.make(env_file, compiled, settings, paths.secrets, out=paths.out)
 
     plan = planned()
     if prepare_restart:

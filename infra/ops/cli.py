@@ -12,21 +12,17 @@ from infra.ops.cli_options import (
     SECRETS,
     SETTINGS,
     AsJson,
+    EnvFile,
+    HostFacts,
     Out,
     Secrets,
     Settings,
     Wait,
+    default_env_file,
     read_settings,
 )
 
-_MOUNTED_ENV_FILE = Path("/etc/sluice/env/stack.env")
-_REPOSITORY_ENV_FILE = Path(__file__).resolve().parents[1] / "env" / "stack.env"
 _COMPILED = Path("/etc/sluice/ops/compiled.json")
-
-HostFacts = Annotated[
-    str,
-    typer.Option("--host", help="What the host can carry; make fills it.", envvar="SLUICE_HOST"),
-]
 
 
 def main() -> None:
@@ -58,15 +54,13 @@ def _operate() -> None:
 
 
 def _plan(
-    env_file: Annotated[
-        Path | None,
-        typer.Option(help="Env file to check; stack.env when not given.", envvar="SLUICE_ENV_FILE"),
-    ] = None,
+    env_file: EnvFile = None,
     compiled: Annotated[
         Path,
         typer.Option(help="Record of the last compile, for differences.", envvar="SLUICE_COMPILED"),
     ] = _COMPILED,
     settings: Settings = SETTINGS,
+    out: Out = OUT,
     secrets: Secrets = SECRETS,
     as_json: AsJson = False,
     quiet: Annotated[
@@ -80,15 +74,13 @@ def _plan(
     from infra.ops import plan, plan_view
 
     asked = None if quiet else settings
-    made = plan.make(env_file or _default_env_file(), compiled, asked, secrets, parse(host))
+    file = env_file or default_env_file()
+    made = plan.make(file, compiled, asked, secrets, parse(host), out=out)
     sys.exit(plan_view.show(made, as_json=as_json, quiet=quiet, full=full))
 
 
 def _apply(
-    env_file: Annotated[
-        Path | None,
-        typer.Option(help="Env file to apply; stack.env when not given.", envvar="SLUICE_ENV_FILE"),
-    ] = None,
+    env_file: EnvFile = None,
     restart: Annotated[
         bool, typer.Option(help="Write also what takes a restart, and name what to restart.")
     ] = False,
@@ -103,7 +95,7 @@ def _apply(
     from infra.ops.apply import Paths
 
     code = applying.run(
-        env_file or _default_env_file(),
+        env_file or default_env_file(),
         settings,
         Paths(out, secrets),
         as_json=as_json,
@@ -132,7 +124,7 @@ def _preset(
 
     code = preset.run(
         name,
-        _default_env_file(),
+        default_env_file(),
         compiled,
         settings,
         host=parse(host),
@@ -156,9 +148,3 @@ def _load_reference(
 
     read = read_settings(settings, as_json=as_json)
     sys.exit(loading.run(table, csv, read, replace=replace, as_json=as_json))
-
-
-def _default_env_file() -> Path:
-    # The image holds a copy of the repository's file: where one is mounted, it never stands in.
-    mounted = _MOUNTED_ENV_FILE.parent.is_dir()
-    return _MOUNTED_ENV_FILE if mounted else _REPOSITORY_ENV_FILE

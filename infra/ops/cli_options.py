@@ -14,7 +14,17 @@ if TYPE_CHECKING:
 SETTINGS = Path("/etc/sluice/ops/ops.json")
 OUT = Path("/out")
 SECRETS = Path("/secrets")
+_MOUNTED_ENV_FILE = Path("/etc/sluice/env/stack.env")
+_REPOSITORY_ENV_FILE = Path(__file__).resolve().parents[1] / "env" / "stack.env"
 
+EnvFile = Annotated[
+    Path | None,
+    typer.Option(help="Env file to take; stack.env when not given.", envvar="SLUICE_ENV_FILE"),
+]
+HostFacts = Annotated[
+    str,
+    typer.Option("--host", help="What the host can carry; make fills it.", envvar="SLUICE_HOST"),
+]
 Settings = Annotated[
     Path, typer.Option("--settings", help="Where the tiers are.", envvar="SLUICE_OPS_SETTINGS")
 ]
@@ -27,6 +37,13 @@ AsJson = Annotated[
     bool,
     typer.Option("--json", help="Print one JSON object; progress goes to standard error."),
 ]
+
+
+def default_env_file() -> Path:
+    """Return the env file that is mounted; the repository's where none is."""
+    # The image holds a copy of the repository's file: where one is mounted, it never stands in.
+    mounted = _MOUNTED_ENV_FILE.parent.is_dir()
+    return _MOUNTED_ENV_FILE if mounted else _REPOSITORY_ENV_FILE
 
 
 def read_settings(path: Path, *, as_json: bool = False) -> OpsSettings:

@@ -1,4 +1,4 @@
-"""The commands that rotate secrets."""
+"""The commands that rotate secrets, and the one that writes lost ones back."""
 
 import sys
 from pathlib import Path
@@ -11,10 +11,13 @@ from infra.ops.cli_options import (
     SECRETS,
     SETTINGS,
     AsJson,
+    EnvFile,
+    HostFacts,
     Out,
     Secrets,
     Settings,
     Wait,
+    default_env_file,
     read_settings,
 )
 
@@ -27,11 +30,16 @@ Source = Annotated[
 
 
 def register(app: typer.Typer) -> None:
-    """Add `rotate` to the command line."""
+    """Add `rotate` and `restore` to the command line."""
     rotate = typer.Typer(help="Give the stack new secrets while it serves.")
     rotate.command("passwords")(_passwords)
     rotate.command("certificates")(_certificates)
     app.add_typer(rotate, name="rotate")
+    restore = typer.Typer(help="Get back what was lost.")
+    # Keeps `secrets` a command of its own though it is the only one.
+    restore.callback()(_restore)
+    restore.command("secrets")(_secrets)
+    app.add_typer(restore, name="restore")
 
 
 def _passwords(
@@ -68,3 +76,27 @@ def _certificates(
     read, paths = read_settings(settings, as_json=as_json), Paths(out, secrets)
     request = Request(out / "ops", wait, as_json)
     sys.exit(certificates.rotate(read, paths, source, request, new_ca=new_ca))
+
+
+def _restore() -> None:
+    """Get back what was lost."""
+
+
+def _secrets(
+    env_file: EnvFile = None,
+    wait: Wait = 0.0,
+    settings: Settings = SETTINGS,
+    out: Out = OUT,
+    secrets: Secrets = SECRETS,
+    as_json: AsJson = False,
+    host: HostFacts = "",
+) -> None:
+    """Write the secrets of a lost volume back from the compiled files; make what is in none."""
+    from infra.compiler.host import parse
+    from infra.ops import restore_secrets
+    from infra.ops.apply import Paths
+    from infra.ops.operation import Request
+
+    file, request = env_file or default_env_file(), Request(out / "ops", wait, as_json)
+    paths = Paths(out, secrets)
+    sys.exit(restore_secrets.restore(file, settings, paths, request, host=parse(host)))

@@ -79,19 +79,22 @@ def make(
     secrets: Path | None = None,
     host: Host | None = None,
     shown: str = "",
+    out: Path | None = None,
 ) -> Plan:
     """Judge `env_file` and compare it with what is in force.
 
     `compiled` is the record of the last compile; `settings` is ops.json, by which the
     processes are found: without it, or while nothing runs, the record alone counts.
-    With `secrets` the certificates there are judged too, with `host` what it can carry. Faults
-    call the file `shown`.
+    With `secrets` the certificates there are judged too, and with `out`, where the compiled
+    files are, whether secrets were lost; with `host` what it can carry. Faults call the file
+    `shown`.
     """
     if not shown:
         shown = ENV_FILE_SHOWN if env_file.name in _ENV_FILE_NAMES else str(env_file)
     checked = check(env_file, shown=shown)
     if secrets is not None:
-        checked = check_secrets(checked, secrets, now=datetime.datetime.now(datetime.UTC))
+        now, has_data = datetime.datetime.now(datetime.UTC), host is not None and host.has_data
+        checked = check_secrets(checked, secrets, now=now, out=out, has_data=has_data)
     if host is not None:
         checked = Checked(
             checked.values,

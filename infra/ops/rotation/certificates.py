@@ -173,7 +173,7 @@ class CertificateRotation:
     def _give_up(self, rotation: Pending) -> None:
         """Put the old certificates back; where they cannot be used either, leave the files."""
         try:
-            self._write_only({**rotation.old, ALSO_TRUSTED: b""})
+            self._write_only(_before(rotation))
         except FaultyInputError as faulty:
             self.operation.warn(f"{faulty.faults[0]}; the old certificates cannot be used either")
         rotation.forget()
@@ -266,7 +266,7 @@ class CertificateRotation:
         if rotation.resumed:
             return FailedError(f"{reason}; {AGAIN}")
         try:
-            self._take({**rotation.old, ALSO_TRUSTED: b""})
+            self._take(_before(rotation))
         except (FailedError, FaultyInputError, psycopg.Error, OSError) as second:
             return FailedError(f"{reason}; not put back: {first_line(second)}; {AGAIN}")
         rotation.forget()
@@ -308,6 +308,11 @@ def steps(old: Files, new: Files, *, promoted: bool) -> list[Changes]:
 def _whole(new: Files) -> Changes:
     # A CA that was given without its key signs nothing here; the old key is not its own.
     return {"ca.key": None, **new} if CA_FILE in new else {**new}
+
+
+def _before(rotation: Pending) -> Changes:
+    # A key that only the new set has, such as that of a CA which had lost its own, goes again.
+    return {**dict.fromkeys(rotation.new), **rotation.old, ALSO_TRUSTED: b""}
 
 
 def _is_distrusted(shown: handshake.Shown, settings: OpsSettings) -> bool:

@@ -5,13 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from infra.compiler import control, scram
-from infra.compiler.names import LOGIN_ROLES
+from infra.compiler import scram
+from infra.compiler.secrets import PASSWORDS, TOKENS, VERIFIERS
 
 _GENERATED_BYTES: Final = 32
-PASSWORDS: Final = tuple(f"{role}.password" for role in LOGIN_ROLES)
-VERIFIERS: Final = tuple(f"{role}.scram" for role in LOGIN_ROLES)
-TOKENS: Final = tuple(f"{alias}.token" for alias in control.ALIASES.values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,15 +11,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from infra.compiler.build import Compiled, compile_values
+from infra.compiler import recovery
+from infra.compiler.build import Compiled, check, compile_values
 from infra.compiler.faults import Fault, FaultyInputError
 from infra.compiler.knobs import Values
 from infra.compiler.names import LOGIN_ROLES
+from infra.compiler.secrets import PASSWORDS, TOKENS
 from infra.ops import app_control, changes, exits, pgbouncer_admin, serving
 from infra.ops.apply import Paths
 from infra.ops.operation import FailedError, Operation, RefusedError, Request, operate
 from infra.ops.rotation import logins, pending
-from infra.ops.rotation.choice import PASSWORDS, TOKENS, Choice
+from infra.ops.rotation.choice import Choice
 from infra.ops.rotation.pending import Pending
 from infra.ops.rotation.sessions import Sessions
 from infra.ops.rotation.switch import Switch
@@ -46,11 +48,32 @@ def rotate(settings: OpsSettings, paths: Paths, source: Path | None, request: Re
 
 
 def in_force(paths: Paths) -> Values:
-    """Return the knobs as they were compiled last; refuse when they never were."""
+    """Return the knobs as they were compiled last; refuse when they never were.
+
+    Refuses also while secrets are lost: a rotation would make new ones without a switch.
+    """
+    if lost := recovery.fault(paths.secrets, paths.out):
+        raise RefusedError(str(lost))
     record = changes.read_record(paths.out / "ops" / "compiled.json")
     if record is None:
         raise RefusedError("nothing was compiled yet; `make up` compiles and starts")
     return changes.baseline(record, {}).values
+
+
+def last_values(paths: Paths, env_file: Path) -> Values:
+    """Return the knobs as they were compiled last; those of the env file where that is lost.
+
+    Raises:
+        FaultyInputError: the env file is needed and has faults.
+
+    """
+    record = changes.read_record(paths.out / "ops" / "compiled.json")
+    if record is not None:
+        return changes.baseline(record, {}).values
+    checked = check(env_file)
+    if checked.faults:
+        raise FaultyInputError(checked.faults)
+    return checked.values
 
 
 def longest_loan(values: Values) -> float:

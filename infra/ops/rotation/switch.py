@@ -19,13 +19,13 @@ import psycopg
 from infra.compiler import names
 from infra.compiler.build import Compiled
 from infra.compiler.render import Rendered
+from infra.compiler.secrets import PASSWORDS, VERIFIERS
 from infra.compiler.write import write_files, write_secrets
 from infra.ops.apply import Paths
 from infra.ops.operation import FailedError
 from infra.ops.pgbouncer_admin import PgBouncerAdmin
 from infra.ops.postgres_admin import PostgresAdmin
 from infra.ops.rotation import logins
-from infra.ops.rotation.choice import PASSWORDS, VERIFIERS
 from infra.ops.rotation.pending import Pending
 from infra.ops.settings import OpsSettings
 from infra.ops.targets import Target, everywhere, first_line

@@ -173,6 +173,21 @@ def test_a_ca_that_is_due_is_left_to_a_rotation_until_it_has_expired(tmp_path: P
     assert _made(tmp_path, NOW + 3650 * DAY).trusted != first.trusted
 
 
+def test_without_the_key_of_the_ca_one_that_is_due_is_kept_and_the_way_out_is_told(
+    tmp_path: Path,
+) -> None:
+    first = _made(tmp_path)
+    (tmp_path / "ca.key").unlink()
+    assert _made(tmp_path, NOW + 340 * DAY) == first
+    (told,) = warnings(SecretStore(tmp_path), _validity(NOW))
+    assert "ca.key: is missing, so nothing can be renewed" in str(told)
+    assert str(told).endswith("make a new CA: make rotate-certificates CA=yes")
+    for kind in ("crt", "key"):
+        (tmp_path / f"postgres.{kind}").unlink()
+    _, (fault,), _ = _gather(tmp_path)
+    assert fault.endswith("make a new CA: make rotate-certificates CA=yes")
+
+
 def test_a_supplied_certificate_that_is_due_is_told_of_with_its_date(supplied: Supplied) -> None:
     supplied.server("postgres", ends=NOW + 29 * DAY)
     store = SecretStore(supplied.directory)

@@ -341,6 +341,19 @@ def test_warnings_are_shown_where_they_are_asked_for(docker: Docker) -> None:
     assert docker.run("check.sh", "--warn").stderr == "warning: small\n"
 
 
+def test_lost_secrets_are_judged_by_the_compiled_files_and_the_data(docker: Docker) -> None:
+    docker.answer("volume ls", stdout="one\n")
+    # PostgreSQL does not run, so whether there is a database is looked up.
+    del docker.answers["ps --quiet"]
+    ran = docker.run("check.sh")
+    (looked,) = [call for call in ran.calls if "PG_VERSION" in call]
+    assert "_postgres-data:/data:ro" in looked
+    (judged,) = [call for call in ran.calls if call.endswith("plan --quiet")]
+    for tier in ("postgres", "pgbouncer", "app", "ops"):
+        assert f"_{tier}-config:/out/{tier}:ro" in judged
+    assert "_secrets:/secrets:ro" in judged
+
+
 def test_faults_of_the_check_are_in_its_document(docker: Docker) -> None:
     docker.tell("plan --quiet --json", code=2, ok=False)
     ran = docker.run("check.sh", "--json")

@@ -12,10 +12,10 @@ import pytest
 
 from infra.compiler.build import Compiled
 from infra.compiler.render import Rendered
+from infra.compiler.secrets import PASSWORDS, VERIFIERS
 from infra.ops.apply import Paths
 from infra.ops.operation import FailedError
 from infra.ops.rotation import logins, pending, switch
-from infra.ops.rotation.choice import PASSWORDS, VERIFIERS
 from infra.ops.rotation.switch import Switch
 from infra.ops.settings import OpsSettings
 from infra.ops.targets import Target

@@ -7,10 +7,11 @@ import pytest
 from infra.compiler import scram
 from infra.compiler.certificates import ALSO_TRUSTED
 from infra.compiler.names import LOGIN_ROLES
+from infra.compiler.secrets import PASSWORDS, TOKENS
 from infra.ops.operation import RefusedError
 from infra.ops.rotation import pending
 from infra.ops.rotation.certificates import steps
-from infra.ops.rotation.choice import PASSWORDS, TOKENS, Choice
+from infra.ops.rotation.choice import Choice
 
 SALT = b"0123456789abcdef"
 

@@ -23,7 +23,7 @@ from infra.compiler import build, catalogue, certificates, control, issuing, wri
 from infra.compiler.secrets import STAGED, SecretError
 from infra.ops import exits
 from infra.ops.apply import Paths
-from infra.ops.operation import Request
+from infra.ops.operation import FailedError, Request
 from infra.ops.rotation import certificates as rotation
 from infra.ops.rotation import handshake, pending
 from infra.ops.targets import Target
@@ -248,6 +248,25 @@ def test_a_full_disk_fails_nobody_and_the_next_run_does_it(site: Site, kind: str
     assert code == exits.FAILED
     assert site.faults() == []
     _second_run(site, kind, before)
+
+
+def test_a_new_ca_that_is_undone_leaves_no_key_where_there_was_none(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (site.secrets / "ca.key").unlink()
+    before = site.secrets.joinpath("ca.crt").read_bytes()
+    reloads = iter([site.reload, _refuse])
+
+    monkeypatch.setattr(rotation, "reload", lambda _: next(reloads, site.reload)())
+    assert site.rotate(ROTATIONS["and CA"]) == exits.FAILED
+    assert site.secrets.joinpath("ca.crt").read_bytes() == before
+    assert not (site.secrets / "ca.key").exists()
+    assert site.faults() == site.leftovers() == []
+    assert site.rotate(ROTATIONS["and CA"]) == exits.OK
+
+
+def _refuse() -> None:
+    raise FailedError("pgbouncer-1: does not answer")
 
 
 def _second_run(site: Site, kind: str, before: bytes) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from infra.compiler.faults import Fault, FaultyInputError
+from infra.compiler.secrets import TOKENS
 from infra.ops import exits
 from infra.ops.apply import Paths
 from infra.ops.operation import FailedError
-from infra.ops.rotation import certificates, choice, passwords, pending
+from infra.ops.rotation import certificates, passwords, pending
 from tests.unit.ops.support import POOLERS, SETTINGS, Run, processes
 
 
@@ -51,7 +52,7 @@ def rotated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Paths:
         def replace(self) -> None:
             pass
 
-    new = dict.fromkeys(("risk_api.password", "risk_api.scram", *choice.TOKENS), b"a-new-secret")
+    new = dict.fromkeys(("risk_api.password", "risk_api.scram", *TOKENS), b"a-new-secret")
     begun = pending.begin(tmp_path, "passwords", old={}, new=new)
     monkeypatch.setattr(passwords, "in_force", lambda _: None)
     rotation = passwords.PasswordRotation
@@ -66,7 +67,7 @@ def rotated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Paths:
 def test_a_rotation_names_what_is_new_and_tells_no_secret(told: Run, rotated: Paths) -> None:
     document = told(lambda request: passwords.rotate(SETTINGS, rotated, None, request))
     assert document["exit_code"] == exits.OK
-    assert document["secrets"] == sorted(["risk_api.password", *choice.TOKENS])
+    assert document["secrets"] == sorted(["risk_api.password", *TOKENS])
     assert document["switch_seconds"] == 0.25
     assert processes(document) == [
         (name, "takes the new passwords")
