@@ -31,6 +31,7 @@ up: build ## Install Docker if missing, build, start, wait until healthy; all ou
 	@echo 'starting the stack, waiting until every tier is healthy' >&2
 	@$(COMPOSE) --progress $(if $(V),auto,quiet) up --detach --wait || { $(LOOK) ps --all >&2; exit 1; }
 	@$(LOOK) run --rm --no-deps --no-TTY ops pgbouncer reconnect --if-changed --wait 30 </dev/null
+	@! $(COMPOSE) logs --no-log-prefix --since 10m config 2>&1 | grep --quiet '^renewed:' || infra/host/rotate-certificates.sh --due
 	@echo "healthy: http://$$($(LOOK) port api 8000)" >&2
 
 engine:
@@ -84,8 +85,8 @@ restart-app: check ## Put the env file in force and restart api and workers; no 
 rotate-passwords: project ## New passwords and tokens while it serves: make rotate-passwords [FROM=directory]
 	@$(LOOK) run --rm --no-deps $(GIVEN) ops rotate passwords $(AS_JSON) $(if $(FROM),--from /given)
 
-rotate-certificates: project ## New certificates, whether it serves or is down: make rotate-certificates [CA=yes] [FROM=directory]
-	@infra/host/rotate-certificates.sh $(AS_JSON) $(if $(CA),--ca) $(if $(FROM),--from "$(abspath $(FROM))")
+rotate-certificates: project ## New certificates, whether it serves or is down: make rotate-certificates [CA=yes] [DUE=yes] [FROM=directory]
+	@infra/host/rotate-certificates.sh $(AS_JSON) $(if $(CA),--ca) $(if $(DUE),--due) $(if $(FROM),--from "$(abspath $(FROM))")
 
 restore-secrets: project ## Write a lost secrets volume back from what was compiled from it
 	@infra/host/restore-secrets.sh $(AS_JSON)

@@ -92,11 +92,20 @@ class Commands:
 
     def script(self, name: str, *arguments: str, env: EnvDir) -> Done:
         """Run a script of infra/host, as a make target does, with an env directory."""
+        return self._on_host(str(REPOSITORY / "infra" / "host" / name), *arguments, env=env)
+
+    def make(self, *arguments: str, env: EnvDir) -> Done:
+        """Run make as an operator does, with an env directory."""
+        return self._on_host("make", *arguments, env=env)
+
+    def _on_host(self, *command: str, env: EnvDir) -> Done:
+        # `make test` is a make itself: one that knows of it says which directory it enters.
+        known = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
         changed = {"COMPOSE_PROJECT_NAME": self._stack.project, "SLUICE_ENV_DIR": str(env.path)}
         process = subprocess.Popen(
-            [str(REPOSITORY / "infra" / "host" / name), *arguments],
+            command,
             cwd=REPOSITORY,
-            env={**os.environ, **changed},
+            env={**known, **changed},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -31,12 +31,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _write(compiled: Compiled, out: Path, secrets_dir: Path) -> int:
+    kept = (name for name in compiled.new_secrets if name.endswith(".crt"))
+    renewed = sorted(name for name in kept if (secrets_dir / name).exists())
     try:
         written = write_all(compiled.new_secrets, secrets_dir, compiled.files, out)
     except OSError as error:
         _say(f"{error.filename or out}: cannot be written: {error.strerror}; nothing was changed")
         return EXIT_NOT_WRITTEN
     _say(*(f"warning: {warning}" for warning in compiled.warnings))
+    if renewed:
+        # make up looks for this line.
+        _say(f"renewed: {', '.join(renewed)}; servers that run: make rotate-certificates DUE=yes")
     _say(f"{len(written)} of {len(compiled.files)} files written")
     return 0
 

@@ -46,12 +46,24 @@ def default_env_file() -> Path:
     return _MOUNTED_ENV_FILE if mounted else _REPOSITORY_ENV_FILE
 
 
-def read_settings(path: Path, *, as_json: bool = False) -> OpsSettings:
-    """Read ops.json; where it cannot be used, say so as the command was asked to, and exit."""
+def read_settings(
+    path: Path, *, as_json: bool = False, otherwise: Path | None = None
+) -> OpsSettings:
+    """Read ops.json; where it cannot be used, say so as the command was asked to, and exit.
+
+    `otherwise` is an env file that stands in where ops.json is lost.
+    """
+    from infra.compiler import build, ops_settings
     from infra.ops import exits, settings
     from infra.ops.outcome import Outcome, report
 
     try:
+        if otherwise is not None and not path.exists():
+            checked = build.check(otherwise)
+            if checked.faults:
+                faults = [str(fault) for fault in checked.faults]
+                sys.exit(report(Outcome(exits.BAD_INPUT, faults), as_json=as_json))
+            return settings.OpsSettings(ops_settings.ops(checked.values))
         return settings.read(path)
     except OSError as error:
         fault = f"{error.filename}: {error.strerror}; the config service writes it"

@@ -62,6 +62,10 @@ def _passwords(
 def _certificates(
     source: Source = None,
     new_ca: Annotated[bool, typer.Option("--ca", help="Also replace the private CA.")] = False,
+    due: Annotated[
+        bool, typer.Option("--due", help="Only if a generated one is due; for a timer.")
+    ] = False,
+    env_file: EnvFile = None,
     wait: Wait = 0.0,
     settings: Settings = SETTINGS,
     out: Out = OUT,
@@ -73,9 +77,12 @@ def _certificates(
     from infra.ops.operation import Request
     from infra.ops.rotation import certificates
 
-    read, paths = read_settings(settings, as_json=as_json), Paths(out, secrets)
+    paths, file = Paths(out, secrets), env_file or default_env_file()
+    # The way out of an expired certificate, which keeps `config` from writing ops.json.
+    read = read_settings(settings, as_json=as_json, otherwise=file)
     request = Request(out / "ops", wait, as_json)
-    sys.exit(certificates.rotate(read, paths, source, request, new_ca=new_ca))
+    code = certificates.rotate(read, paths, source, request, new_ca=new_ca, due=due, env_file=file)
+    sys.exit(code)
 
 
 def _restore() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Iterator
 
 import httpx
@@ -15,7 +13,7 @@ from tests.fix_faults import MakeLoad, wait_for_traffic
 from tests.fix_ops import Commands, EnvDir
 from tests.fix_secrets import Secrets
 from tests.fix_sql import Sql
-from tests.fix_stack import REPOSITORY, TIERS, Stack, poll
+from tests.fix_stack import TIERS, Stack, poll
 from tests.ops import witness
 
 # What is in the secrets volume, as text of one line a file.
@@ -34,22 +32,6 @@ def kept(secrets: Secrets) -> Iterator[None]:
     secrets.sh(KEEP)
     yield
     secrets.sh(PUT_BACK)
-
-
-def make(*arguments: str, stack: Stack, env: EnvDir) -> subprocess.CompletedProcess[str]:
-    """Run a target as an operator does."""
-    changed = {"COMPOSE_PROJECT_NAME": stack.project, "SLUICE_ENV_DIR": str(env.path)}
-    known = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
-    return subprocess.run(
-        ["make", *arguments],
-        cwd=REPOSITORY,
-        env={**known, **changed},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
 
 
 def running(stack: Stack) -> list[str]:
@@ -72,8 +54,8 @@ def test_lost_secrets_are_refused_then_restored_under_load_without_a_failure(
         secrets.sh("rm -rf /secrets/* /secrets/.[!.]*")
         # It has been built already.
         for target in (("apply",), ("--old-file=build", "up")):
-            refused = make(*target, stack=stack, env=env)
-            assert refused.returncode != 0
+            refused = ops.make(*target, env=env)
+            assert refused.exit_code != 0
             assert TOLD in refused.stderr
         for arguments in (("apply",), ("rotate", "certificates")):
             done = ops.run(*arguments)
@@ -104,8 +86,8 @@ def test_new_secrets_are_put_into_postgresql_where_the_compiled_files_are_gone_t
 ) -> None:
     old, started = secrets.read("risk_api.password"), sql.value("SELECT pg_postmaster_start_time()")
     secrets.sh("rm -rf /secrets/* /out/*/*")
-    refused = make("plan", stack=stack, env=env)
-    assert refused.returncode != 0
+    refused = ops.make("plan", env=env)
+    assert refused.exit_code != 0
     assert "have new ones made for it: make restore-secrets" in refused.stderr
     done = ops.script("restore-secrets.sh", "--json", env=env)
     assert done.exit_code == 0, done.text

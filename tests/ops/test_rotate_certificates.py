@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from infra.compiler import issuing
 from tests.faults.oracle import (
     check_deadlines,
     check_no_failure,
@@ -228,8 +229,43 @@ def test_an_expired_certificate_is_named_and_one_command_gets_out_of_it(
     refused = stack.compose("run", "--rm", "--no-deps", "--no-TTY", "config")
     assert refused.returncode == BAD_INPUT
     assert "pgbouncer.crt: expired at" in refused.stderr
+    # Nor does the way out need the operator's files, which `config` would have to write.
+    secrets.sh("rm -f /out/ops/*")
     done = ops.script("rotate-certificates.sh", env=env)
     assert done.exit_code == 0, done.text
     assert "pgbouncer.crt: was supplied" in done.text
     assert trust(stack, secrets.read("ca.crt"), "pgbouncer", 6432) == "trusted"
     assert ops.run("plan", "--quiet").exit_code == 0
+
+
+# Prints what a server shows to who connects now.
+SHOWN = """
+import socket, ssl, struct, sys
+plain = socket.create_connection((sys.argv[1], int(sys.argv[2])), 5)
+plain.sendall(struct.pack("!ii", 8, 80877103))
+assert plain.recv(1) == b"S"
+context = ssl._create_unverified_context()
+shown = context.wrap_socket(plain).getpeercert(binary_form=True)
+print(ssl.DER_cert_to_PEM_cert(shown))
+"""
+
+
+@pytest.mark.usefixtures("whole_again")
+def test_a_start_that_renews_a_certificate_has_the_running_servers_show_it(
+    stack: Stack, ops: Commands, secrets: Secrets, env: EnvDir
+) -> None:
+    certificate = x509.load_pem_x509_certificate(secrets.read("ca.crt").encode())
+    key = serialization.load_pem_private_key(secrets.read("ca.key").encode(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    authority = issuing.Pair(certificate, b"", key, b"")
+    due = issuing.make_server("pgbouncer", authority, datetime.datetime.now(datetime.UTC), 10)
+    secrets.sh(PLACE, due.certificate_pem.decode(), due.key_pem.decode())
+    done = ops.make("--old-file=build", "up", env=env)
+    assert done.exit_code == 0, done.text
+    renewed = secrets.read("pgbouncer.crt")
+    assert renewed != due.certificate_pem.decode()
+    code, shown = run_in(stack.container("api"), ["python", "-c", SHOWN, "pgbouncer", "6432"])
+    assert code == 0, shown
+    assert shown.strip() == renewed.strip()
+    assert ops.script("rotate-certificates.sh", "--due", env=env).exit_code == 0
+    assert secrets.read("pgbouncer.crt") == renewed

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from infra.compiler import control
 from infra.compiler.build import Compiled, compile_values
-from infra.compiler.certificates import ALSO_TRUSTED, expiry
+from infra.compiler.certificates import ALSO_TRUSTED, Validity, expiry, warnings
 from infra.compiler.faults import FaultyInputError
 from infra.compiler.knobs import Values
 from infra.compiler.secrets import SecretStore
@@ -52,16 +52,33 @@ _POLL_SECONDS: Final = 0.2
 
 
 def rotate(
-    settings: OpsSettings, paths: Paths, source: Path | None, request: Request, *, new_ca: bool
+    settings: OpsSettings,
+    paths: Paths,
+    source: Path | None,
+    request: Request,
+    *,
+    new_ca: bool,
+    due: bool = False,
+    env_file: Path | None = None,
 ) -> int:
-    """Rotate; `source` is a directory of pairs that the operator chose. Return the exit code."""
+    """Rotate; `source` is a directory of pairs that the operator chose. Return the exit code.
+
+    With `due` only if one that was made here is, with its CA where that is. `env_file` counts
+    where the record of the last compile is lost.
+    """
 
     def work(operation: Operation) -> None:
         pending.require_space(paths.secrets, request.directory)
         finish_secrets(paths.secrets)
-        pairs = Pairs(paths.secrets, source, new_ca)
+        values, pairs = in_force(paths, env_file), Pairs(paths.secrets, source, new_ca)
         try:
-            CertificateRotation(settings, paths, in_force(paths), pairs, operation).run()
+            if due:
+                renewed = _due(SecretStore(paths.secrets), values, operation)
+                if not renewed and pending.unfinished(paths.secrets) is None:
+                    CertificateRotation(settings, paths, values, pairs, operation).show_files()
+                    return
+                pairs = Pairs(paths.secrets, source, new_ca or CA_FILE in renewed)
+            CertificateRotation(settings, paths, values, pairs, operation).run()
         except FaultyInputError as faulty:
             placed = (str(pairs.placed(fault)) for fault in faulty.faults)
             operation.fail(exits.BAD_INPUT, *placed)
@@ -92,6 +109,19 @@ class CertificateRotation:
                 if self._is_as_asked(rotation):
                     return
         self._go_through(*self._begun())
+
+    def show_files(self) -> None:
+        """Have the servers read their files again where one shows another certificate.
+
+        A start renews the files, and leaves those running that need no new container.
+        """
+        wanted = _leaves(self._compile({}))
+        if self._differing(wanted):
+            self.operation.say("a server shows an older certificate than its file holds; reloading")
+            reload(self.settings)
+            if left := self._await(wanted, _SHOWN_SECONDS):
+                raise FailedError("; ".join(left))
+        self.operation.ends_as("no certificate is due; every server that runs shows its own")
 
     def _begun(self) -> tuple[Pending, bool]:
         """Make or take the new pairs, have every step judged, and write both sets down.
@@ -161,14 +191,14 @@ class CertificateRotation:
 
     def _is_down(self) -> bool:
         """Return True if nothing runs, or a certificate keeps the processes from being reached."""
-        everyone = handshake.everyone(self.settings)
-        if not everyone:
-            return True
         try:
             self._compile({})
+            everyone = handshake.everyone(self.settings)
         except FaultyInputError:
             return True
-        return any(_is_distrusted(shown, self.settings) for shown in everyone)
+        except FileNotFoundError as error:
+            raise RefusedError(f"{error.filename} is missing; make up writes it") from error
+        return not everyone or any(_is_distrusted(shown, self.settings) for shown in everyone)
 
     def _give_up(self, rotation: Pending) -> None:
         """Put the old certificates back; where they cannot be used either, leave the files."""
@@ -291,6 +321,20 @@ class CertificateRotation:
         ]
         if wrong:
             raise FailedError("; ".join(wrong))
+
+
+def _due(store: SecretStore, values: Values, operation: Operation) -> set[str]:
+    """Return the files of certificates made here that are to be renewed; tell of the others."""
+    days, renew = (values.integer(f"CERTIFICATE_{name}DAYS") for name in ("", "RENEW_"))
+    validity = Validity(datetime.datetime.now(datetime.UTC), days, renew)
+    own = {one.file for one in expiry(store) if one.made_here}
+    told = {Path(one.file).name: one for one in warnings(store, validity)}
+    if "ca.key" in told and own & told.keys():
+        # Without it only a new CA can sign.
+        return own & told.keys() | {CA_FILE}
+    for file in told.keys() - own:
+        operation.warn(str(told[file]))
+    return own & told.keys()
 
 
 def steps(old: Files, new: Files, *, promoted: bool) -> list[Changes]:

@@ -47,17 +47,20 @@ def rotate(settings: OpsSettings, paths: Paths, source: Path | None, request: Re
     return operate(request, f"rotate {WHAT}", work, secrets=[], resumed=False, switch_seconds=None)
 
 
-def in_force(paths: Paths) -> Values:
+def in_force(paths: Paths, env_file: Path | None = None) -> Values:
     """Return the knobs as they were compiled last; refuse when they never were.
 
-    Refuses also while secrets are lost: a rotation would make new ones without a switch.
+    With `env_file` those of it where only the record of the last compile is lost. Refuses also
+    while secrets are lost: a rotation would make new ones without a switch.
     """
     if lost := recovery.fault(paths.secrets, paths.out):
         raise RefusedError(str(lost))
     record = changes.read_record(paths.out / "ops" / "compiled.json")
-    if record is None:
+    if record is not None:
+        return changes.baseline(record, {}).values
+    if env_file is None or recovery.is_blank(paths.secrets, paths.out):
         raise RefusedError("nothing was compiled yet; `make up` compiles and starts")
-    return changes.baseline(record, {}).values
+    return last_values(paths, env_file)
 
 
 def last_values(paths: Paths, env_file: Path) -> Values:

@@ -10,10 +10,13 @@ import datetime
 import errno
 import os
 import random
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 from cryptography import x509
@@ -37,6 +40,7 @@ FILES = {
 # What changes a directory: each is a place to be killed at.
 CALLS = ("open", "mkdir", "rename", "replace", "unlink", "rmdir", "fsync")
 NEEDS_ROOM = ("open", "mkdir", "fsync")
+REQUIRE_SPACE = pending.require_space
 
 
 @dataclass(frozen=True)
@@ -84,11 +88,20 @@ class Site:
         self.servers = [Server(name, root / "running" / name) for name in FILES]
         self.given = root / "given"
         self.given.mkdir()
-        made = build.compile_values(catalogue.defaults(), self.secrets, now=now())
-        write.write_all(made.new_secrets, self.secrets, made.files, self.out)
         for server in self.servers:
             server.directory.mkdir(parents=True)
+        self.start()
+
+    def start(self, *, days_ago: float = 0) -> None:
+        """Have everything made anew, at another time; every server has taken it."""
+        shutil.rmtree(self.secrets, ignore_errors=True)
+        self.compile(now() - datetime.timedelta(days=days_ago))
         self.reload()
+
+    def compile(self, at: datetime.datetime) -> None:
+        """Compile as `config` does; servers that run notice nothing."""
+        made = build.compile_values(catalogue.defaults(), self.secrets, now=at)
+        write.write_all(made.new_secrets, self.secrets, made.files, self.out)
 
     def reload(self, *_: object) -> None:
         """Have every server read its files; it keeps the old ones where a pair does not fit."""
@@ -99,7 +112,7 @@ class Site:
                 (server.directory / "crt").write_bytes(crt.read_bytes())
                 (server.directory / "ca").write_bytes((self.out / trusted).read_bytes())
 
-    def give(self) -> None:
+    def give(self, *, days: int = 90) -> None:
         """Have an operator choose a pair of the present CA."""
         ca = issuing.Pair(
             *_parsed(self.secrets / "ca.crt"),
@@ -108,14 +121,16 @@ class Site:
             ),
             b"",
         )
-        pair = issuing.make_server("pgbouncer", ca, now(), 90)
+        with mock.patch.object(issuing, "ORGANIZATION", "a company"):
+            pair = issuing.make_server("pgbouncer", ca, now(), days)
         (self.given / "pgbouncer.crt").write_bytes(pair.certificate_pem)
         (self.given / "pgbouncer.key").write_bytes(pair.key_pem)
 
     def rotate(self, options: dict[str, Any]) -> int:
         source = self.given if options["given"] else None
         paths, request = Paths(self.out, self.secrets), Request(self.out / "ops", as_json=True)
-        return rotation.rotate(SETTINGS, paths, source, request, new_ca=options["ca"])
+        due = options.get("due", False)
+        return rotation.rotate(SETTINGS, paths, source, request, new_ca=options["ca"], due=due)
 
     def faults(self) -> list[str]:
         """Return what would fail for a client or a server that connects now."""
@@ -263,6 +278,100 @@ def test_a_new_ca_that_is_undone_leaves_no_key_where_there_was_none(
     assert not (site.secrets / "ca.key").exists()
     assert site.faults() == site.leftovers() == []
     assert site.rotate(ROTATIONS["and CA"]) == exits.OK
+
+
+@pytest.mark.parametrize("kind", ROTATIONS)
+def test_a_rotation_is_refused_where_there_is_no_room_for_all_of_it(
+    site: Site, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = _contents(site)
+    monkeypatch.setattr(pending, "require_space", REQUIRE_SPACE)
+    few = SimpleNamespace(free=(8 << 20) - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: few)
+    assert site.rotate(ROTATIONS[kind]) == exits.REFUSED
+    assert "7 MB are free, 8 MB are needed; free space" in capsys.readouterr().out
+    assert _contents(site) == before
+
+
+# From the record being whole to the new pairs being in their place.
+@pytest.mark.parametrize("at", [100, 120, 140, 160])
+def test_an_unfinished_pair_that_has_become_unusable_is_undone(
+    site: Site, at: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site.give()
+    before = site.secrets.joinpath("postgres.crt").read_bytes()
+    code = interrupted(lambda: site.rotate(ROTATIONS["given"]), at, _end, *CALLS)
+    assert code == KILLED
+    # The time in which it expires.
+    site.give(days=0)
+    for kind in ("crt", "key"):
+        place = site.secrets / "rotation" / "new" / f"pgbouncer.{kind}"
+        place.chmod(0o600)
+        place.write_bytes((site.given / f"pgbouncer.{kind}").read_bytes())
+    assert site.rotate(ROTATIONS["certificates"]) == exits.OK
+    assert "the unfinished rotation is undone" in capsys.readouterr().out
+    assert site.faults() == site.leftovers() == []
+    assert site.secrets.joinpath("postgres.crt").read_bytes() != before
+
+
+DUE = {"ca": False, "given": False, "due": True}
+
+
+def test_nothing_is_rotated_before_it_is_due(site: Site) -> None:
+    before = _contents(site)
+    assert site.rotate(DUE) == exits.OK
+    assert _contents(site) == before
+
+
+@pytest.mark.parametrize(("days", "new_ca"), [(340, False), (3640, True)])
+def test_what_is_due_is_rotated_with_its_ca_where_that_is(
+    site: Site, days: int, new_ca: bool
+) -> None:
+    site.start(days_ago=days)
+    before = site.secrets.joinpath("ca.crt").read_bytes()
+    assert site.rotate(DUE) == exits.OK
+    assert site.faults() == site.leftovers() == []
+    assert (site.secrets.joinpath("ca.crt").read_bytes() != before) is new_ca
+    after = _contents(site)
+    assert site.rotate(DUE) == exits.OK
+    assert _contents(site) == after
+
+
+def test_without_the_key_of_the_ca_what_is_due_is_rotated_with_a_new_one(site: Site) -> None:
+    site.start(days_ago=340)
+    (site.secrets / "ca.key").unlink()
+    assert site.rotate(DUE) == exits.OK
+    assert (site.secrets / "ca.key").exists()
+    assert site.faults() == site.leftovers() == []
+
+
+def test_a_supplied_pair_that_is_due_is_told_of_and_stays(
+    site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site.start(days_ago=340)
+    monkeypatch.setattr(issuing, "ORGANIZATION", "somebody else")
+    before = _contents(site)
+    assert site.rotate(DUE) == exits.OK
+    assert "make rotate-certificates FROM=directory" in capsys.readouterr().out
+    assert _contents(site) == before
+
+
+def test_servers_that_show_an_older_certificate_than_their_file_read_it_again(site: Site) -> None:
+    site.start(days_ago=340)
+    old = [one.certificate() for one in site.servers]
+    site.compile(now())
+    before = _contents(site)
+    assert [one.certificate() for one in site.servers] == old
+    assert site.rotate(DUE) == exits.OK
+    assert _contents(site) == before
+    assert all(one.certificate() not in old for one in site.servers)
+
+
+def _contents(site: Site) -> dict[str, bytes]:
+    files = (path for root in (site.secrets, site.out) for path in root.rglob("*"))
+    return {
+        str(path): path.read_bytes() for path in files if path.is_file() and path.suffix != ".lock"
+    }
 
 
 def _refuse() -> None:

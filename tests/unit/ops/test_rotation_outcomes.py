@@ -24,7 +24,7 @@ def test_a_rotation_that_refuses_what_it_was_given_names_every_fault(
         raise FaultyInputError([Fault("a.password", "has 5 characters"), Fault("b", "is no PEM")])
 
     monkeypatch.setattr(passwords, "in_force", lambda _: None)
-    monkeypatch.setattr(certificates, "in_force", lambda _: None)
+    monkeypatch.setattr(certificates, "in_force", lambda *_: None)
     monkeypatch.setattr(passwords.PasswordRotation, "run", faulty)
     monkeypatch.setattr(certificates.CertificateRotation, "run", faulty)
     paths = Paths(tmp_path, tmp_path)
