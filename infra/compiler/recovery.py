@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from infra.compiler import control, roles
+from infra.compiler import control, names
 from infra.compiler.certificates import ALSO_TRUSTED
 from infra.compiler.faults import Fault
 from infra.compiler.secrets import PASSWORDS, STAGED, TOKENS, VERIFIERS
@@ -23,11 +23,11 @@ _PAIRS: Final = {
 }
 # Where the same bytes are, below the directory of the compiled files.
 _COPIES: Final = {
-    f"{roles.OWNER}.password": ("ops/owner.password", "app/migrate.password"),
-    f"{roles.API}.password": ("app/api.password",),
-    f"{roles.WORKER}.password": ("app/worker.password",),
-    f"{roles.MONITOR}.password": ("ops/monitor.password",),
-    f"{roles.OPERATOR}.password": ("ops/operator.password",),
+    f"{names.OWNER}.password": ("ops/owner.password", "app/migrate.password"),
+    f"{names.API.role}.password": ("app/api.password",),
+    f"{names.WORKER.role}.password": ("app/worker.password",),
+    f"{names.MONITOR}.password": ("ops/monitor.password",),
+    f"{names.OPERATOR}.password": ("ops/operator.password",),
     **{token: (f"ops/{token}", f"app/{token}") for token in TOKENS},
     **{
         f"{name}.{kind}": (f"{at}.{kind}",)

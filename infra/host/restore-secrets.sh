@@ -9,9 +9,8 @@ cd "$(dirname "$0")/../.."
 . infra/host/operate.sh
 
 # It reads the files of every tier, which belong to the tier's user.
-ops() {
-    look run --rm --no-TTY --no-deps --cap-add DAC_READ_SEARCH --env SLUICE_HOST ops "$@" </dev/null
-}
+# shellcheck disable=SC2034  # read by `ops`
+ops_options=(--no-deps --cap-add DAC_READ_SEARCH --env SLUICE_HOST)
 
 # roles.sql as at the server's start: by its superuser, who needs no password in the container.
 host_give_roles() {
