@@ -1,5 +1,14 @@
 """The service's Prometheus metrics, each group on a registry that the caller owns."""
 
+import math
+import threading
+import time
+from collections import Counter as Counts
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -10,6 +19,10 @@ from prometheus_client import (
 )
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+# Buckets of the last minute: each bound is so many times the one before, so a time that is read
+# back is too long by a quarter at most.
+FIRST_BOUND_SECONDS, BOUND_GROWTH = 0.001, 1.25
+KEPT_SECONDS = 60
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -46,6 +59,53 @@ class HttpMetrics:
         label = method if method in METHODS else "OTHER"
         self._requests.labels(label, route, str(status)).inc()
         self._seconds.labels(label, route).observe(seconds)
+
+
+@dataclass(slots=True)
+class _Second:
+    """What was answered in one second of the clock, by bucket of the time that it took."""
+
+    at: int
+    errors: int = 0
+    buckets: Counts[int] = field(default_factory=Counts)
+
+
+class LastMinute:
+    """The answers of the last sixty seconds; safe from any thread.
+
+    Sums over processes are exact: buckets have the same bounds everywhere.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._seconds: deque[_Second] = deque(maxlen=KEPT_SECONDS)
+
+    def observe(self, status: int, seconds: float) -> None:
+        """Count one answered request."""
+        ratio = max(seconds / FIRST_BOUND_SECONDS, 1.0)
+        bucket = math.ceil(math.log(ratio, BOUND_GROWTH))
+        with self._lock:
+            now = int(self._clock())
+            if not self._seconds or self._seconds[-1].at != now:
+                self._seconds.append(_Second(now))
+            self._seconds[-1].errors += status >= 500
+            self._seconds[-1].buckets[bucket] += 1
+
+    def state(self) -> dict[str, Any]:
+        """Return the errors (5xx) and, by upper bound in seconds, how many answers took that."""
+        counts: Counts[int] = Counts()
+        with self._lock:
+            first = int(self._clock()) - KEPT_SECONDS
+            kept = [one for one in self._seconds if one.at > first]
+            for one in kept:
+                counts.update(one.buckets)
+            errors = sum(one.errors for one in kept)
+        buckets = [
+            [FIRST_BOUND_SECONDS * BOUND_GROWTH**bucket, count]
+            for bucket, count in sorted(counts.items())
+        ]
+        return {"errors": errors, "buckets": buckets}
 
 
 class WorkMetrics:

@@ -83,6 +83,7 @@ def _add_layers(app: FastAPI, services: Services) -> None:
         deadline_seconds=http.request_deadline_seconds,
         admitted_max=http.threads * ADMITTED_PER_THREAD,
         metrics=HttpMetrics(services.registry),
+        last_minute=services.last_minute,
     )
 
 

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import error_response, unavailable_response
 from app.log import get_logger
-from app.metrics import HttpMetrics
+from app.metrics import HttpMetrics, LastMinute
 from app.pool import Deadline
 
 SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}", re.ASCII)
@@ -31,11 +31,13 @@ class RequestContext:
         deadline_seconds: float,
         admitted_max: int,
         metrics: HttpMetrics,
+        last_minute: LastMinute,
     ) -> None:
         self._app = app
         self._deadline_seconds = deadline_seconds
         self._admitted_max = admitted_max
         self._metrics = metrics
+        self._last_minute = last_minute
         self._admitted = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -84,6 +86,8 @@ class RequestContext:
         route = getattr(scope.get("route"), "path", "unmatched")
         status = answer.status or 499
         self._metrics.observe(scope["method"], route, status, seconds)
+        if _counted(scope["path"]):
+            self._last_minute.observe(status, seconds)
         level = "info" if _counted(scope["path"]) or status >= 400 else "debug"
         getattr(log, level)(
             "request",

@@ -43,7 +43,13 @@ def main() -> int:
     app = create_app(live, opening=open_or_tell if options.replacement else open_or_warn)
     services = app.state.services
     server = make_server(app, settings.http, on_started=handover.ready)
-    process = Process(live, path, services.database, restarting=handover.restart)
+    process = Process(
+        live,
+        path,
+        services.database,
+        restarting=handover.restart,
+        last_minute=services.last_minute,
+    )
     # Around the server: an operator can look at the process until it makes way.
     with ControlServer(process, settings.control) as control:
 

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from app.database import Database, open_or_warn
 from app.live import Live
+from app.metrics import LastMinute
 from app.pool import Deadline
 from app.settings import ApiSettings
 
@@ -28,6 +29,7 @@ class Services:
     # Set when this process makes way for a new one: streams end, their clients come back.
     ending: bool = False
     streams_open: int = 0
+    last_minute: LastMinute = field(default_factory=LastMinute)
     # Their own few threads: 40 requests stuck on the database must not silence readiness,
     # and 50 event streams must not take threads from requests.
     ready_limiter: anyio.CapacityLimiter = field(

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from app.live import LIVE_FIELDS, Live, Service, differing, merged
 from app.log import get_logger, set_level
+from app.metrics import LastMinute
 from app.pool import PoolState
 from app.settings import SettingsError, load_settings
 
@@ -50,17 +51,20 @@ class Process(Generic[Service]):
         pool: Resizable,
         *,
         restarting: Callable[[], None] | None = None,
+        last_minute: LastMinute | None = None,
     ) -> None:
         self._live: Live[Service] = live
         self._path = path
         self._pool = pool
         self._restarting = restarting
+        self._last_minute = last_minute
         self._changing = threading.Lock()
         self._started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
 
     def state(self) -> dict[str, Any]:
         """Return the settings in force, the pool's numbers and what the file would change.
 
+        `last_minute` is of the requests, and None where the process answers none.
         `needs_reload` names fields that a reload can change, `needs_restart` the others;
         `file_fault` says why the file cannot be used, and is empty when it can.
         """
@@ -73,6 +77,7 @@ class Process(Generic[Service]):
             "started_at": self._started_at,
             "settings": settings.model_dump(mode="json"),
             "pool": asdict(self._pool.state()),
+            "last_minute": self._last_minute.state() if self._last_minute else None,
             "needs_reload": [name for name in changed if name in LIVE_FIELDS],
             "needs_restart": [name for name in changed if name not in LIVE_FIELDS],
             "file_fault": fault,

@@ -86,3 +86,14 @@ def test_every_network_role_has_a_connection_limit(sql: Sql) -> None:
         " WHERE rolcanlogin AND rolconnlimit < 0 AND rolname <> 'postgres'"
     )
     assert unlimited == []
+
+
+def test_the_operator_reads_the_state_of_tasks_and_nothing_else_of_the_service(sql: Sql) -> None:
+    readable = sql.rows(
+        "SELECT n.nspname || '.' || c.relname || '.' || a.attname AS column"
+        " FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid"
+        " JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE n.nspname IN ('risk', 'reference') AND c.relkind IN ('r', 'p', 'v', 'm')"
+        " AND has_column_privilege('sluice_operator', c.oid, a.attnum, 'SELECT')"
+    )
+    assert [row["column"] for row in readable] == ["risk.tasks.state"]

@@ -9,6 +9,7 @@ import pytest
 
 from app.control.process import Process, ReloadRefusedError
 from app.live import Live
+from app.metrics import LastMinute
 from app.settings import WorkerSettings
 from tests.unit.control.conftest import SettingsFile, StandInPool
 from tests.unit.service.conftest import WORKER
@@ -31,6 +32,16 @@ def test_state_is_the_settings_in_force_and_the_pool(process: Worker) -> None:
     assert state["instance"] == socket.gethostname()
     assert state["started_at"].endswith("+00:00")
     assert (state["needs_reload"], state["needs_restart"], state["file_fault"]) == ([], [], "")
+    assert state["last_minute"] is None
+
+
+def test_state_has_the_last_minute_of_a_process_that_answers_requests(
+    live: Live[WorkerSettings], file: SettingsFile, pool: StandInPool
+) -> None:
+    minute = LastMinute()
+    minute.observe(503, 0.0009)
+    state = Process(live, file.path, pool, last_minute=minute).state()
+    assert state["last_minute"] == {"errors": 1, "buckets": [[0.001, 1]]}
 
 
 def test_state_names_what_the_file_would_change(process: Worker, file: SettingsFile) -> None:
