@@ -62,7 +62,9 @@ class ProcessState:
     `settings` is the whole settings document in force, in the shape of api.json or
     worker.json. Fields whose value in the file differs from the one in force, by dotted
     name: `needs_reload` those that a reload takes over, `needs_restart` the others.
-    `file_fault` says why the file cannot be used, and is empty when it can.
+    `file_fault` says why the file cannot be used, and is empty when it can. `last_minute` is of
+    the requests, None where the process answers none: `errors` (5xx), and `buckets`, pairs of an
+    upper bound in seconds and how many answers took that.
     """
 
     target: Target
@@ -75,6 +77,7 @@ class ProcessState:
     needs_restart: tuple[str, ...]
     needs_reload: tuple[str, ...] = ()
     file_fault: str = ""
+    last_minute: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,12 @@ def _status(
     from infra.ops.status import command, host_facts
 
     read = read_settings(settings, as_json=as_json)
-    host = host_facts.parse(containers)
+    try:
+        host = host_facts.parse(containers)
+    except ValueError as error:
+        # The rest of the screen is worth more at night than a refusal.
+        typer.echo(f"SLUICE_CONTAINERS is not what the host prints ({error}); ignored", err=True)
+        host = None
     sys.exit(command.show(read, as_json=as_json, watch=watch, every_seconds=every, host=host))
 
 

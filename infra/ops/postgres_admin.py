@@ -57,6 +57,12 @@ FROM (
     SELECT format('%s.%s', oid, xmin) FROM pg_catalog.pg_proc WHERE oid >= 16384
 ) AS columns_and_functions
 """
+# The index tasks_claimable has the unfinished ones only.
+TASKS = """
+SELECT count(*) FILTER (WHERE state = 'queued')::int AS queued,
+       count(*) FILTER (WHERE state = 'running')::int AS running
+FROM risk.tasks WHERE state IN ('queued', 'running')
+"""
 SESSIONS = """
 SELECT usename, count(*)::int AS sessions
 FROM pg_catalog.pg_stat_activity
@@ -192,6 +198,12 @@ class PostgresAdmin:
     def blocked(self) -> list[Row]:
         """Return the sessions that wait for a lock, and the processes that hold it."""
         return self._rows(BLOCKED)
+
+    def tasks(self) -> Row:
+        """Return how many tasks are queued and running; a lock on the table is an error at once."""
+        self._execute(sql.SQL("SET lock_timeout = '100ms'"))
+        (row,) = self._rows(TASKS)
+        return row
 
     def started_at(self) -> str:
         """Return when the server process was started: it tells two runs of it apart."""

@@ -25,12 +25,17 @@ _ENTRIES = {"api": "risk", "worker": "risk_batch"}
 _FULL_BYTES = 32 << 20
 # 128 + SIGKILL.
 _EXIT_KILLED = 137
+# What Compose reads is changed with the container.
+_RESTART = "make apply RESTART=yes"
 _NO_SLOTS = ("too many clients already", "remaining connection slots are reserved")
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Where it is tight, in one line for a reader, the setting (empty: none) and what to run."""
+    """Where it is tight, in one line for a reader, the setting (empty: none) and what to run.
+
+    Each line of `command` can be pasted as it is.
+    """
 
     where: str
     line: str
@@ -89,13 +94,17 @@ def _down(sample: Sample) -> Verdict | None:
     line = f"container {first.name} {_state(first)}{more}."
     where = f"{first.service} {first.state}"
     if first.oom_killed:
-        return Verdict(where, line, f"{first.service.upper()}_MEMORY_MB", "make apply RESTART=yes")
+        return _raise(where, line, f"{first.service.upper()}_MEMORY_MB", "make up")
     if first.state == "paused":
         return Verdict(where, line, command=f"docker unpause {first.name}")
     command = f"docker logs --tail 20 {first.name}"
     if first.state != "restarting":
-        command += f"; docker start {first.name}"
+        command += f"\ndocker start {first.name}"
     return Verdict(where, line, command=command)
+
+
+def _raise(where: str, line: str, setting: str, command: str = "make apply") -> Verdict:
+    return Verdict(where, f"{line} Raise {setting} in stack.env, then:", setting, command)
 
 
 def _state(container: Container) -> str:
@@ -122,7 +131,12 @@ def _paused(sample: Sample) -> Verdict | None:
     paused = [pooler.name for pooler in sample.poolers if pooler.paused]
     if not paused:
         return None
-    return Verdict("paused", f"{', '.join(paused)} is paused: every query waits for RESUME.")
+    line = (
+        f"{', '.join(paused)} is paused: every query waits for RESUME. An operation that restarts "
+        "PostgreSQL ends its pause by itself; where none is under way:"
+    )
+    command = "\n".join(f"docker exec {name} psql --command RESUME" for name in paused)
+    return Verdict("paused", line, command=command)
 
 
 def _locks(sample: Sample) -> Verdict | None:
@@ -138,8 +152,8 @@ def _locks(sample: Sample) -> Verdict | None:
     )
     # A prepared transaction has no process: pg_blocking_pids() gives 0 for it.
     pids = [pid for pid in roots if pid]
-    command = f"SELECT pg_terminate_backend({pids[0]}); in make psql" if pids else "make psql"
-    return Verdict("locks", line, "API_LOCK_TIMEOUT_MS", command)
+    ends = [f"SELECT pg_terminate_backend({pid});" for pid in pids]
+    return Verdict("locks", line, "API_LOCK_TIMEOUT_MS", "\n".join(["make psql", *ends]))
 
 
 def _holder(roots: list[int], sample: Sample) -> str:
@@ -198,12 +212,12 @@ def _behind_a_full_pool(sample: Sample, pool: ServerPool, line: str) -> Verdict:
             f"PostgreSQL runs {server.on_cpu} queries on {server.processors} processor(s): "
             "processors are short, more connections would not help."
         )
-        return Verdict("postgres cpu", line + why, "POSTGRES_CPUS", "make apply")
+        return _raise("postgres cpu", line + why, "POSTGRES_CPUS", _RESTART)
     if server.connections >= NEARLY_ALL * server.max_connections:
         why = f"PostgreSQL has {server.connections} of {server.max_connections} sessions."
         return Verdict("postgres sessions", line + why, "POSTGRES_MAX_CONNECTIONS", "make psql")
     knob = _KNOBS.get(pool.database, "PGBOUNCER_INTERACTIVE_POOL_SIZE")
-    return Verdict("pgbouncer pool", f"{line}PostgreSQL has room for more.", knob, "make apply")
+    return _raise("pgbouncer pool", f"{line}PostgreSQL has room for more.", knob)
 
 
 def _app_pools(sample: Sample) -> Verdict | None:
@@ -220,7 +234,7 @@ def _app_pools(sample: Sample) -> Verdict | None:
         f"{worst.waiting} caller(s) wait, while PgBouncer has {idle} idle server connection(s) "
         f"of {entry}."
     )
-    return Verdict("app pool", line, f"{worst.service.upper()}_POOL_MAX_SIZE", "make apply")
+    return _raise("app pool", line, f"{worst.service.upper()}_POOL_MAX_SIZE")
 
 
 def _is_short(process: AppProcess) -> bool:
@@ -234,7 +248,7 @@ def _busy_server(sample: Sample) -> Verdict | None:
     line = f"PostgreSQL runs {server.on_cpu} queries on {server.processors} processor(s); "
     waiting = sum(one.waiting for one in sample.app)
     line += f"{waiting} caller(s) wait for it." if waiting else "nothing queues in front of it yet."
-    return Verdict("postgres cpu", line, "POSTGRES_CPUS", "make apply")
+    return _raise("postgres cpu", line, "POSTGRES_CPUS", _RESTART)
 
 
 def _pools(sample: Sample) -> Iterator[tuple[Pooler, ServerPool]]:

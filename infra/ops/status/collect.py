@@ -1,14 +1,19 @@
 """Take a sample: every process asked at once, none able to hold up the others."""
 
 import time
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import psycopg
+
 from infra.ops import pgbouncer_admin
 from infra.ops.app_control import Control, ProcessState
+from infra.ops.bounded import TimedOutError
 from infra.ops.pgbouncer_admin import PgBouncerAdmin
 from infra.ops.postgres_admin import PostgresAdmin
 from infra.ops.settings import OpsSettings
@@ -16,6 +21,7 @@ from infra.ops.status import host_facts
 from infra.ops.status.sample import (
     AppProcess,
     HostFacts,
+    LastMinute,
     Pooler,
     RoleSessions,
     Sample,
@@ -28,6 +34,7 @@ from infra.ops.targets import Answer, Target, everywhere, first_line, resolve
 CALL_SECONDS = 3.0
 _SECRETS = Path("/secrets")
 _ADMIN_DATABASE = "pgbouncer"
+_P95 = 0.95
 _TOTALS = ("query_count", "xact_count", "query_time", "xact_time", "wait_time")
 Totals = dict[str, dict[str, int]]
 
@@ -58,22 +65,27 @@ class Collector:
             app = pool.submit(self._app)
             poolers = pool.submit(self._poolers)
             server = pool.submit(self._server)
+            processes, last_minute = app.result()
             return Sample(
-                app.result(),
+                processes,
                 poolers.result(),
                 server.result(),
                 self._host,
                 host_facts.certificates(_SECRETS),
+                last_minute,
             )
 
-    def _app(self) -> tuple[AppProcess, ...]:
+    def _app(self) -> tuple[tuple[AppProcess, ...], LastMinute | None]:
         found: list[AppProcess] = []
+        minutes: list[dict[str, Any]] = []
         for service, expected in self._control.processes.items():
             targets = self._control.targets(service)
             answers = everywhere(targets, self._control.state)
             found += [_app_process(service, answer) for answer in answers]
             found += [_missing(service) for _ in range(expected - len(targets))]
-        return tuple(found)
+            states = (answer.value for answer in answers)
+            minutes += [one.last_minute for one in states if one and one.last_minute]
+        return tuple(found), last_minute(minutes) if minutes else None
 
     def _poolers(self) -> tuple[Pooler, ...]:
         targets = pgbouncer_admin.replicas(self._settings)
@@ -140,6 +152,22 @@ def _app_process(service: str, answer: Answer[ProcessState]) -> AppProcess:
     )
 
 
+def last_minute(processes: Iterable[dict[str, Any]]) -> LastMinute:
+    """Sum up what the api processes say: `errors`, and pairs of time and count in `buckets`."""
+    errors, counts = 0, Counter[float]()
+    for one in processes:
+        errors += one["errors"]
+        for seconds, count in one["buckets"]:
+            counts[seconds] += count
+    requests, reached, p95 = counts.total(), 0, None
+    for seconds in sorted(counts):
+        reached += counts[seconds]
+        if reached >= _P95 * requests:
+            p95 = seconds
+            break
+    return LastMinute(requests, errors, p95)
+
+
 def _totals(rows: list[dict[str, Any]]) -> Totals:
     return {row["database"]: {name: int(row[f"total_{name}"]) for name in _TOTALS} for row in rows}
 
@@ -189,14 +217,21 @@ def _server(admin: PostgresAdmin, processors: int) -> Server:
     names = sorted({row["usename"] for row in activity if row["usename"]})
     blocked = tuple(_session(row) for row in admin.blocked())
     limits = {name: role.connection_limit for name, role in admin.roles(names).items()}
+    maximum = int(admin.settings()["max_connections"].value)
+    # Last: it alone can meet a lock or a schema that is not there, and all else is known then.
+    tasks: dict[str, int | None] = {}
+    with suppress(psycopg.Error, TimedOutError):
+        tasks = dict(admin.tasks())
     return Server(
-        max_connections=int(admin.settings()["max_connections"].value),
+        max_connections=maximum,
         processors=processors,
         roles=tuple(_role(name, limits.get(name, -1), activity) for name in names),
         on_cpu=sum(row["state"] == "active" and not row["wait_event_type"] for row in activity),
         oldest=next((_session(row) for row in activity if row["xact_seconds"] is not None), None),
         blocked=blocked,
         holders=_holders(blocked, activity),
+        tasks_queued=tasks.get("queued"),
+        tasks_running=tasks.get("running"),
     )
 
 

@@ -42,7 +42,8 @@ def show(
     if as_json:
         print_document(view.as_dict(sample))
     else:
-        _console().print(view.screen(sample))
+        # A command that is longer than the line stays whole.
+        _console().print(view.screen(sample), crop=False)
     return _exit_code(sample)
 
 

@@ -20,15 +20,17 @@ def parse(text: str) -> HostFacts | None:
     """Return what the host handed over; None when it handed over nothing.
 
     Raises:
-        ValueError: a line is not JSON.
-        KeyError: a line lacks a field.
+        ValueError: it is not what infra/host/containers.sh prints.
 
     """
-    lines = [json.loads(line) for line in text.splitlines() if line.strip()]
-    if not lines:
-        return None
-    containers = tuple(_container(one) for one in lines if one.get("service") in TIERS)
-    disk = next((Disk(**one["disk"]) for one in lines if "disk" in one), None)
+    try:
+        lines = [json.loads(line) for line in text.splitlines() if line.strip()]
+        if not lines:
+            return None
+        containers = tuple(_container(one) for one in lines if one.get("service") in TIERS)
+        disk = next((Disk(**one["disk"]) for one in lines if "disk" in one), None)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
     return HostFacts(containers, disk)
 
 

@@ -20,6 +20,19 @@ class AppProcess:
 
 
 @dataclass(frozen=True, slots=True)
+class LastMinute:
+    """The requests that the api processes answered in the last sixty seconds.
+
+    `errors` were answered 5xx. 95 % took `p95_seconds` at most, which is too long by a quarter
+    at most; None without a request.
+    """
+
+    requests: int
+    errors: int
+    p95_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class ServerPool:
     """One pool of one PgBouncer replica.
 
@@ -84,7 +97,11 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """PostgreSQL; `on_cpu` counts running sessions that wait for nothing."""
+    """PostgreSQL; `on_cpu` counts running sessions that wait for nothing.
+
+    `tasks_queued` includes those that wait for another try; both counts are None where the
+    table could not be read.
+    """
 
     max_connections: int = 0
     processors: int = 1
@@ -93,6 +110,8 @@ class Server:
     oldest: Session | None = None
     blocked: tuple[Session, ...] = ()
     holders: tuple[Session, ...] = ()
+    tasks_queued: int | None = None
+    tasks_running: int | None = None
     error: str = ""
 
     @property
@@ -149,13 +168,17 @@ class HostFacts:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The whole path at one moment, app first; `host` is None when nobody asked the host."""
+    """The whole path at one moment, app first.
+
+    `host` is None when nobody asked the host, `last_minute` when no api process answered.
+    """
 
     app: tuple[AppProcess, ...]
     poolers: tuple[Pooler, ...]
     server: Server
     host: HostFacts | None = None
     certificates: tuple[Certificate, ...] = ()
+    last_minute: LastMinute | None = None
 
     @property
     def unreachable(self) -> tuple[str, ...]:

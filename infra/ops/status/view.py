@@ -24,34 +24,57 @@ def as_dict(sample: Sample) -> dict[str, Any]:
 
 
 def screen(sample: Sample, *, verdict_first: bool = False) -> RenderableType:
-    """Return everything, the bottleneck last: the line nearest to the prompt.
+    """Return everything, the bottleneck last: the lines nearest to the prompt.
 
     Where a low screen may cut the end off, ask for `verdict_first`.
     """
-    verdict = _line(bottleneck(sample))
+    verdict = Group(*_verdict(bottleneck(sample)))
     rest: tuple[RenderableType, ...] = (
         _app(sample.app),
         _poolers(sample.poolers),
         _server(sample.server),
         *_sessions(sample.server),
         *(Text(f"Paused: {one.name}", style="yellow") for one in sample.poolers if one.paused),
+        *_work(sample),
         *_host(sample),
         *(Text(f"Unreachable: {line}", style="bold red") for line in sample.unreachable),
     )
     return Group(verdict, *rest) if verdict_first else Group(*rest, verdict)
 
 
-def _line(verdict: Verdict) -> Text:
-    knob = f" Setting: {verdict.knob}." if verdict.knob else ""
-    knob += f" Next: {verdict.command}" if verdict.command else ""
+def _verdict(verdict: Verdict) -> Iterator[Text]:
+    """Yield the line, and each command on one of its own, whole, so that it can be pasted."""
+    named = not verdict.knob or verdict.knob in verdict.line
+    knob = "" if named else f" Setting: {verdict.knob}."
     style = "bold green" if verdict.where == "nothing" else "bold yellow"
-    return Text.assemble(("Bottleneck: ", style), verdict.line, (knob, "bold"))
+    yield Text.assemble(("Bottleneck: ", style), verdict.line, (knob, "bold"))
+    for command in verdict.command.splitlines():
+        yield Text(command, style="bold", no_wrap=True, overflow="ignore")
+
+
+def _work(sample: Sample) -> Iterator[Text]:
+    """Yield what callers got, and what is left to do."""
+    if not (minute := sample.last_minute):
+        yield Text("Requests: not known, no api process answers", style="yellow")
+    elif minute.p95_seconds is None:
+        yield Text("Requests: none in the last minute")
+    else:
+        yield Text(
+            f"Requests: {minute.requests} in the last minute, {minute.errors} errors "
+            f"({100 * minute.errors / minute.requests:.1f} %), p95 {minute.p95_seconds:.3f} s",
+            style="yellow" if minute.errors else "",
+        )
+    if sample.server.tasks_queued is None:
+        yield Text("Tasks: not known")
+    else:
+        running = sample.server.tasks_running
+        yield Text(f"Tasks: {sample.server.tasks_queued} queued, {running} running")
 
 
 def _host(sample: Sample) -> Iterator[Text]:
     """Yield what the host and the certificates say."""
     if sample.host is None:
-        yield Text("Containers and disk: not known in a container; make status asks the host.")
+        yield Text("Containers and disk: not known here, nor with WATCH=yes; see make status")
     else:
         for one in sample.host.containers:
             if one.state != "running" or one.health not in ("", "healthy") or one.restarts:

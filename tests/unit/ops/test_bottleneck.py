@@ -102,6 +102,9 @@ def test_a_container_ended_for_memory_points_to_its_memory() -> None:
     verdict = bottleneck(Sample((), (), IDLE_SERVER, HostFacts((down,))))
     assert verdict.knob == "POSTGRES_MEMORY_MB"
     assert "out of memory" in verdict.line
+    # First the setting, then what takes it over: in this order on the screen.
+    assert verdict.line.endswith("Raise POSTGRES_MEMORY_MB in stack.env, then:")
+    assert verdict.command == "make up"
 
 
 MB = 1 << 20
@@ -187,7 +190,7 @@ def test_a_lock_comes_before_everything_that_queues_behind_it() -> None:
     verdict = bottleneck(sample(app=FULL_APP, pool=FULL_POOL, server=server))
     assert verdict.where == "locks"
     assert "process 10 (risk_worker, idle in transaction, 31.0 s)" in verdict.line
-    assert "SELECT pg_terminate_backend(10);" in verdict.command
+    assert verdict.command.splitlines() == ["make psql", "SELECT pg_terminate_backend(10);"]
     assert "2 session(s)" in verdict.line
 
 
@@ -207,7 +210,9 @@ def test_clients_that_wait_a_moment_while_a_server_is_idle_are_no_verdict() -> N
 
 def test_a_pause_explains_every_queue() -> None:
     paused = Pooler("pgbouncer-1", paused=True, pools=(FULL_POOL,))
-    assert bottleneck(Sample((FULL_APP,), (paused,), IDLE_SERVER)).where == "paused"
+    verdict = bottleneck(Sample((FULL_APP,), (paused,), IDLE_SERVER))
+    assert verdict.where == "paused"
+    assert verdict.command == "docker exec pgbouncer-1 psql --command RESUME"
 
 
 def test_what_does_not_answer_comes_first_and_is_named() -> None:
@@ -221,6 +226,8 @@ def test_busy_processors_without_a_queue_are_told_of() -> None:
     verdict = bottleneck(sample(server=replace(IDLE_SERVER, on_cpu=3)))
     assert verdict.where == "postgres cpu"
     assert "nothing queues" in verdict.line
+    # Compose reads it, so the container has to be replaced.
+    assert verdict.command == "make apply RESTART=yes"
 
 
 def counters(at: float, done: int) -> Counters:
