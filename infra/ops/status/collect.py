@@ -1,13 +1,18 @@
-"""Take a sample: every process asked at once, none able to hold up the others."""
+"""Take a sample: every process asked at once, none able to hold up the others.
+
+Each is looked at several times: a queue is there at one instant and not at the next. What
+waits or runs is then the mean of the looks, rounded; connections in use are the most of them.
+"""
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, TypeVar
 
 import psycopg
 
@@ -32,11 +37,16 @@ from infra.ops.status.sample import (
 from infra.ops.targets import Answer, Target, everywhere, first_line, resolve
 
 CALL_SECONDS = 3.0
+LOOKS = 10
+# A process that is slow to answer gets fewer looks instead of this many times the seconds.
+PATIENCE = 3
 _SECRETS = Path("/secrets")
 _ADMIN_DATABASE = "pgbouncer"
 _P95 = 0.95
 _TOTALS = ("query_count", "xact_count", "query_time", "xact_time", "wait_time")
 Totals = dict[str, dict[str, int]]
+Rows = list[dict[str, Any]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +58,25 @@ class Counters:
 
 
 class Collector:
-    """Takes samples; keeps the counters of the last one, for rates between the two."""
+    """Takes samples, each over `seconds`; keeps nothing between two of them."""
 
     def __init__(
-        self, settings: OpsSettings, control: Control, *, processors: int, host: HostFacts | None
+        self,
+        settings: OpsSettings,
+        control: Control,
+        *,
+        processors: int,
+        host: HostFacts | None,
+        seconds: float,
     ) -> None:
         self._settings = settings
         self._control = control
         self._processors = processors
         self._host = _with_reserve(host, settings.values["postgres"]["disk_reserve_mb"])
-        self._before: dict[str, Counters] = {}
+        self._seconds = seconds
 
     def sample(self) -> Sample:
-        """Look at every process now; what does not answer says so in its part."""
+        """Look at every process; what does not answer says so in its part."""
         with ThreadPoolExecutor(3) as pool:
             app = pool.submit(self._app)
             poolers = pool.submit(self._poolers)
@@ -75,17 +91,28 @@ class Collector:
                 last_minute,
             )
 
+    def _looks(self, look: Callable[[], T]) -> list[T]:
+        """Look evenly within the seconds, at least once."""
+        started, found = time.monotonic(), [look()]
+        while len(found) < LOOKS and time.monotonic() < started + PATIENCE * self._seconds:
+            due = started + len(found) * self._seconds / (LOOKS - 1)
+            time.sleep(max(0.0, due - time.monotonic()))
+            found.append(look())
+        return found
+
     def _app(self) -> tuple[tuple[AppProcess, ...], LastMinute | None]:
-        found: list[AppProcess] = []
-        minutes: list[dict[str, Any]] = []
+        # All at once: the looks take the same second.
+        answers = everywhere(self._control.targets(), self._states)
+        found = [_app_process(self._control.service_of(one.target), one) for one in answers]
         for service, expected in self._control.processes.items():
-            targets = self._control.targets(service)
-            answers = everywhere(targets, self._control.state)
-            found += [_app_process(service, answer) for answer in answers]
-            found += [_missing(service) for _ in range(expected - len(targets))]
-            states = (answer.value for answer in answers)
-            minutes += [one.last_minute for one in states if one and one.last_minute]
+            there = sum(one.service == service for one in found)
+            found += [_missing(service) for _ in range(expected - there)]
+        states = (one.value[-1] for one in answers if one.value)
+        minutes = [one.last_minute for one in states if one.last_minute]
         return tuple(found), last_minute(minutes) if minutes else None
+
+    def _states(self, target: Target) -> list[ProcessState]:
+        return self._looks(lambda: self._control.state(target))
 
     def _poolers(self) -> tuple[Pooler, ...]:
         targets = pgbouncer_admin.replicas(self._settings)
@@ -97,17 +124,18 @@ class Collector:
 
     def _pooler(self, target: Target) -> Pooler:
         with PgBouncerAdmin(target, self._settings, call_seconds=CALL_SECONDS) as admin:
+            before = Counters(time.monotonic(), _totals(admin.show("STATS")))
+            looks = self._looks(admin.pools)
             now = Counters(time.monotonic(), _totals(admin.show("STATS")))
             paused = admin.state().get("paused") == "yes"
-            databases, pools = admin.databases(), admin.pools()
-        before = self._before.get(target.name)
-        self._before[target.name] = now
-        shown = tuple(
-            _pool(row, databases[row["database"]], before, now)
-            for row in pools
-            if row["database"] != _ADMIN_DATABASE and row["database"] in databases
-        )
-        return Pooler(target.name, paused, shown)
+            databases = admin.databases()
+        seen: dict[tuple[str, str], list[ServerPool]] = {}
+        for row in (row for look in looks for row in look):
+            name = row["database"]
+            if name != _ADMIN_DATABASE and name in databases:
+                pool = _pool(row, databases[name], before, now)
+                seen.setdefault((pool.database, pool.user), []).append(pool)
+        return Pooler(target.name, paused, tuple(pool_over(seen[key]) for key in sorted(seen)))
 
     def _server(self) -> Server:
         where = self._settings.values["postgres"]
@@ -116,7 +144,8 @@ class Collector:
             return Server(error="has no address: its container does not run")
         try:
             with PostgresAdmin(self._settings, call_seconds=CALL_SECONDS) as admin:
-                return _server(admin, self._processors)
+                looks = self._looks(lambda: (admin.activity(), admin.blocked()))
+                return _server(admin, looks, self._processors)
         except Exception as error:
             return Server(error=first_line(error))
 
@@ -135,21 +164,25 @@ def _missing_pooler() -> Pooler:
     return Pooler("pgbouncer", error="a replica is not running")
 
 
-def _app_process(service: str, answer: Answer[ProcessState]) -> AppProcess:
+def _app_process(service: str, answer: Answer[list[ProcessState]]) -> AppProcess:
     if answer.value is None:
         return AppProcess(service, answer.target.name, error=answer.error)
-    state = answer.value
+    pools, last = [state.pool for state in answer.value], answer.value[-1]
     return AppProcess(
         service,
         answer.target.name,
-        size=state.pool.size,
-        max_size=state.pool.max_size,
-        in_use=state.pool.in_use,
-        idle=state.pool.idle,
-        waiting=state.pool.waiting,
-        max_waiting=state.pool.max_waiting,
-        needs_restart=state.needs_restart,
+        size=last.pool.size,
+        max_size=last.pool.max_size,
+        in_use=max(pool.in_use for pool in pools),
+        idle=_mean(pool.idle for pool in pools),
+        waiting=_mean(pool.waiting for pool in pools),
+        max_waiting=last.pool.max_waiting,
+        needs_restart=last.needs_restart,
     )
+
+
+def _mean(counts: Iterable[int]) -> int:
+    return round(fmean(counts))
 
 
 def last_minute(processes: Iterable[dict[str, Any]]) -> LastMinute:
@@ -168,12 +201,23 @@ def last_minute(processes: Iterable[dict[str, Any]]) -> LastMinute:
     return LastMinute(requests, errors, p95)
 
 
-def _totals(rows: list[dict[str, Any]]) -> Totals:
+def _totals(rows: Rows) -> Totals:
     return {row["database"]: {name: int(row[f"total_{name}"]) for name in _TOTALS} for row in rows}
 
 
+def pool_over(looks: Sequence[ServerPool]) -> ServerPool:
+    """Return what several looks at one pool come to."""
+    return replace(
+        looks[-1],
+        clients_waiting=_mean(one.clients_waiting for one in looks),
+        servers_active=max(one.servers_active for one in looks),
+        servers_idle=_mean(one.servers_idle for one in looks),
+        max_wait_seconds=max(one.max_wait_seconds for one in looks),
+    )
+
+
 def _pool(
-    row: dict[str, Any], database: dict[str, Any], before: Counters | None, now: Counters
+    row: dict[str, Any], database: dict[str, Any], before: Counters, now: Counters
 ) -> ServerPool:
     return ServerPool(
         database=row["database"],
@@ -191,15 +235,14 @@ def _pool(
     )
 
 
-def rates(database: str, before: Counters | None, now: Counters) -> dict[str, float]:
-    """Return rates and mean times between two looks; all zero without an earlier one.
+def rates(database: str, before: Counters, now: Counters) -> dict[str, float]:
+    """Return rates and mean times between two looks; all zero for a pool that is new.
 
     Taken from the totals: the averages of SHOW STATS are of the last full period, which may
-    be a minute old. Counters that went back belong to a restarted process.
+    be a minute old.
     """
-    new = now.totals.get(database, {})
-    old = before.totals.get(database, {}) if before else {}
-    if not before or not old or any(new.get(name, 0) < old[name] for name in _TOTALS):
+    new, old = now.totals.get(database, {}), before.totals.get(database, {})
+    if not old or not new:
         return {}
     done = {name: new[name] - old[name] for name in _TOTALS}
     seconds = max(now.at - before.at, 1e-6)
@@ -212,35 +255,52 @@ def rates(database: str, before: Counters | None, now: Counters) -> dict[str, fl
     }
 
 
-def _server(admin: PostgresAdmin, processors: int) -> Server:
-    activity = admin.activity()
+def _server(admin: PostgresAdmin, looks: Sequence[tuple[Rows, Rows]], processors: int) -> Server:
+    activity, _ = looks[-1]
     names = sorted({row["usename"] for row in activity if row["usename"]})
-    blocked = tuple(_session(row) for row in admin.blocked())
     limits = {name: role.connection_limit for name, role in admin.roles(names).items()}
     maximum = int(admin.settings()["max_connections"].value)
     # Last: it alone can meet a lock or a schema that is not there, and all else is known then.
     tasks: dict[str, int | None] = {}
     with suppress(psycopg.Error, TimedOutError):
         tasks = dict(admin.tasks())
+    then, waits = median_look(looks)
+    blocked = tuple(_session(row) for row in waits)
     return Server(
         max_connections=maximum,
         processors=processors,
         roles=tuple(_role(name, limits.get(name, -1), activity) for name in names),
-        on_cpu=sum(row["state"] == "active" and not row["wait_event_type"] for row in activity),
+        on_cpu=_mean(sum(map(_runs, rows)) for rows, _ in looks),
         oldest=next((_session(row) for row in activity if row["xact_seconds"] is not None), None),
         blocked=blocked,
-        holders=_holders(blocked, activity),
+        holders=_holders(blocked, then),
         tasks_queued=tasks.get("queued"),
         tasks_running=tasks.get("running"),
     )
 
 
-def _holders(blocked: Iterable[Session], activity: list[dict[str, Any]]) -> tuple[Session, ...]:
+def median_look(looks: Sequence[tuple[Rows, Rows]]) -> tuple[Rows, Rows]:
+    """Return sessions and waits of the look with the median wait for a lock.
+
+    Without a wait unless half of the looks saw one: a lock held for a moment holds nobody up.
+    """
+
+    def longest(look: tuple[Rows, Rows]) -> float:
+        return max((float(row["wait_seconds"]) for row in look[1]), default=0.0)
+
+    return sorted(looks, key=longest)[len(looks) // 2]
+
+
+def _runs(row: dict[str, Any]) -> bool:
+    return row["state"] == "active" and not row["wait_event_type"]
+
+
+def _holders(blocked: Iterable[Session], activity: Rows) -> tuple[Session, ...]:
     pids = {pid for one in blocked for pid in one.blocked_by}
     return tuple(_session(row) for row in activity if row["pid"] in pids)
 
 
-def _role(name: str, limit: int, activity: list[dict[str, Any]]) -> RoleSessions:
+def _role(name: str, limit: int, activity: Rows) -> RoleSessions:
     states = [row["state"] or "starting" for row in activity if row["usename"] == name]
     return RoleSessions(name, limit, {state: states.count(state) for state in sorted(set(states))})
 

@@ -1,7 +1,6 @@
 """Show the path once, as JSON, or again and again."""
 
 import sys
-import time
 
 from rich.console import Console
 from rich.live import Live
@@ -25,19 +24,18 @@ def show(
     every_seconds: float,
     host: HostFacts | None = None,
 ) -> int:
-    """Print the path; return 1 when a process did not answer.
-
-    Rates are between two samples, so the first screen takes `every_seconds`.
-    """
+    """Print the path as it is over `every_seconds`; return 1 when a process did not answer."""
     control = app_control.connect(settings)
-    processors = settings.values["postgres"]["processors"]
-    # Facts of the start would be stale on the next screen.
-    host = None if watch else host
-    collector = Collector(settings, control, processors=processors, host=host)
-    collector.sample()
+    collector = Collector(
+        settings,
+        control,
+        processors=settings.values["postgres"]["processors"],
+        # Facts of the start would be stale on the next screen.
+        host=None if watch else host,
+        seconds=every_seconds,
+    )
     if watch:
-        return _watch(collector, every_seconds)
-    time.sleep(every_seconds)
+        return _watch(collector)
     sample = collector.sample()
     if as_json:
         print_document(view.as_dict(sample))
@@ -47,12 +45,11 @@ def show(
     return _exit_code(sample)
 
 
-def _watch(collector: Collector, every_seconds: float) -> int:
+def _watch(collector: Collector) -> int:
     code = exits.OK
     try:
         with Live(console=_console(), screen=sys.stdout.isatty(), auto_refresh=False) as live:
             while True:
-                time.sleep(every_seconds)
                 sample = collector.sample()
                 code = _exit_code(sample)
                 live.update(view.screen(sample, verdict_first=True), refresh=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from infra.ops.status.bottleneck import bottleneck
-from infra.ops.status.collect import Counters, rates
+from infra.ops.status.collect import Counters, median_look, pool_over, rates
 from infra.ops.status.sample import (
     AppProcess,
     Container,
@@ -249,7 +250,29 @@ def test_rates_are_between_two_looks() -> None:
     )
 
 
-def test_there_are_no_rates_without_an_earlier_look_or_after_a_restart() -> None:
-    assert rates("risk", None, counters(12.0, 6)) == {}
-    assert rates("risk", counters(10.0, 9), counters(12.0, 6)) == {}
+def test_there_are_no_rates_of_a_pool_that_is_new() -> None:
     assert rates("other", counters(10.0, 1), counters(12.0, 6)) == {}
+
+
+def test_a_queue_that_comes_and_goes_counts_by_its_mean() -> None:
+    # A pool of one connection between two callers: free, and the next one not yet woken.
+    looks = [FULL_POOL if n % 2 else IDLE_POOL for n in range(10)]
+    verdict = bottleneck(sample(pool=pool_over(looks)))
+    assert verdict.where == "pgbouncer pool"
+    assert "2 client(s) wait" in verdict.line
+
+
+def test_a_queue_that_is_there_once_is_no_verdict() -> None:
+    looks = [FULL_POOL, *[IDLE_POOL] * 11]
+    assert bottleneck(sample(pool=pool_over(looks))).where == "nothing"
+
+
+def test_a_lock_counts_that_is_waited_for_in_half_of_the_looks() -> None:
+    def look(seconds: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        wait = {"pid": 1, "usename": "risk_api", "wait_seconds": seconds, "query": "", "state": ""}
+        return [], [wait] if seconds else []
+
+    often = [look(seconds) for seconds in (0.0, 0.3, 0.0, 0.5)]
+    once = [look(seconds) for seconds in (0.0, 0.9, 0.0, 0.0)]
+    assert median_look(often)[1][0]["wait_seconds"] == 0.3
+    assert median_look(once) == ([], [])
