@@ -116,6 +116,15 @@ def test_a_documented_command_of_the_virtual_environment_works(command: str) -> 
         assert done.stdout == (REPOSITORY / written).read_text(encoding="utf-8")
 
 
+def test_each_row_for_a_bottleneck_is_what_a_fault_test_saw() -> None:
+    text = (REPOSITORY / "docs" / "runbook.md").read_text(encoding="utf-8")
+    table = text.partition("| the last lines say | first |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
+    assert len(rows) > 5
+    sources = sources_of_tests()
+    assert [row for row in rows if row not in sources] == []
+
+
 @pytest.mark.parametrize("arguments", READ_ONLY)
 def test_a_command_that_only_looks_succeeds(stack: Stack, arguments: str) -> None:
     done = subprocess.run(

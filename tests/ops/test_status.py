@@ -9,7 +9,7 @@ import pytest
 
 from tests.fix_faults import MakeLoad, frozen, wait_for_traffic
 from tests.fix_host import Host
-from tests.fix_stack import Stack, poll
+from tests.fix_stack import Stack
 
 
 def status(host: Host) -> tuple[int, dict[str, Any]]:
@@ -67,34 +67,17 @@ def test_a_frozen_process_is_named_and_the_rest_still_shown(stack: Stack, host: 
     stack.wait_healthy()
 
 
-def test_a_lock_that_requests_wait_for_is_the_bottleneck_and_its_holder_is_named(
-    stack: Stack, host: Host, make_load: MakeLoad
-) -> None:
-    statement = "BEGIN; LOCK TABLE risk.assessments; SELECT pg_sleep(40)"
-    psql = ["psql", "--username=postgres", "--dbname=risk", "--command"]
-    postgres = stack.container("postgres")
-
-    def locks() -> dict[str, Any] | None:
-        _, document = status(host)
-        return document if document["bottleneck"]["where"] == "locks" else None
-
-    with make_load() as load:
-        wait_for_traffic(load)
-        postgres.exec_run([*psql, statement], detach=True)
-        document = poll(locks, seconds=30, what="status names the lock") or {}
-        end = (
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'BEGIN; LOCK%'"
-        )
-        postgres.exec_run([*psql, end])
-    blocked = document["server"]["blocked"]
-    assert blocked
-    assert str(blocked[0]["blocked_by"][0]) in document["bottleneck"]["line"]
-    stack.wait_healthy()
-
-
 def test_the_screen_has_every_tier_and_the_verdict_last(host: Host) -> None:
     code, output, _ = host.ops("status")
-    assert code == 0
-    for title in ("App pools", "PgBouncer", "PostgreSQL:"):
+    assert code == 0, output
+    for title in ("App pools", "PgBouncer", "PostgreSQL:", "Requests: ", "Tasks: "):
         assert title in output
     assert output.strip().splitlines()[-1].startswith("Bottleneck: ")
+
+
+def test_facts_that_no_host_prints_are_named_and_the_screen_is_still_there(stack: Stack) -> None:
+    facts = ["--env", "SLUICE_CONTAINERS=nonsense"]
+    done = stack.compose("run", "--rm", "--no-deps", "--no-TTY", *facts, "ops", "status")
+    assert done.returncode == 0, done.stderr
+    assert "SLUICE_CONTAINERS is not what the host prints" in done.stderr
+    assert "Containers and disk: not known here" in done.stdout

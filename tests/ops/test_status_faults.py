@@ -1,18 +1,31 @@
-"""Real faults: status names the container, what became of it and the next command."""
+"""Real faults: status names the cause, the runbook has a row for it, and its commands work."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import shlex
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from tests.fix_faults import frozen, killed
+from tests.fix_api import SEOUL, Api, assessment_body
+from tests.fix_faults import MakeLoad, frozen, killed, wait_for_traffic
+from tests.fix_ops import Commands, EnvDir
+from tests.fix_sql import AdminConsole, Sql
 from tests.fix_stack import REPOSITORY, Stack, poll, run_in
+
+RUNBOOK = (REPOSITORY / "docs" / "runbook.md").read_text(encoding="utf-8")
+# Reads, for the most part, as fast as they are answered.
+CALLERS: dict[str, Any] = {
+    "threads": 24,
+    "pause_seconds": 0.0,
+    "kinds": {"status": 9, "submit": 1},
+}
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -36,15 +49,146 @@ def document() -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
-@pytest.mark.parametrize("service", ["worker", "pgbouncer", "postgres"])
+def judged(row: str, where: str, setting: str = "", *, agreeing: int = 1) -> dict[str, Any]:
+    """Return the verdict once so many looks agree with a row of the runbook, before as many differ.
+
+    In the row NAME stands for a name and N for a number. A queue needs two looks: the machine
+    under the tests is now and then somebody else's.
+    """
+    assert f"\n| `{row}` |" in RUNBOOK
+    line = re.escape(row).replace("NAME", r"\S+").replace("N", r"\d+")
+    right: list[dict[str, Any]] = []
+    wrong: list[dict[str, Any]] = []
+    while len(right) < agreeing and len(wrong) < agreeing:
+        found = document()["bottleneck"]
+        agrees = found["where"] == where and found["knob"] == setting
+        (right if agrees and re.search(line, found["line"]) else wrong).append(found)
+    assert len(right) == agreeing, wrong
+    return right[-1]
+
+
+@contextmanager
+def applied(ops: Commands, env: EnvDir, **settings: object) -> Iterator[None]:
+    """Apply other values of live settings for the block."""
+    done = ops.apply(env.set(**settings))
+    try:
+        assert done.exit_code == 0, done.text
+        yield
+    finally:
+        done = ops.run("apply", "--wait", "60")
+    assert done.exit_code == 0, done.text
+
+
+def test_an_api_pool_that_is_too_small_is_named_also_beside_a_busy_batch_pool(
+    ops: Commands, env: EnvDir, api: Api, make_load: MakeLoad
+) -> None:
+    row, setting = "all N connections of its pool are lent", "API_POOL_MAX_SIZE"
+    sizes = {"API_POOL_MIN_SIZE": 1, setting: 1}
+    with applied(ops, env, **sizes), make_load(**CALLERS) as load:
+        wait_for_traffic(load, 200)
+        assert judged(row, "app pool", setting, agreeing=2)["command"] == "make apply"
+        for number in range(3):
+            sites = [{**SEOUL, "site_id": f"{number}-{site}"} for site in range(10)]
+            assert api.submit(assessment_body(*sites)).status_code == 202
+        assert document()["server"]["tasks_queued"] > 0
+        judged(row, "app pool", setting, agreeing=2)
+        minute = document()["last_minute"]
+    assert minute["requests"] > 100
+    assert minute["p95_seconds"] > 0
+
+
+def test_a_pgbouncer_pool_that_is_too_small_is_named(
+    ops: Commands, env: EnvDir, make_load: MakeLoad
+) -> None:
+    setting = "PGBOUNCER_INTERACTIVE_POOL_SIZE"
+    sizes = {
+        "PGBOUNCER_INTERACTIVE_MIN_POOL_SIZE": 1,
+        setting: 1,
+        "PGBOUNCER_INTERACTIVE_RESERVE_SIZE": 0,
+    }
+    with applied(ops, env, **sizes), make_load(**CALLERS) as load:
+        wait_for_traffic(load, 200)
+        row = "all N server connections of risk are taken"
+        assert judged(row, "pgbouncer pool", setting, agreeing=2)["command"] == "make apply"
+
+
+@pytest.fixture
+def processors_taken(stack: Stack) -> Iterator[None]:
+    """Give PostgreSQL half a processor, and more queries than processors."""
+    postgres = stack.container("postgres")
+    burn = "SELECT count(*) FROM generate_series(1, 1000000000)"
+    given = postgres.attrs["HostConfig"]["NanoCpus"] / 1e9
+    for _ in range(int(given) + 3):
+        postgres.exec_run(["psql", "--dbname=risk", "--command", burn], detach=True)
+    limit = ["docker", "update", "--cpus"]
+    subprocess.run([*limit, "0.5", str(postgres.name)], check=True, capture_output=True)
+    try:
+        yield
+    finally:
+        subprocess.run([*limit, str(given), str(postgres.name)], check=True, capture_output=True)
+        ends = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = '{burn}'"
+        run_in(postgres, ["psql", "--command", ends])
+        stack.wait_healthy(seconds=120)
+
+
+@pytest.mark.usefixtures("processors_taken")
+def test_processors_that_are_short_are_named() -> None:
+    row = "PostgreSQL runs N queries on N processor(s)"
+    assert (
+        judged(row, "postgres cpu", "POSTGRES_CPUS", agreeing=2)["command"]
+        == "make apply RESTART=yes"
+    )
+
+
+def test_the_line_that_status_prints_ends_the_session_that_holds_a_lock(
+    stack: Stack, sql: Sql, make_load: MakeLoad
+) -> None:
+    held = "BEGIN; LOCK TABLE risk.assessments; SELECT pg_sleep(60)"
+    arguments = ["psql", "--username=postgres", "--dbname=risk", "--command", held]
+    holders = f"SELECT pid FROM pg_stat_activity WHERE query = '{held}'"
+    with make_load() as load:
+        wait_for_traffic(load)
+        stack.container("postgres").exec_run(arguments, detach=True)
+        (holder,) = poll(lambda: sql.rows(holders), seconds=30, what="the lock is held")
+        verdict = judged("N session(s) wait for a lock", "locks", "API_LOCK_TIMEOUT_MS")
+        enter, end = verdict["command"].splitlines()
+        assert (enter, end) == ("make psql", f"SELECT pg_terminate_backend({holder['pid']});")
+        assert f"process {holder['pid']} (postgres, active" in verdict["line"]
+        sql.rows(end)
+        poll(lambda: not sql.rows(holders), seconds=30, what="the holder has ended")
+    stack.wait_healthy()
+
+
+def test_the_commands_that_status_prints_end_a_pause(stack: Stack, console: AdminConsole) -> None:
+    console.on_all("PAUSE")
+    verdict = judged("NAME is paused: every query waits for RESUME", "paused")
+    commands = verdict["command"].splitlines()
+    assert len(commands) == len(stack.containers("pgbouncer"))
+    for command in commands:
+        subprocess.run(shlex.split(command), check=True, capture_output=True, timeout=60)
+    stack.wait_healthy(seconds=120)
+    assert document()["bottleneck"]["where"] != "paused"
+
+
+def test_a_stopped_server_is_named_with_its_exit_code_and_the_next_command(stack: Stack) -> None:
+    victim = stack.container("postgres")
+    victim.stop()
+    try:
+        verdict = judged("container NAME is exited", "postgres exited")
+    finally:
+        victim.start()
+    assert f"{victim.name} is exited since 20" in verdict["line"]
+    assert "(exit code 0, 0 restart(s))" in verdict["line"]
+    stack.wait_healthy(seconds=120)
+
+
+@pytest.mark.parametrize("service", ["worker", "pgbouncer"])
 def test_a_killed_container_is_named_with_its_exit_code_and_the_next_command(
     stack: Stack, service: str
 ) -> None:
     victim = stack.container(service)
     with killed([victim]):
-        found = document()
-    verdict = found["bottleneck"]
-    assert verdict["where"] == f"{service} exited"
+        verdict = judged("container NAME is exited", f"{service} exited")
     assert f"container {victim.name} is exited since 20" in verdict["line"]
     assert "killed 137" in verdict["line"]
     assert verdict["command"].endswith(f"docker start {victim.name}")
@@ -54,9 +198,8 @@ def test_a_killed_container_is_named_with_its_exit_code_and_the_next_command(
 def test_a_paused_server_is_named_as_paused(stack: Stack) -> None:
     victim = stack.container("postgres")
     with frozen([victim]):
-        found = document()
-    assert found["bottleneck"]["where"] == "postgres paused"
-    assert found["bottleneck"]["command"] == f"docker unpause {victim.name}"
+        verdict = judged("container NAME is paused", "postgres paused")
+    assert verdict["command"] == f"docker unpause {victim.name}"
     stack.wait_healthy(seconds=120)
 
 
@@ -103,7 +246,9 @@ def test_with_every_slot_taken_psql_lists_sessions_and_status_shows_the_other_ti
         return done if "Sessions, by process id" in done.stdout else None
 
     done = poll(refused, seconds=60, what="every slot is taken")
+    assert "\n| `PostgreSQL takes no more sessions` |" in RUNBOOK
     found = document()
+    assert found["bottleneck"]["line"].startswith("PostgreSQL takes no more sessions")
     assert found["bottleneck"]["where"] == "postgres sessions"
     assert found["bottleneck"]["command"] == "make psql"
     assert all(not one["error"] for one in found["app"])
