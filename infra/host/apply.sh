@@ -21,6 +21,17 @@ is_touched() { [[ " ${touched[*]} " == *" $1 "* ]]; }
 knob() { sed -n "s/^$1=//p" "$env_file"; }
 running() { compose ps --quiet "$1" | wc -l; }
 
+# What a run that was killed had compiled and not yet replaced: no process says what memory and
+# processors its container has.
+touch_outdated() {
+    local service container
+    for service in postgres pgbouncer worker api; do
+        while read -r container; do
+            ! has_another_definition "$service" "$container" || touched+=("$service")
+        done < <(compose ps --quiet "$service")
+    done
+}
+
 # PostgreSQL first: what is above it grows only when it can carry that.
 restart_in_order() {
     if is_touched postgres; then run_script restart-postgres.sh --compiled; fi
@@ -62,7 +73,9 @@ _main() {
         return
     fi
     operate apply --restart || status=$?
-    ((status == EXIT_NEEDS_RESTART)) || return "$status"
+    ((status == 0 || status == EXIT_NEEDS_RESTART)) || return "$status"
+    touch_outdated
+    ((status + ${#touched[@]})) || return 0
     restart_in_order
     operate apply
 }

@@ -265,12 +265,18 @@ run_script() {
     return "$status"
 }
 
+# has_another_definition SERVICE CONTAINER: what compose.yaml and the env file make of it now.
+has_another_definition() {
+    local wanted present
+    wanted=$(compose config --hash "$1" | awk '{print $2}')
+    present=$(docker inspect --format '{{index .Config.Labels "com.docker.compose.config-hash"}}' "$2")
+    [[ $wanted != "$present" ]]
+}
+
 # needs_new_container SERVICE CONTAINER: its image or its definition is no longer the container's.
 needs_new_container() {
     local service=$1 container=$2 wanted present
-    wanted=$(compose config --hash "$service" | awk '{print $2}')
-    present=$(docker inspect --format '{{index .Config.Labels "com.docker.compose.config-hash"}}' "$container")
-    [[ $wanted == "$present" ]] || return 0
+    ! has_another_definition "$service" "$container" || return 0
     wanted=$(docker image inspect --format '{{.Id}}' "$(docker inspect --format '{{.Config.Image}}' "$container")")
     present=$(docker inspect --format '{{.Image}}' "$container")
     [[ $wanted != "$present" ]]

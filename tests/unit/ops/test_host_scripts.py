@@ -555,3 +555,13 @@ def test_free_disk_says_what_to_do_where_no_container_can_start(postgres: Docker
     assert ran.exit_code == 1
     assert "no space left on device" in ran.stderr
     assert "docker builder prune" in ran.stderr
+
+
+def test_apply_with_restarts_finishes_what_a_killed_run_had_compiled(docker: Docker) -> None:
+    docker.tell("apply --json")
+    docker.tell("apply --restart --json")
+    docker.tell("restart app")
+    docker.answer("config --hash worker", stdout="worker another\n")
+    ran = docker.run("apply.sh", "--json", "--restart")
+    assert ran.exit_code == 0, ran.stderr
+    assert ran.commands == ["apply --restart", "restart-app.sh --compiled worker", "apply"]
