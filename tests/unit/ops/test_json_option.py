@@ -25,7 +25,6 @@ NEED_SETTINGS = [
     ["pgbouncer", "retire", "sluice-pgbouncer-1"],
     ["pgbouncer", "spread", "2"],
     ["rotate", "passwords"],
-    ["rotate", "certificates"],
     ["load-reference", "grid_cells", __file__],
 ]
 
@@ -67,6 +66,16 @@ def test_without_compiled_settings_the_document_says_who_writes_them(
     assert told["faults"] == [
         f"{settings}: No such file or directory; the config service writes it"
     ]
+
+
+def test_a_rotation_of_certificates_before_the_first_start_is_refused_without_settings(
+    tmp_path: Path,
+) -> None:
+    places = [f"--{name}={tmp_path}" for name in ("out", "secrets")]
+    (tmp_path / "ops").mkdir()
+    result = run("rotate", "certificates", "--settings", tmp_path / "ops.json", *places)
+    assert result.exit_code == exits.REFUSED
+    assert "nothing was compiled yet" in str(document(result)["faults"])
 
 
 def test_settings_that_are_not_json_are_a_document_too(tmp_path: Path) -> None:
