@@ -30,7 +30,8 @@ up: build ## Install Docker if missing, build, start, wait until healthy; all ou
 	@infra/host/check.sh --warn
 	@echo 'starting the stack, waiting until every tier is healthy' >&2
 	@$(COMPOSE) --progress $(if $(V),auto,quiet) up --detach --wait || { $(LOOK) ps --all >&2; exit 1; }
-	@$(LOOK) run --rm --no-deps --no-TTY ops pgbouncer reconnect --if-changed --wait 30 </dev/null
+	@$(LOOK) run --rm --no-deps --no-TTY ops pgbouncer reconnect --if-changed --wait 30 </dev/null \
+		|| echo 'if the schema changed: make reconnect' >&2
 	@! $(COMPOSE) logs --no-log-prefix --since 10m config 2>&1 | grep --quiet '^renewed:' || infra/host/rotate-certificates.sh --due
 	@echo "healthy: http://$$($(LOOK) port api 8000)" >&2
 

@@ -24,11 +24,12 @@ _main() {
     # A full disk ends the server, so its container may not run.
     disk=$({ within exec --no-TTY postgres "${DF[@]}" || within run --rm --no-deps --no-TTY --entrypoint "${DF[0]}" \
         postgres "${DF[@]:1}"; } </dev/null 2>&1) || status=$?
-    if ((status)); then
+    # What Compose says comes before the two numbers.
+    if ((status)) || [[ ! ${disk##*$'\n'} =~ ^\ *[0-9]+\ +[0-9]+$ ]]; then
         say "disk of the data volume: df in postgres failed ($status): ${disk##*$'\n'}"
         return 0
     fi
-    disk=$(grep --extended-regexp '^ *[0-9]+ +[0-9]+$' <<<"$disk" | tail -n 1)
+    disk=${disk##*$'\n'}
     # shellcheck disable=SC2086  # two numbers
     printf '{"disk": {"size": %s, "free": %s}}\n' $disk
 }

@@ -6,6 +6,7 @@ import os
 import pty
 import subprocess
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.faults.oracle import check_no_failure, check_nothing_left, check_writes
@@ -52,6 +53,7 @@ def stale_plans(stack: Stack, api: Api) -> float:
     )
 
 
+@pytest.mark.slow
 def test_a_hundred_changed_types_reach_no_caller_and_fail_no_task(
     stack: Stack, api: Api, sql: Sql, ops: Commands, make_load: MakeLoad
 ) -> None:

@@ -188,6 +188,7 @@ def test_a_full_data_volume_refuses_writes_and_goes_on_reading(small: Small) -> 
     poll(lambda: all(map(small.reads, accepted)), seconds=20, what="every accepted one is found")
 
 
+@pytest.mark.slow
 def test_a_server_whose_log_found_no_room_comes_back_with_free_disk(small: Small) -> None:
     accepted: list[str] = []
     assert not refused(small, accepted)

@@ -22,6 +22,7 @@ def serve(stack: Stack, replicas: int) -> bool:
     return len(poolers) == replicas and all(run_in(one, ["healthcheck"])[0] == 0 for one in poolers)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("whole_again")
 @pytest.mark.parametrize(
     ("end", "line"),
@@ -54,6 +55,7 @@ def test_the_next_rolling_restart_takes_over_at_once(
     check_no_failure(load)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("whole_again")
 def test_a_restart_of_postgres_that_loses_its_caller_leaves_no_pause(
     stack: Stack, host: Host, make_load: MakeLoad

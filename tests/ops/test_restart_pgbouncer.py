@@ -138,6 +138,7 @@ def test_an_image_upgrade_and_the_way_back_fail_no_request(
     check(load, sql, deadline_seconds)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("whole_again", "applied_again")
 def test_one_replica_more_and_one_less_by_the_run_after_a_killed_one_fails_no_request(
     stack: Stack,

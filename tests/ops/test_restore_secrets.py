@@ -80,6 +80,7 @@ def test_lost_secrets_are_refused_then_restored_under_load_without_a_failure(
     check_nothing_left(sql, seconds=240)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("whole_again")
 def test_new_secrets_are_put_into_postgresql_where_the_compiled_files_are_gone_too(
     stack: Stack, sql: Sql, ops: Commands, secrets: Secrets, env: EnvDir, knobs: dict[str, str]

@@ -207,6 +207,7 @@ def test_a_supplied_certificate_is_taken(stack: Stack, secrets: Secrets, given: 
         assert stack.compose("run", "--rm", "--no-deps", "ops", "apply").returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("whole_again")
 def test_an_expired_certificate_is_named_and_one_command_gets_out_of_it(
     stack: Stack, ops: Commands, secrets: Secrets, given: Given, env: EnvDir
@@ -250,6 +251,7 @@ print(ssl.DER_cert_to_PEM_cert(shown))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("whole_again")
 def test_a_start_that_renews_a_certificate_has_the_running_servers_show_it(
     stack: Stack, ops: Commands, secrets: Secrets, env: EnvDir

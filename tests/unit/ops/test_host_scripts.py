@@ -486,7 +486,7 @@ def test_a_container_that_cannot_be_removed_is_told_with_the_reason(
 def test_a_disk_that_cannot_be_looked_at_is_told_with_the_reason(docker: Docker) -> None:
     docker.answer("ps --all --quiet", stdout="one\n")
     docker.answer("inspect --format", stdout='{"service": "postgres"}\n')
-    docker.answer("df --block-size=1", code=1, stderr='before\nservice "postgres" is not running\n')
+    docker.answer("--block-size=1", code=1, stderr='before\nservice "postgres" is not running\n')
     ran = docker.run("containers.sh")
     assert (ran.exit_code, ran.stdout) == (0, '{"service": "postgres"}\n')
     assert ran.stderr == (
