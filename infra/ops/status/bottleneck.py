@@ -1,4 +1,4 @@
-"""What holds the path up now, and which knob that points to: a pure function of a sample.
+"""What holds the path up now, and which setting that points to: a pure function of a sample.
 
 A full queue backs up into the tier before it, so the tiers are judged from the database
 upwards: the first that is short of something is the cause, those before it only show it.
@@ -7,6 +7,7 @@ upwards: the first that is short of something is the cause, those before it only
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from infra.compiler.names import API, CLIENTS, MONITOR_ENTRY
 from infra.ops.status.host_facts import TIERS
 from infra.ops.status.sample import AppProcess, Container, Pooler, Sample, ServerPool
 
@@ -14,13 +15,14 @@ from infra.ops.status.sample import AppProcess, Container, Pooler, Sample, Serve
 BLOCKED_SECONDS = 0.2
 # Share of max_connections from which new sessions begin to be refused.
 NEARLY_ALL = 0.95
-_KNOBS = {
-    "risk": "PGBOUNCER_INTERACTIVE_POOL_SIZE",
-    "risk_batch": "PGBOUNCER_BATCH_POOL_SIZE",
+_POOL_SIZES = {client.entry: client.server_pool_size for client in CLIENTS}
+_CLIENTS = {client.service: client for client in CLIENTS}
+_MEMORY = {
+    "postgres": "POSTGRES_MEMORY_MB",
+    "pgbouncer": "PGBOUNCER_MEMORY_MB",
+    "api": "API_MEMORY_MB",
+    "worker": "WORKER_MEMORY_MB",
 }
-_MONITOR = "risk_monitor"
-# The database entry that each service's pool connects to.
-_ENTRIES = {"api": "risk", "worker": "risk_batch"}
 # Two segments of the write-ahead log: with less the server ends, or is about to.
 _FULL_BYTES = 32 << 20
 # 128 + SIGKILL.
@@ -94,7 +96,7 @@ def _down(sample: Sample) -> Verdict | None:
     line = f"container {first.name} {_state(first)}{more}."
     where = f"{first.service} {first.state}"
     if first.oom_killed:
-        return _raise(where, line, f"{first.service.upper()}_MEMORY_MB", "make up")
+        return _raise(where, line, _MEMORY[first.service], "make up")
     if first.state == "paused":
         return Verdict(where, line, command=f"docker unpause {first.name}")
     command = f"docker logs --tail 20 {first.name}"
@@ -187,12 +189,14 @@ def _servers_taken(sample: Sample) -> Verdict | None:
     full = [(pooler, pool) for pooler, pool in _pools(sample) if _is_full(pool)]
     if not full:
         return None
-    short = {_ENTRIES[one.service] for one in sample.app if _is_short(one)}
+    short = {_CLIENTS[one.service].entry for one in sample.app if _is_short(one)}
     full_entries = {pool.database for _, pool in full}
-    if "risk" in short and "risk" not in full_entries:
+    if API.entry in short and API.entry not in full_entries:
         # The batch pool is another queue: requests do not wait in it.
         return None
-    pooler, pool = max(full, key=lambda one: (one[1].database == "risk", one[1].max_wait_seconds))
+    pooler, pool = max(
+        full, key=lambda one: (one[1].database == API.entry, one[1].max_wait_seconds)
+    )
     line = (
         f"PgBouncer {pooler.name}: all {pool.servers_active} server connections of "
         f"{pool.database} are taken, {pool.clients_waiting} client(s) wait, the longest for "
@@ -216,7 +220,7 @@ def _behind_a_full_pool(sample: Sample, pool: ServerPool, line: str) -> Verdict:
     if server.connections >= NEARLY_ALL * server.max_connections:
         why = f"PostgreSQL has {server.connections} of {server.max_connections} sessions."
         return Verdict("postgres sessions", line + why, "POSTGRES_MAX_CONNECTIONS", "make psql")
-    knob = _KNOBS.get(pool.database, "PGBOUNCER_INTERACTIVE_POOL_SIZE")
+    knob = _POOL_SIZES.get(pool.database, API.server_pool_size)
     return _raise("pgbouncer pool", f"{line}PostgreSQL has room for more.", knob)
 
 
@@ -227,14 +231,14 @@ def _app_pools(sample: Sample) -> Verdict | None:
     worst = max(short, key=lambda one: (one.service == "api", one.waiting))
     if sample.server.on_cpu > sample.server.processors:
         return _busy_server(sample)
-    entry = _ENTRIES[worst.service]
-    idle = sum(pool.servers_idle for _, pool in _pools(sample) if pool.database == entry)
+    client = _CLIENTS[worst.service]
+    idle = sum(pool.servers_idle for _, pool in _pools(sample) if pool.database == client.entry)
     line = (
         f"{worst.name}: all {worst.in_use} connections of its pool are lent and "
         f"{worst.waiting} caller(s) wait, while PgBouncer has {idle} idle server connection(s) "
-        f"of {entry}."
+        f"of {client.entry}."
     )
-    return _raise("app pool", line, f"{worst.service.upper()}_POOL_MAX_SIZE")
+    return _raise("app pool", line, client.pool_max_size)
 
 
 def _is_short(process: AppProcess) -> bool:
@@ -255,5 +259,5 @@ def _pools(sample: Sample) -> Iterator[tuple[Pooler, ServerPool]]:
     """Yield the pools that do work; the one of the health checks has one connection."""
     for pooler in sample.poolers:
         for pool in pooler.pools:
-            if pool.database != _MONITOR:
+            if pool.database != MONITOR_ENTRY:
                 yield pooler, pool
