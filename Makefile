@@ -20,13 +20,13 @@ endif
 .PHONY: help assess up build check project plan apply preset down destroy logs ps status restart-postgres restart-pgbouncer restart-app rotate-passwords rotate-certificates restore-secrets scale-pgbouncer reconnect psql free-disk lint test test-all test-unit engine bench-pool load load-sql compare isolation tune soak report results
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo '       JSON=yes             one JSON document for programs: plan, apply, preset, status, restart-*, rotate-*, restore-*, scale-*, reconnect'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo 'JSON=yes                 one JSON document, of what shows or changes'
 
-assess: up ## From nothing to a finished risk assessment of eight sites
+assess: up ## From nothing to a finished assessment of eight sites
 	@$(COMPOSE) exec api python -m app.client http://127.0.0.1:8000 --public-url "http://$$($(COMPOSE) port api 8000)"
 
-up: build ## Install Docker if missing, build, start, wait until healthy; all output: V=1
+up: build ## Install Docker if missing, build, start; output: V=1
 	@infra/host/check.sh --warn
 	@echo 'starting the stack, waiting until every tier is healthy' >&2
 	@$(COMPOSE) --progress $(if $(V),auto,quiet) up --detach --wait || { $(LOOK) ps --all >&2; exit 1; }
@@ -49,19 +49,19 @@ check: engine
 project:
 	@infra/host/check.sh project
 
-plan: engine ## What the env file would change of what is in force; the whole budget: FULL=yes
+plan: engine ## What the env file would change; whole budget: FULL=yes
 	@infra/host/check.sh plan $(AS_JSON) $(if $(FULL),--full)
 
-apply: check ## Put the env file in force, live, no request fails; with restarts: RESTART=yes
+apply: check ## Apply the env file, live; with restarts: RESTART=yes
 	@infra/host/apply.sh $(AS_JSON) $(if $(RESTART),--restart)
 
-preset: engine ## Make a preset the env file, after showing its plan: make preset NAME=small
+preset: engine ## Make a preset the env file, its plan first: NAME=small
 	@infra/host/preset.sh $(AS_JSON) $(NAME)
 
 down: project ## Stop the stack; volumes (the data) stay
 	@$(LOOK) --profile ops down
 
-destroy: project ## Stop the stack and delete its volumes: make destroy CONFIRM=yes
+destroy: project ## Stop the stack, delete its volumes: CONFIRM=yes
 	@[[ "$(CONFIRM)" == yes ]] || { echo "This deletes every assessment, result and secret: make destroy CONFIRM=yes" >&2; exit 2; }
 	@$(LOOK) --profile ops down --volumes
 
@@ -71,71 +71,71 @@ logs: project ## Follow every tier's log
 ps: project ## Show every container and its health
 	@$(LOOK) ps --all
 
-status: project ## The whole path on one screen, and its bottleneck: make status WATCH=yes
+status: project ## The whole path on one screen; repeatedly: WATCH=yes
 	@SLUICE_CONTAINERS="$$(infra/host/containers.sh)" $(LOOK) run --rm --no-deps --env SLUICE_CONTAINERS ops status $(AS_JSON) $(if $(WATCH),--watch)
 
-restart-postgres: check ## Put the env file in force and restart PostgreSQL; clients wait, none fails
+restart-postgres: check ## Apply and restart PostgreSQL; no request fails
 	@infra/host/restart-postgres.sh $(AS_JSON)
 
-restart-pgbouncer: check ## Restart every PgBouncer replica in turn (new containers after a build)
+restart-pgbouncer: check ## Restart every PgBouncer replica; no request fails
 	@infra/host/restart-pgbouncer.sh $(AS_JSON)
 
-restart-app: check ## Put the env file in force and restart api and workers; no request fails
+restart-app: check ## Apply and restart api and workers; no request fails
 	@infra/host/restart-app.sh $(AS_JSON)
 
-rotate-passwords: project ## New passwords and tokens while it serves: make rotate-passwords [FROM=directory]
+rotate-passwords: project ## New passwords and tokens, live [FROM=directory]
 	@$(LOOK) run --rm --no-deps $(GIVEN) ops rotate passwords $(AS_JSON) $(if $(FROM),--from /given)
 
-rotate-certificates: project ## New certificates, whether it serves or is down: make rotate-certificates [CA=yes] [DUE=yes] [FROM=directory]
+rotate-certificates: project ## New certificates [CA=yes] [DUE=yes] [FROM=directory]
 	@infra/host/rotate-certificates.sh $(AS_JSON) $(if $(CA),--ca) $(if $(DUE),--due) $(if $(FROM),--from "$(abspath $(FROM))")
 
-restore-secrets: project ## Write a lost secrets volume back from what was compiled from it
+restore-secrets: project ## Write a lost secrets volume back
 	@infra/host/restore-secrets.sh $(AS_JSON)
 
-scale-pgbouncer: ## Run another number of PgBouncer replicas: make scale-pgbouncer N=3
+scale-pgbouncer: ## Run another number of PgBouncer replicas: N=3
 	@infra/host/scale-pgbouncer.sh $(AS_JSON) $(N)
 
-bench-pool: check ## What a checkout costs, as ratios: this pool layer against three other ways
+bench-pool: check ## What a checkout costs against three other ways
 	@$(COMPOSE) run --rm --no-deps --no-TTY api python -m app.pool.benchmark --settings /etc/sluice/api.json
 
-load: check ## Load on the api, with a report: make load USERS=20 SHAPE=spike RUN_SECONDS=30 [WEB_PORT=8089]
+load: check ## Load on the api: [USERS=20] [SHAPE=spike] [WEB_PORT=N]
 	@loadtest/run load
 
-load-sql: check ## pgbench through PgBouncer and direct, in a lab of its own: make load-sql CLIENTS=8,64
+load-sql: check ## pgbench through PgBouncer and direct: [CLIENTS=8,64]
 	@loadtest/run load-sql
 
-compare: check ## The incident before and after, on the same data, results checked equal
+compare: check ## The incident before and after, results checked equal
 	@loadtest/run compare
 
 isolation: check ## Latency of requests while the batch pool is full
 	@loadtest/run isolation
 
-tune: check ## Find pool sizes by measuring, live; puts back what was: make tune MINUTES=15 [RESUME=yes]
+tune: check ## Find pool sizes by measuring: [MINUTES=15] [RESUME=yes]
 	@loadtest/run tune
 
-soak: check ## Mixed load for long; fails when memory, files or connections grow: make soak MINUTES=60
+soak: check ## Mixed load for long; fails on growth: [MINUTES=60]
 	@loadtest/run soak
 
 report: engine ## Open the list of load test reports
 	@loadtest/run report
 
-results: engine ## Write docs/results.md from the latest load test runs
+results: engine ## Write docs/results.md from the latest load tests
 	@loadtest/run document
 
-reconnect: project ## New server connections of PgBouncer, after DDL by another way than make up and make psql
+reconnect: project ## New server connections of PgBouncer, after DDL
 	@$(LOOK) run --rm --no-deps ops pgbouncer reconnect $(AS_JSON)
 
 psql: ## A superuser's psql inside the PostgreSQL container
 	@infra/host/psql.sh
 
-free-disk: ## The way back from a full data volume: gives back its ballast, shows what fills it
+free-disk: ## The way back from a full data volume
 	@infra/host/free-disk.sh
 
 $(VENV)/.installed: requirements/dev.txt infra/host/python-env.sh
 	@infra/host/python-env.sh $(VENV) requirements/dev.txt
 	@touch $@
 
-lint: engine $(VENV)/.installed ## ruff, mypy, shellcheck, hadolint, yamllint, compose config
+lint: engine $(VENV)/.installed ## ruff, mypy, shellcheck, hadolint, yamllint, Compose
 	@$(VENV)/bin/ruff format --check --quiet .
 	@$(VENV)/bin/ruff check --quiet .
 	@$(VENV)/bin/mypy --no-error-summary .
@@ -149,7 +149,7 @@ lint: engine $(VENV)/.installed ## ruff, mypy, shellcheck, hadolint, yamllint, c
 test-unit: $(VENV)/.installed ## Tests that need no container
 	@$(VENV)/bin/pytest tests/unit
 
-test: lint up ## Lint, unit tests, the running stack, a fault and an operation of each kind
+test: lint up ## Lint, units, stack, a fault and operation of each kind
 	@$(VENV)/bin/pytest -m 'not slow'
 
 test-all: test ## Every test
