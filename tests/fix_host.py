@@ -101,7 +101,7 @@ def env_file() -> Iterator[EnvFile]:
 
 @pytest.fixture
 def applied_again(host: Host, env_file: EnvFile) -> Iterator[None]:
-    """After the test, put the env file in force as it was before."""
+    """After the test, apply the env file as it was before."""
     before = ENV_FILE.read_text(encoding="utf-8")
     yield
     ENV_FILE.write_text(before, encoding="utf-8")

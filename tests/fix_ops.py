@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,11 +136,3 @@ def ops(stack: Stack) -> Commands:
 def env(tmp_path: Path) -> EnvDir:
     """Return a copy of the stack's env directory."""
     return EnvDir(tmp_path / "env")
-
-
-@pytest.fixture
-def applied_again(ops: Commands) -> Iterator[None]:
-    """After the test, put the stack's own env file back in force, and see that it is."""
-    yield
-    done = ops.run("apply", "--wait", "60")
-    assert done.exit_code == 0, done.text
