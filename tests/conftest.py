@@ -1,6 +1,13 @@
 """Fixture plug-ins: one per resource the tests use."""
 
+import signal
+
 from hypothesis import HealthCheck, settings
+
+# A shell starts what runs in the background with SIGINT ignored, and so would every process
+# that a test starts to end it by that signal.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes says something about the machine, not about the property.
 settings.register_profile(

@@ -92,13 +92,9 @@ def test_down_and_up_keep_the_data(stack: Stack, api: Api) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [
-        ("WORKER_THREADS=", "WORKER_THREADS=9", "WORKER_THREADS"),
+        ("API_POOL_MAX_SIZE=", "API_POOL_MAX_SIZE=99", "API_POOL_MAX_SIZE"),
         ("WORKER_THREADS=", "WORKER_TREADS=", "WORKER_THREADS"),
-        (
-            "PGBOUNCER_QUERY_WAIT_TIMEOUT_SECONDS=",
-            "PGBOUNCER_QUERY_WAIT_TIMEOUT_SECONDS=x",
-            "PGBOUNCER_QUERY_WAIT",
-        ),
+        ("API_REQUEST_DEADLINE_SECONDS=", "API_REQUEST_DEADLINE_SECONDS=x", "API_REQUEST_DEADLINE"),
     ],
     ids=["over budget", "misspelt", "not a number"],
 )
