@@ -42,14 +42,19 @@ class Host:
         output, _ = process.communicate(timeout=SCRIPT_SECONDS)
         return process.returncode, output
 
-    def end_at(self, line: str, end: signal.Signals, script: str, *arguments: str) -> None:
-        """Start a script; end it, and all that it has started, where it prints this text."""
+    def end_at(
+        self, line: str, end: signal.Signals, script: str, *arguments: str, time: int = 1
+    ) -> None:
+        """Start a script; end it, and all that it has started, when it prints this text.
+
+        `time` says which time it is printed.
+        """
         process = self.start(script, *arguments)
         assert process.stdout
         printed: list[str] = []
         for one in process.stdout:
             printed.append(one)
-            if line in one:
+            if sum(line in text for text in printed) == time:
                 os.killpg(process.pid, end)
                 process.communicate(timeout=SCRIPT_SECONDS)
                 assert process.returncode != 0
