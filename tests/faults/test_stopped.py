@@ -37,7 +37,8 @@ def unreachable(api: Api) -> bool:
 
 
 @pytest.mark.usefixtures("whole_again")
-@pytest.mark.parametrize("tier", ["postgres", pytest.param("pgbouncer", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("tier", ["postgres", "pgbouncer"])
 def test_a_long_outage_is_answered_at_once_and_its_end_is_noticed(
     stack: Stack, api: Api, sql: Sql, make_load: MakeLoad, deadline_seconds: float, tier: str
 ) -> None:
