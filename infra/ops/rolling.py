@@ -178,17 +178,24 @@ class Roller:
         """
         self.operation.say(f"{target.name}: clients leave")
         with self._session(target) as keeper, self._session(target) as admin:
-            keeper.shutdown("WAIT_FOR_CLIENTS")
             try:
+                # Inside: a signal can come between the console's doing it and its answer.
+                keeper.shutdown("WAIT_FOR_CLIENTS")
                 if left := self._others_after_leaving(keeper, LEAVE_SECONDS):
                     self._end_transactions(target, admin, left)
                 yield
             except BaseException:
-                # Nothing to hasten where the process has ended already.
-                with suppress(psycopg.Error, TimedOutError):
-                    self._others_after_leaving(keeper, HASTE_SECONDS)
-                    admin.shutdown("WAIT_FOR_SERVERS")
+                self._hasten(admin, keeper)
                 raise
+
+    def _hasten(self, *consoles: PgBouncerAdmin) -> None:
+        """Have the replica end soon; no new session can be made, and a signal may have cut one."""
+        for console in consoles:
+            # Nothing to hasten where the process has ended already.
+            with suppress(psycopg.Error, TimedOutError):
+                self._others_after_leaving(console, HASTE_SECONDS)
+                console.shutdown("WAIT_FOR_SERVERS")
+                return
 
     def _session(self, target: Target) -> PgBouncerAdmin:
         return PgBouncerAdmin(target, self.settings, application_name=_SESSION)

@@ -24,13 +24,20 @@ def serve(stack: Stack, replicas: int) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("whole_again")
-@pytest.mark.parametrize(("line", "time"), [("clients leave", 1), ("restarting", 2)])
+@pytest.mark.parametrize(
+    ("end", "line", "time"),
+    [
+        (signal.SIGKILL, "clients leave", 1),
+        (signal.SIGKILL, "restarting", 2),
+        (signal.SIGINT, "clients leave", 2),
+    ],
+)
 def test_a_rolling_restart_that_loses_its_caller_leaves_no_replica_out(
-    stack: Stack, host: Host, make_load: MakeLoad, line: str, time: int
+    stack: Stack, host: Host, make_load: MakeLoad, end: signal.Signals, line: str, time: int
 ) -> None:
     with make_load() as load:
         wait_for_traffic(load)
-        host.end_at(line, signal.SIGKILL, RESTART, time=time)
+        host.end_at(line, end, RESTART, time=time)
         poll(lambda: serve(stack, 2), seconds=BACK_SECONDS, what="both replicas serve")
     check_no_failure(load)
 
