@@ -288,7 +288,7 @@ def _tune_next() -> None:
 
 
 def _tune_measure(began: Began) -> None:
-    """Measure what is in force, then print the next point."""
+    """Measure the running configuration, then print the next point."""
     from loadtest.tune import steps
 
     steps.take(run_directory(), began)
