@@ -70,7 +70,7 @@ COPY --from=venv /opt/venv /opt/venv
 COPY app app
 # The one reader of env files, and what it knows of the settings.
 COPY infra/__init__.py infra/
-COPY infra/compiler infra/compiler
+COPY infra/config infra/config
 COPY loadtest loadtest
 RUN python3 -m compileall -q . && pgbench --version
 ENV HOME=/tmp

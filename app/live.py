@@ -11,8 +11,8 @@ from app.settings import ApiSettings, Section, WorkerSettings
 S = TypeVar("S", bound=Section)
 Service = TypeVar("Service", ApiSettings, WorkerSettings)
 
-# The fields that the process can take over without a restart. The knob table says the
-# same of the knobs behind them.
+# The fields that the process can take over without a restart. The setting table says the
+# same of the settings behind them.
 LIVE_FIELDS = frozenset(
     {
         "pool.min_size",

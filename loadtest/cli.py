@@ -134,12 +134,13 @@ def _traffic(
     return int(bool(found))
 
 
-def counts(knob: str, text: str) -> tuple[int, ...]:
+def counts(setting: str, text: str) -> tuple[int, ...]:
     """Return the numbers of a setting; exit code 2 where one is none, or below 1."""
     parts = re.split(r"\s*,\s*|\s+", text.strip())
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         typer.echo(
-            f"{knob}={text}: must be whole numbers from 1, with commas or spaces between", err=True
+            f"{setting}={text}: must be whole numbers from 1, with commas or spaces between",
+            err=True,
         )
         sys.exit(2)
     return tuple(int(part) for part in parts)

@@ -8,8 +8,8 @@ import platform
 import subprocess
 from pathlib import Path
 
-from infra.compiler import envfile
-from infra.compiler.values import assign
+from infra.config import envfile
+from infra.config.values import assign
 
 Facts = dict[str, str]
 
@@ -24,7 +24,7 @@ PGBOUNCER_KEYS = (
     "server_tls_sslmode",
 )
 DATABASE_KEYS = ("pool_size", "reserve_pool_size", "min_pool_size")
-KNOB_GROUPS = ("POOL", "THREADS", "BATCH_TASKS", "REPLICAS", "CPUS", "MEMORY_MB", "MAX_CONN")
+SETTING_GROUPS = ("POOL", "THREADS", "BATCH_TASKS", "REPLICAS", "CPUS", "MEMORY_MB", "MAX_CONN")
 
 
 def machine(directory: Path) -> Facts:
@@ -65,7 +65,7 @@ def tiers(directory: Path, prefix: str = "") -> Facts:
     return {name: value for name, value in facts.items() if value}
 
 
-def knobs(env_file: Path) -> Facts:
+def settings(env_file: Path) -> Facts:
     """Return the sizes that the env file asks for; the tiers' own answers rank above it."""
     if not env_file.exists():
         return {}
@@ -73,7 +73,7 @@ def knobs(env_file: Path) -> Facts:
     return {
         name: str(value)
         for name, value in values.items()
-        if any(part in name for part in KNOB_GROUPS)
+        if any(part in name for part in SETTING_GROUPS)
     }
 
 

@@ -62,9 +62,9 @@ class Api:
 
 
 @pytest.fixture(scope="session")
-def api(stack: Stack, knobs: dict[str, str]) -> Iterator[Api]:
+def api(stack: Stack, settings: dict[str, str]) -> Iterator[Api]:
     """Return a client of the running api."""
-    with httpx.Client(base_url=f"http://127.0.0.1:{knobs['API_PORT']}", timeout=15) as http:
+    with httpx.Client(base_url=f"http://127.0.0.1:{settings['API_PORT']}", timeout=15) as http:
         yield Api(http)
 
 

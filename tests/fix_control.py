@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from docker.models.containers import Container
 
-from infra.compiler import envfile
+from infra.config import envfile
 from tests.fix_stack import ENV_FILE, REPOSITORY, Stack, run_in
 
 Answer = dict[str, Any]
@@ -92,7 +92,7 @@ def operator(stack: Stack) -> Iterator[Operator]:
 
 @pytest.fixture
 def recompile(stack: Stack, operator: Operator, tmp_path: Path) -> Iterator[Recompile]:
-    """Return a function that compiles the env file with changed knobs.
+    """Return a function that compiles the env file with changed settings.
 
     Afterwards the env file itself is compiled and reloaded everywhere.
     """
@@ -103,11 +103,11 @@ def recompile(stack: Stack, operator: Operator, tmp_path: Path) -> Iterator[Reco
         result = stack.compose(*arguments, env=environment)
         assert result.returncode == 0, result.stderr
 
-    def change(**knobs: object) -> None:
+    def change(**settings: object) -> None:
         copy = tmp_path / "env"
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(ENV_FILE.parent, copy)
-        text = envfile.edit(ENV_FILE.read_text(encoding="utf-8"), knobs)
+        text = envfile.edit(ENV_FILE.read_text(encoding="utf-8"), settings)
         (copy / "stack.env").write_text(text, encoding="utf-8")
         compiled(copy)
 

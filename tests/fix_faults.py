@@ -47,19 +47,19 @@ def hold(seconds: float) -> None:
 
 
 @pytest.fixture(scope="session")
-def make_load(stack: Stack, knobs: dict[str, str]) -> MakeLoad:
+def make_load(stack: Stack, settings: dict[str, str]) -> MakeLoad:
     """Return a maker of mixed loads on the published port."""
 
     def make(**changes: int | float | dict[str, int]) -> Load:
-        return Load(url=f"http://127.0.0.1:{knobs['API_PORT']}", **changes)  # type: ignore[arg-type]
+        return Load(url=f"http://127.0.0.1:{settings['API_PORT']}", **changes)  # type: ignore[arg-type]
 
     return make
 
 
 @pytest.fixture(scope="session")
-def deadline_seconds(knobs: dict[str, str]) -> float:
+def deadline_seconds(settings: dict[str, str]) -> float:
     """Return the request deadline in force."""
-    return float(knobs["API_REQUEST_DEADLINE_SECONDS"])
+    return float(settings["API_REQUEST_DEADLINE_SECONDS"])
 
 
 @pytest.fixture

@@ -68,21 +68,21 @@ class Host:
 
 
 class EnvFile:
-    """The env file of the stack under test, changed knob by knob."""
+    """The env file of the stack under test, changed setting by setting."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def set(self, **knobs: str | int) -> None:
-        """Give knobs other values, in place."""
+    def set(self, **settings: str | int) -> None:
+        """Give settings other values, in place."""
         text = self._path.read_text(encoding="utf-8")
-        for name, value in knobs.items():
+        for name, value in settings.items():
             text, found = re.subn(rf"(?m)^{name}=.*$", f"{name}={value}", text)
             assert found == 1, f"{name} is {found} times in {self._path}"
         self._path.write_text(text, encoding="utf-8")
 
     def get(self, name: str) -> str:
-        """Return the value of a knob as text."""
+        """Return the value of a setting as text."""
         match = re.search(rf"(?m)^{name}=(.*)$", self._path.read_text(encoding="utf-8"))
         assert match, f"{name} is not in {self._path}"
         return match[1]

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from infra.compiler import envfile
-from tests.fix_stack import ENV_DIR, REPOSITORY, Stack, read_knobs
+from infra.config import envfile
+from tests.fix_stack import ENV_DIR, REPOSITORY, Stack, read_settings
 
 COMMAND_SECONDS = 240.0
 
 
 class EnvDir:
-    """A copy of the env directory in which knobs can be changed."""
+    """A copy of the env directory in which settings can be changed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -30,10 +30,10 @@ class EnvDir:
         """Return the path of its stack.env."""
         return self.path / "stack.env"
 
-    def set(self, **knobs: object) -> EnvDir:
+    def set(self, **settings: object) -> EnvDir:
         """Change settings in place; one that the file leaves out is added."""
         text = self.file.read_text(encoding="utf-8")
-        self.file.write_text(envfile.edit(text, knobs), encoding="utf-8")
+        self.file.write_text(envfile.edit(text, settings), encoding="utf-8")
         return self
 
     def reset(self) -> EnvDir:
@@ -85,9 +85,9 @@ class Commands:
         """Run a command to its end."""
         return finished(self.start(*arguments, env_dir=env_dir))
 
-    def knob(self, name: str) -> str:
-        """Return a knob as the running stack was started with it."""
-        return read_knobs()[name]
+    def setting(self, name: str) -> str:
+        """Return a setting as the running stack was started with it."""
+        return read_settings()[name]
 
     def script(self, name: str, *arguments: str, env: EnvDir) -> Done:
         """Run a script of infra/host, as a make target does, with an env directory."""

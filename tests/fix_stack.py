@@ -16,8 +16,8 @@ import testinfra
 from docker.models.containers import Container
 from testinfra.host import Host
 
-from infra.compiler import envfile
-from infra.compiler.values import assign
+from infra.config import envfile
+from infra.config.values import assign
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 ENV_DIR = Path(os.environ.get("SLUICE_ENV_DIR", REPOSITORY / "infra" / "env"))
@@ -39,7 +39,7 @@ def poll(condition: Callable[[], T], *, seconds: float, what: str, every: float 
         time.sleep(every)
 
 
-def read_knobs(path: Path = ENV_FILE) -> dict[str, str]:
+def read_settings(path: Path = ENV_FILE) -> dict[str, str]:
     """Return every setting of an env file as text, those it leaves out with what they come to."""
     values = assign(envfile.read(path, name=path.name)).values
     return {name: str(value) for name, value in values.as_dict().items()}
@@ -123,9 +123,9 @@ class Stack:
 
 
 @pytest.fixture(scope="session")
-def knobs() -> dict[str, str]:
-    """Return the knobs that the running stack was started with."""
-    return read_knobs()
+def settings() -> dict[str, str]:
+    """Return the settings that the running stack was started with."""
+    return read_settings()
 
 
 @pytest.fixture(scope="session")

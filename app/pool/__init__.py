@@ -1,7 +1,7 @@
 """A connection pool on psycopg_pool with cheap checks, hard deadlines and safe retries.
 
 It imports nothing of the application around it; README.md beside this file documents
-the knobs and what is guaranteed.
+the settings and what is guaranteed.
 """
 
 from .classification import RULES, FailureClass, classify

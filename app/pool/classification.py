@@ -54,7 +54,7 @@ class Rule:
     """What to do about one class of failure.
 
     `retries_max` bounds the repeats for this class within one run (None: only the
-    knobs bound them); `backoff_seconds` is the mean wait before the first of them;
+    settings bound them); `backoff_seconds` is the mean wait before the first of them;
     `discard` gives the connection up even where it still answers.
     """
 

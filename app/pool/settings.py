@@ -1,4 +1,4 @@
-"""The knobs of a pool: unit last in the name, range checked when the object is made."""
+"""The settings of a pool: unit last in the name, range checked when the object is made."""
 
 from __future__ import annotations
 

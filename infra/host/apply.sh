@@ -18,7 +18,7 @@ host_restart() { touched+=("$@"); }
 host_recreate() { touched+=("$@"); }
 
 is_touched() { [[ " ${touched[*]} " == *" $1 "* ]]; }
-knob() { sed -n "s/^$1=//p" "$env_file"; }
+setting() { sed -n "s/^$1=//p" "$env_file"; }
 running() { compose ps --quiet "$1" | wc -l; }
 
 # What a run that was killed had compiled and not yet replaced: no process says what memory and
@@ -48,13 +48,13 @@ migrate() {
 
 renew_pgbouncer() {
     local wanted
-    wanted=$(knob PGBOUNCER_REPLICAS)
+    wanted=$(setting PGBOUNCER_REPLICAS)
     (($(running pgbouncer) == wanted)) || run_script scale-pgbouncer.sh "$wanted"
     run_script restart-pgbouncer.sh
 }
 
 renew_worker() {
-    (($(running worker) == $(knob WORKER_REPLICAS))) || start_missing worker
+    (($(running worker) == $(setting WORKER_REPLICAS))) || start_missing worker
     run_script restart-app.sh --compiled worker
 }
 

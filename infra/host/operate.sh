@@ -126,7 +126,7 @@ has_data() {
         -c 'ls /data/*/PG_VERSION' >/dev/null 2>&1
 }
 
-# What the rules of infra/compiler/host.py judge, one JSON object a line.
+# What the rules of infra/config/host.py judge, one JSON object a line.
 host_facts() {
     local name root data=false
     printf '{"project": %s}\n' "$(json_string "$project")"

@@ -9,7 +9,7 @@ cd "$(dirname "$0")/../.."
 # shellcheck source=infra/host/operate.sh
 . infra/host/operate.sh
 
-readonly KNOB=PGBOUNCER_REPLICAS
+readonly SETTING=PGBOUNCER_REPLICAS
 candidate=$env_file.candidate
 
 host_remove_pgbouncer() { quietly docker rm --force "$1"; }
@@ -20,7 +20,7 @@ running() { compose ps --quiet pgbouncer | wc -l; }
 last() { compose ps --format '{{.Name}}' pgbouncer | sort --version-sort | tail -n 1; }
 
 check_budget() {
-    sed "s/^$KNOB=.*/$KNOB=$1/" "$env_file" >"$candidate"
+    sed "s/^$SETTING=.*/$SETTING=$1/" "$env_file" >"$candidate"
     check "$(basename "$candidate")"
 }
 
@@ -51,11 +51,11 @@ _main() {
     wanted=${1:-}
     [[ $wanted =~ ^[1-9][0-9]*$ ]] \
         || die "usage: scale-pgbouncer.sh [--json] N (make scale-pgbouncer N=3)" 2
-    before=$(sed -n "s/^$KNOB=//p" "$env_file")
+    before=$(sed -n "s/^$SETTING=//p" "$env_file")
     temporary+=("$candidate")
     check_budget "$wanted"
     write_env_file "$candidate"
-    unfinished="$KNOB is $wanted; to finish: make scale-pgbouncer N=$wanted"
+    unfinished="$SETTING is $wanted; to finish: make scale-pgbouncer N=$wanted"
     ((before == wanted)) || unfinished+="; to go back: make scale-pgbouncer N=$before"
     if ((wanted > $(running))); then grow "$wanted"; else shrink "$wanted"; fi
 }

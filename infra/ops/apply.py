@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from infra.compiler.build import Compiled, compile_values
-from infra.compiler.faults import FaultyInputError
-from infra.compiler.knobs import Values
-from infra.compiler.write import write_files, write_secrets
+from infra.config.build import Compiled, compile_values
+from infra.config.faults import FaultyInputError
+from infra.config.settings import Values
+from infra.config.write import write_files, write_secrets
 from infra.ops import app_control, exits, in_force, ordering
 from infra.ops.ending import EndedBySignalError
 from infra.ops.in_force import InForce

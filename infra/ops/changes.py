@@ -1,4 +1,4 @@
-"""Which knobs differ between what is in force and what the env file asks for."""
+"""Which settings differ between what is in force and what the env file asks for."""
 
 import json
 from collections.abc import Mapping
@@ -6,22 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from infra.compiler import catalogue, ops_settings
-from infra.compiler.knobs import BadValueError, Change, Knob, Value, Values
+from infra.config import catalogue, ops_settings
+from infra.config.settings import BadValueError, Change, Setting, Value, Values
 
 
 @dataclass(frozen=True, slots=True)
-class KnobChange:
-    """One knob: what is in force (several values where processes differ), and what is asked."""
+class SettingChange:
+    """One setting: what is in force (several values where processes differ), and what is asked."""
 
-    knob: Knob
+    setting: Setting
     old: tuple[Value, ...]
     new: Value
 
     @property
     def cost(self) -> Change:
         """What the change costs."""
-        return self.knob.change
+        return self.setting.change
 
     @property
     def live(self) -> bool:
@@ -30,14 +30,14 @@ class KnobChange:
 
     @property
     def was(self) -> str:
-        """The old value as text; `none` for a knob that the last compile did not know."""
+        """The old value as text; `none` for a setting that the last compile did not know."""
         return " and ".join(str(value) for value in self.old) or "none"
 
     def as_dict(self) -> dict[str, object]:
         """Return the change as JSON holds it."""
         old = [ops_settings.plain(value) for value in self.old]
         return {
-            "knob": self.knob.name,
+            "setting": self.setting.name,
             "was": old[0] if len(old) == 1 else (old or None),
             "now": ops_settings.plain(self.new),
             "change": self.cost.value,
@@ -53,28 +53,30 @@ class Baseline:
     known: frozenset[str]
 
     def old(self, name: str) -> tuple[Value, ...]:
-        """Return the values of a knob that are in force; none when nothing knows it."""
+        """Return the values of a setting that are in force; none when nothing knows it."""
         if name in self.observed:
             return self.observed[name]
         return (self.values[name],) if name in self.known else ()
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """Return the knobs of the last compile; None when there was none yet."""
+    """Return the settings of the last compile; None when there was none yet."""
     try:
-        knobs: dict[str, Any] = json.loads(path.read_bytes())["knobs"]
+        settings: dict[str, Any] | None = json.loads(path.read_bytes()).get("settings")
     except FileNotFoundError:
         return None
-    return knobs
+    return settings
 
 
 def baseline(record: Mapping[str, Any], observed: Mapping[str, tuple[Value, ...]]) -> Baseline:
-    """Return what is in force; the default stands in for a knob that nothing knows.
+    """Return what is in force; the default stands in for a setting that nothing knows.
 
     Where processes differ, the smaller value counts: it is the one a limit may rest on.
     """
     values = catalogue.defaults().as_dict()
-    recorded = {name: _parse(knob, record.get(name)) for name, knob in catalogue.by_name().items()}
+    recorded = {
+        name: _parse(setting, record.get(name)) for name, setting in catalogue.by_name().items()
+    }
     seen = dict(observed)
     values |= {name: value for name, value in recorded.items() if value is not None}
     values |= {name: min(found, key=_order) for name, found in seen.items()}
@@ -82,20 +84,20 @@ def baseline(record: Mapping[str, Any], observed: Mapping[str, tuple[Value, ...]
     return Baseline(Values(values), seen, frozenset(known | seen.keys()))
 
 
-def changes(before: Baseline, wanted: Values) -> tuple[KnobChange, ...]:
-    """Return every knob that is not in force everywhere as `wanted`, in the order of the file."""
+def changes(before: Baseline, wanted: Values) -> tuple[SettingChange, ...]:
+    """Return every setting that some process runs with another value of, in the file's order."""
     return tuple(
-        KnobChange(knob, before.old(knob.name), wanted[knob.name])
-        for knob in catalogue.all_knobs()
-        if before.old(knob.name) != (wanted[knob.name],)
+        SettingChange(setting, before.old(setting.name), wanted[setting.name])
+        for setting in catalogue.all_settings()
+        if before.old(setting.name) != (wanted[setting.name],)
     )
 
 
-def _parse(knob: Knob, recorded: object) -> Value | None:
+def _parse(setting: Setting, recorded: object) -> Value | None:
     if recorded is None:
         return None
     try:
-        return knob.parse(str(recorded))
+        return setting.parse(str(recorded))
     except BadValueError:
         return None
 

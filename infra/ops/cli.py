@@ -70,7 +70,7 @@ def _plan(
     host: HostFacts = "",
 ) -> None:
     """Check the env file and show what it would change. Needs no database."""
-    from infra.compiler.host import parse
+    from infra.config.host import parse
     from infra.ops import plan, plan_view
 
     asked = None if quiet else settings
@@ -119,7 +119,7 @@ def _preset(
     host: HostFacts = "",
 ) -> None:
     """Show what a preset would change; it keeps the present API_PORT."""
-    from infra.compiler.host import parse
+    from infra.config.host import parse
     from infra.ops import preset
 
     code = preset.run(

@@ -53,7 +53,7 @@ def read_settings(
 
     `otherwise` is an env file that stands in where ops.json is lost.
     """
-    from infra.compiler import build, ops_settings
+    from infra.config import build, ops_settings
     from infra.ops import exits, settings
     from infra.ops.outcome import Outcome, report
 

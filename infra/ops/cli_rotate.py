@@ -99,7 +99,7 @@ def _secrets(
     host: HostFacts = "",
 ) -> None:
     """Write the secrets of a lost volume back from the compiled files; make what is in none."""
-    from infra.compiler.host import parse
+    from infra.config.host import parse
     from infra.ops import restore_secrets
     from infra.ops.apply import Paths
     from infra.ops.operation import Request

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from infra.compiler import connections, derive
-from infra.compiler.knobs import Values
-from infra.compiler.names import CLIENTS
+from infra.config import connections, derive
+from infra.config.names import CLIENTS
+from infra.config.settings import Values
 
 
 @dataclass(frozen=True, slots=True)

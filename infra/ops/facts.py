@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Final
 
-from infra.compiler import app_settings, connections, names, roles
-from infra.compiler.knobs import Values
-from infra.compiler.render import template
-from infra.ops.postgres_admin import RoleInForce, Setting
+from infra.config import app_settings, connections, names, roles
+from infra.config.render import template
+from infra.config.settings import Values
+from infra.ops.postgres_admin import RoleInForce, ServerSetting
 
 Fact = str | Decimal
 Facts = dict[str, Fact]
@@ -58,7 +58,9 @@ def of_pgbouncer(config: Mapping[str, str], databases: Mapping[str, Mapping[str,
     return found
 
 
-def of_postgres(settings: Mapping[str, Setting], roles_found: Mapping[str, RoleInForce]) -> Facts:
+def of_postgres(
+    settings: Mapping[str, ServerSetting], roles_found: Mapping[str, RoleInForce]
+) -> Facts:
     """Return the facts of pg_settings and pg_roles; not those that this session overrides."""
     found: Facts = {
         f"settings.{one.name}": _with_unit(one.value, one.unit)

@@ -5,14 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
-from infra.compiler import catalogue, names
-from infra.compiler.knobs import Value, Values
+from infra.config import catalogue, names
+from infra.config.settings import Value, Values
 from infra.ops import app_control, facts, pgbouncer_admin
 from infra.ops.app_control import Control
 from infra.ops.facts import Facts
-from infra.ops.knob_sources import SOURCES, read
 from infra.ops.pgbouncer_admin import PgBouncerAdmin
 from infra.ops.postgres_admin import PostgresAdmin
+from infra.ops.setting_sources import SOURCES, read
 from infra.ops.settings import OpsSettings
 from infra.ops.targets import Target, everywhere, first_line, resolve
 
@@ -52,7 +52,7 @@ class InForce:
 
     def expecting(self, values: Values) -> "InForce":
         """Return the same, where a tier that was made smaller on purpose is complete."""
-        asked = {tier: values.integer(knob) for tier, knob in _COUNTS.items()}
+        asked = {tier: values.integer(setting) for tier, setting in _COUNTS.items()}
         fewer = {tier: min(count, asked.get(tier, count)) for tier, count in self.wanted.items()}
         return InForce(self.processes, fewer)
 
@@ -69,12 +69,12 @@ class InForce:
             if len(self._names(tier)) < self.wanted.get(tier, 0)
         }
 
-    def knobs(self) -> dict[str, tuple[Value, ...]]:
-        """Return the values in force of the knobs that can be read; several when some differ."""
+    def settings(self) -> dict[str, tuple[Value, ...]]:
+        """Return the values in force of the settings that can be read; several when some differ."""
         known = catalogue.by_name()
         found: dict[str, tuple[Value, ...]] = {
-            knob: (count,)
-            for tier, knob in _COUNTS.items()
+            setting: (count,)
+            for tier, setting in _COUNTS.items()
             if (count := sum(one.tier == tier for one in self.processes))
         }
         for name, source in SOURCES.items():

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from infra.compiler import budget, catalogue
-from infra.compiler.knobs import Change, Value, Values
+from infra.config import budget, catalogue
+from infra.config.settings import Change, Value, Values
 
 # Whatever opens connections, and the limits of who accepts them.
 SIZED: Final = (
@@ -42,7 +42,7 @@ _TIERS_OF: Final = {
 class LivePart:
     """What can be done without a restart, and what has to wait for one.
 
-    `values` holds every knob; `waiting` are changed knobs that need a restart, `held` those
+    `values` holds every setting; `waiting` are changed settings that need a restart, `held` those
     that could change live but would break the budget before that restart.
     """
 
@@ -53,8 +53,8 @@ class LivePart:
 
 def live_part(before: Values, wanted: Values) -> LivePart:
     """Return the largest part of the change that holds the budget without any restart."""
-    live = [knob.name for knob in catalogue.all_knobs() if knob.change is Change.LIVE]
-    waiting = _differing(before, wanted, (k.name for k in catalogue.all_knobs()), but=live)
+    live = [setting.name for setting in catalogue.all_settings() if setting.change is Change.LIVE]
+    waiting = _differing(before, wanted, (k.name for k in catalogue.all_settings()), but=live)
     for names, sizes in ((live, wanted), (live, smaller(before, wanted)), ((), before)):
         values = _with(before, {name: wanted[name] for name in names})
         values = _with(values, {name: sizes[name] for name in SIZED})
@@ -89,10 +89,10 @@ def steps(before: Values, wanted: Values) -> tuple[Step, ...]:
 
 
 def tiers_to_restart(names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the services to restart and those to recreate for these knobs, each in order."""
-    knobs = [catalogue.by_name()[name] for name in names]
-    recreate = {str(knob.tier) for knob in knobs if knob.change is Change.RECREATE}
-    restart = {tier for knob in knobs for tier in _TIERS_OF.get(knob.change, ())}
+    """Return the services to restart and those to recreate for these settings, each in order."""
+    settings = [catalogue.by_name()[name] for name in names]
+    recreate = {str(setting.tier) for setting in settings if setting.change is Change.RECREATE}
+    restart = {tier for setting in settings for tier in _TIERS_OF.get(setting.change, ())}
     order = ("postgres", "migrate", "pgbouncer", "api", "worker")
     return (
         tuple(tier for tier in order if tier in restart - recreate),

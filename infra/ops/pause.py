@@ -22,7 +22,7 @@ RESUME_ROUND_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True)
 class PauseLimits:
-    """The knobs PAUSE_*, in seconds."""
+    """The settings PAUSE_*, in seconds."""
 
     drain_seconds: int
     max_seconds: int

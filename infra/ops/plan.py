@@ -4,16 +4,16 @@ import datetime
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.compiler import derive
-from infra.compiler import host as host_rules
-from infra.compiler.build import ENV_FILE_NAME, ENV_FILE_SHOWN, Checked, check, check_secrets
-from infra.compiler.derive import Derived
-from infra.compiler.faults import Fault
-from infra.compiler.host import Host
-from infra.compiler.knobs import Values
+from infra.config import derive
+from infra.config import host as host_rules
+from infra.config.build import ENV_FILE_NAME, ENV_FILE_SHOWN, Checked, check, check_secrets
+from infra.config.derive import Derived
+from infra.config.faults import Fault
+from infra.config.host import Host
+from infra.config.settings import Values
 from infra.ops import changes, effect, in_force, ordering
 from infra.ops import settings as ops_files
-from infra.ops.changes import Baseline, KnobChange
+from infra.ops.changes import Baseline, SettingChange
 from infra.ops.in_force import InForce
 from infra.ops.readback import Deviation, deviations
 
@@ -48,8 +48,8 @@ class Plan:
         return self.found is not None and not self.found.nothing_runs
 
     @property
-    def differences(self) -> tuple[KnobChange, ...] | None:
-        """Every knob that is not in force as the file says."""
+    def differences(self) -> tuple[SettingChange, ...] | None:
+        """Every setting that is not in force as the file says."""
         return None if self.before is None else changes.changes(self.before, self.values)
 
     @property
@@ -103,7 +103,7 @@ def make(
         )
     record = None if checked.faults else changes.read_record(compiled)
     found = None if record is None or settings is None else _look(settings, checked.values)
-    observed = found.knobs() if found else {}
+    observed = found.settings() if found else {}
     before = None if record is None else changes.baseline(record, observed)
     recorded = None if record is None else changes.baseline(record, {}).values
     return Plan(shown, checked.values, checked.faults, checked.warnings, found, before, recorded)

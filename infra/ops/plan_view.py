@@ -8,9 +8,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from infra.compiler import catalogue, connections, derive, ops_settings
-from infra.compiler.faults import Fault
-from infra.compiler.knobs import Values
+from infra.config import catalogue, connections, derive, ops_settings
+from infra.config.faults import Fault
+from infra.config.settings import Values
 from infra.ops import exits, ordering
 from infra.ops.in_force import TIERS
 from infra.ops.outcome import print_document
@@ -46,7 +46,7 @@ def as_dict(plan: Plan) -> dict[str, object]:
 
 def _sums(plan: Plan) -> dict[str, object]:
     return {
-        "knobs": {name: ops_settings.plain(v) for name, v in plan.values.as_dict().items()},
+        "settings": {name: ops_settings.plain(v) for name, v in plan.values.as_dict().items()},
         "derived_defaults": dict(plan.values.derived),
         "budget": ops_settings.budget(plan.values),
         "role_connection_limits": connections.role_limits(plan.values),
@@ -115,9 +115,9 @@ def print_differences(plan: Plan, console: Console) -> None:
             console.print(table)
     else:
         say(
-            "No knob has changed."
+            "No setting has changed."
             if plan.running
-            else "No knob has changed since the last compile."
+            else "No setting has changed since the last compile."
         )
     for line in _costs(plan):
         say(line)
@@ -141,9 +141,9 @@ def _costs(plan: Plan) -> list[str]:
         return []
     restart, recreate = ordering.tiers_to_restart(part.waiting)
     lines = [
-        f"derived: {one.knob.name} = {plan.values.derived[one.knob.name]}"
+        f"derived: {one.setting.name} = {plan.values.derived[one.setting.name]}"
         for one in plan.differences
-        if one.knob.name in plan.values.derived
+        if one.setting.name in plan.values.derived
     ]
     costs = []
     if restart:
@@ -172,13 +172,13 @@ def _whole_budget(plan: Plan) -> list[Table]:
 def _settings(values: Values) -> Table:
     """Every setting as the env file would have it, and where its value comes from."""
     table = _table("Settings", "Setting", "From")
-    for knob in catalogue.all_knobs():
-        value = values[knob.name]
-        formula = values.derived.get(knob.name)
-        usual = value == knob.default
-        origin = formula or ("default" if usual else f"stack.env; default {knob.default}")
+    for setting in catalogue.all_settings():
+        value = values[setting.name]
+        formula = values.derived.get(setting.name)
+        usual = value == setting.default
+        origin = formula or ("default" if usual else f"stack.env; default {setting.default}")
         style = "" if usual or formula else "bold"
-        table.add_row(f"{knob.name}={value}", origin, style=style)
+        table.add_row(f"{setting.name}={value}", origin, style=style)
     return table
 
 
@@ -273,9 +273,9 @@ def _differences(plan: Plan) -> Table:
     title = "Changes" if plan.running else "Changed since the last compile"
     table = _table(title, "Setting", "Was", "Now", "Change")
     for item in plan.differences or ():
-        knob = item.knob
+        setting = item.setting
         style = "" if item.live else "bold"
-        row = (knob.name, item.was, item.new, item.cost)
+        row = (setting.name, item.was, item.new, item.cost)
         table.add_row(*map(str, row), style=style)
     return table
 

@@ -71,7 +71,7 @@ WHERE backend_type = 'client backend' GROUP BY usename
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class ServerSetting:
     """One row of pg_settings: the value in the setting's own unit."""
 
     name: str
@@ -127,10 +127,10 @@ class PostgresAdmin:
         """End the session."""
         self._connection.close()
 
-    def settings(self) -> dict[str, Setting]:
+    def settings(self) -> dict[str, ServerSetting]:
         """Return every setting as this session has it, by name."""
         return {
-            row["name"]: Setting(
+            row["name"]: ServerSetting(
                 row["name"],
                 row["setting"],
                 row["unit"],

@@ -10,11 +10,11 @@ from typing import Final
 
 import typer
 
-from infra.compiler import envdoc, envfile
-from infra.compiler.build import ENV_FILE_NAME
-from infra.compiler.envfile import EnvFile
-from infra.compiler.host import Host
-from infra.compiler.values import assign
+from infra.config import envdoc, envfile
+from infra.config.build import ENV_FILE_NAME
+from infra.config.envfile import EnvFile
+from infra.config.host import Host
+from infra.config.values import assign
 from infra.ops import exits, plan, plan_view
 from infra.ops.outcome import Outcome, report
 

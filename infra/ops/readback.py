@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from infra.compiler.knobs import Values
+from infra.config.settings import Values
 from infra.ops.facts import Fact, expected
 from infra.ops.in_force import TIERS, InForce, Process
 

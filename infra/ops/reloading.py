@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from infra.compiler import connections, names
-from infra.compiler.knobs import Values
+from infra.config import connections, names
+from infra.config.settings import Values
 from infra.ops import pgbouncer_admin
 from infra.ops.app_control import Control, ProcessState
 from infra.ops.facts import expected

@@ -15,14 +15,14 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from infra.compiler import recovery
-from infra.compiler.build import compile_values
-from infra.compiler.certificates import expiry
-from infra.compiler.faults import FaultyInputError
-from infra.compiler.host import Host
-from infra.compiler.knobs import Values
-from infra.compiler.secrets import PASSWORDS, SecretStore
-from infra.compiler.write import finish_secrets, write_all, write_secrets
+from infra.config import recovery
+from infra.config.build import compile_values
+from infra.config.certificates import expiry
+from infra.config.faults import FaultyInputError
+from infra.config.host import Host
+from infra.config.secrets import PASSWORDS, SecretStore
+from infra.config.settings import Values
+from infra.config.write import finish_secrets, write_all, write_secrets
 from infra.ops import app_control, exits, pgbouncer_admin
 from infra.ops import settings as ops_settings
 from infra.ops.apply import Paths

@@ -5,7 +5,7 @@ import time
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from infra.compiler.names import MONITOR_ENTRY
+from infra.config.names import MONITOR_ENTRY
 from infra.ops import pgbouncer_admin
 from infra.ops.bounded import bounded
 from infra.ops.operation import FailedError, RefusedError

@@ -48,7 +48,7 @@ _begin_tune() {
     trap 'exit 130' INT TERM
 }
 
-# The points are knobs of one env file: what is in force must be that file's, or the restore
+# The points are settings of one env file: what is in force must be that file's, or the restore
 # would change more than was changed here.
 _lay_out_env() {
     mkdir -p "$RUN_DIR/original" "$RUN_DIR/candidate"
@@ -78,7 +78,7 @@ _first_fault() { grep --max-count=1 '^[^ ].*: ' "$RUN_DIR/apply.txt" || printf '
 
 tune() {
     # shellcheck disable=SC2034  # for in_client
-    KNOBS=(MINUTES REPEATS USERS POINT_SECONDS MIX TASKS_EACH)
+    SETTINGS=(MINUTES REPEATS USERS POINT_SECONDS MIX TASKS_EACH)
     _begin_tune
     TUNE_RESTORE=yes
     _lay_out_env

@@ -37,7 +37,7 @@ def read(directory: RunDirectory, options: Mapping[str, Any]) -> dict[str, Mappi
         "This run": {name: str(value) for name, value in options.items()},
         "In force: the deployed stack": constraints.tiers(raw),
         "In force: the lab": constraints.tiers(raw, "lab-"),
-        "Knobs of the env file": constraints.knobs(raw / "stack.env"),
+        "Settings of the env file": constraints.settings(raw / "stack.env"),
     }
     directory.write("constraints", found)
     return found

@@ -65,7 +65,7 @@ def _part(run: RunDirectory) -> Iterator[str]:
 def _constraints(facts: dict[str, Any]) -> str:
     lines = []
     for title, pairs in facts.items():
-        if pairs and title != "Knobs of the env file":
+        if pairs and title != "Settings of the env file":
             text = "; ".join(f"{name} {value}" for name, value in pairs.items())
             lines.append(f"- {title}: {text}.")
     return "\n".join(lines) + "\n"

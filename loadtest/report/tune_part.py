@@ -78,10 +78,10 @@ def sections(data: Mapping[str, Any]) -> list[Section]:
 
 
 def recommendation_table(result: Mapping[str, Any]) -> Table:
-    """Return one row per swept knob."""
+    """Return one row per swept setting."""
     rows = [
         [
-            stage["knob"],
+            stage["setting"],
             stage["in_force"],
             stage["knee"]["size"],
             stage["knee"]["certainty"],
@@ -94,7 +94,7 @@ def recommendation_table(result: Mapping[str, Any]) -> Table:
         for stage in result["stages"]
     ]
     columns = (
-        "knob",
+        "setting",
         "was",
         "recommended",
         "how sure",
@@ -157,12 +157,12 @@ def _recommendation(result: Mapping[str, Any]) -> Section:
 
 def _stage(stage: Mapping[str, Any]) -> Section:
     rows = [[point["size"], *_figures(point)] for point in stage["points"]]
-    table = Table(stage["knob"], COLUMNS, rows, NOTE.format(unit=stage["unit"]))
+    table = Table(stage["setting"], COLUMNS, rows, NOTE.format(unit=stage["unit"]))
     knee = stage["knee"]
     chart = charts.knee(
         f"{stage['name'].capitalize()}: the knee",
         stage["points"],
-        f"{stage['knob']} (logarithmic)",
+        f"{stage['setting']} (logarithmic)",
         knee["size"],
         knee["interval"] or (knee["size"], knee["size"]),
         KNEE,

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from loadtest.run_directory import RunDirectory
-from loadtest.tune.space import Knobs
+from loadtest.tune.space import Settings
 
 NAME = "tune"
 
@@ -48,7 +48,7 @@ class Journal:
     """Everything that a resumed run needs to know."""
 
     options: TuneOptions
-    base: Knobs
+    base: Settings
     started: float
     spent_seconds: float = 0.0
     measurements: list[Measurement] = field(default_factory=list)
@@ -73,11 +73,11 @@ class Journal:
         return sum(one.failures for one in self.measurements)
 
     def out_of_time(self) -> bool:
-        """Tell whether the knob's minutes are spent."""
+        """Tell whether the setting's minutes are spent."""
         return self.spent_seconds >= self.options.minutes * 60
 
 
-def create(directory: RunDirectory, options: TuneOptions, base: Knobs) -> Journal:
+def create(directory: RunDirectory, options: TuneOptions, base: Settings) -> Journal:
     """Start a journal."""
     journal = Journal(options, base, time.time())
     store(directory, journal)

@@ -10,8 +10,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from infra.compiler import envfile
-from infra.compiler.measured import MEASURED, TRIED
+from infra.config import envfile
+from infra.config.measured import MEASURED, TRIED
 from loadtest.run_directory import RunDirectory
 from loadtest.samples import Series
 from loadtest.spread import spread
@@ -27,7 +27,7 @@ from loadtest.tune.search import (
     recommended,
     sweep,
 )
-from loadtest.tune.space import STAGES, Knobs, Stage
+from loadtest.tune.space import STAGES, Settings, Stage
 
 ENTRIES = {"interactive": "risk", "batch": "risk_batch"}
 FILE = "recommended.env"
@@ -58,7 +58,7 @@ def write_env(directory: RunDirectory, journal: Journal, original: str) -> str:
 def reasons(journal: Journal) -> dict[str, str]:
     """Return a sentence for every setting that was swept: what is known of its size."""
     swept = {stage: sweep(journal, stage) for stage in STAGES}
-    return {stage.knob: _reason(stage, one.knee()) for stage, one in swept.items() if one}
+    return {stage.setting: _reason(stage, one.knee()) for stage, one in swept.items() if one}
 
 
 def _reason(stage: Stage, knee: Knee) -> str:
@@ -103,12 +103,12 @@ def _comments(journal: Journal) -> dict[str, str]:
         if swept is not None:
             knee = swept.knee()
             mark = f"{MEASURED}{knee.size} {where}" if knee.interval else f"{TRIED}{knee.size}"
-            found[stage.knob] = f"{mark}: {why[stage.knob]}"
+            found[stage.setting] = f"{mark}: {why[stage.setting]}"
     return found
 
 
-def _changes(journal: Journal) -> Knobs:
-    """Return the knobs whose recommended value is not the one in force."""
+def _changes(journal: Journal) -> Settings:
+    """Return the settings whose recommended value is not the one in force."""
     wanted = recommended(journal)
     return {name: value for name, value in wanted.items() if journal.base.get(name) != value}
 
@@ -124,10 +124,10 @@ def _stage(journal: Journal, stage: Stage, series: Sequence[Series]) -> dict[str
     ]
     return {
         "name": stage.name,
-        "knob": stage.knob,
+        "setting": stage.setting,
         "unit": stage.unit,
         "load": stage.load,
-        "in_force": journal.base.get(stage.knob),
+        "in_force": journal.base.get(stage.setting),
         "points": points,
         "knee": asdict(knee)
         | {

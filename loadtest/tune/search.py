@@ -13,7 +13,7 @@ from statistics import fmean
 
 from loadtest.tune.journal import Journal, sizes_measured
 from loadtest.tune.knee import Sweep
-from loadtest.tune.space import STAGES, Knobs, Stage, with_size
+from loadtest.tune.space import STAGES, Settings, Stage, with_size
 
 VERIFY = "verify"
 VERIFY_LOADS = ("interactive", "batch")
@@ -34,7 +34,7 @@ class Point:
     stage: str
     size: int
     load: str
-    knobs: Knobs
+    settings: Settings
 
     @property
     def name(self) -> str:
@@ -46,14 +46,14 @@ def next_point(journal: Journal) -> Point | None:
     """Return the next point, or None when all is measured or the time is over."""
     if journal.out_of_time():
         return None
-    knobs = dict(journal.base)
+    settings = dict(journal.base)
     for stage in STAGES:
-        point = _in_stage(journal, stage, knobs)
+        point = _in_stage(journal, stage, settings)
         if point is not None and journal.spent_seconds < _share_ends(journal, STAGES[-1]):
             return point
         found = sweep(journal, stage)
         if found is not None:
-            knobs = with_chosen(knobs, stage, found.chosen())
+            settings = with_chosen(settings, stage, found.chosen())
     return _verification(journal)
 
 
@@ -71,22 +71,22 @@ def sweep(journal: Journal, stage: Stage) -> Sweep | None:
     return Sweep(measured, [one[:rounds] for one in runs])
 
 
-def recommended(journal: Journal) -> Knobs:
-    """Return the knobs with every stage's knee."""
+def recommended(journal: Journal) -> Settings:
+    """Return the settings with every stage's knee."""
     return _with_sizes(journal, Sweep.chosen)
 
 
-def best(journal: Journal) -> Knobs:
-    """Return the knobs with every stage's highest throughput, however large."""
+def best(journal: Journal) -> Settings:
+    """Return the settings with every stage's highest throughput, however large."""
     return _with_sizes(journal, Sweep.best)
 
 
-def with_chosen(knobs: Knobs, stage: Stage, size: int) -> Knobs:
-    """Return the knobs with a stage's chosen size, without what only its sweep needed."""
-    changed = with_size(knobs, stage, size)
-    for name in ("API_POOL_MAX_SIZE", stage.reserve_knob):
-        if name != stage.knob and name in knobs:
-            changed[name] = knobs[name]
+def with_chosen(settings: Settings, stage: Stage, size: int) -> Settings:
+    """Return the settings with a stage's chosen size, without what only its sweep needed."""
+    changed = with_size(settings, stage, size)
+    for name in ("API_POOL_MAX_SIZE", stage.reserve_setting):
+        if name != stage.setting and name in settings:
+            changed[name] = settings[name]
     return changed
 
 
@@ -109,12 +109,12 @@ def round_seconds(journal: Journal, stage: Stage) -> float:
     return len(sizes(journal, stage)) * (each + OVERHEAD_SECONDS)
 
 
-def _in_stage(journal: Journal, stage: Stage, knobs: Knobs) -> Point | None:
+def _in_stage(journal: Journal, stage: Stage, settings: Settings) -> Point | None:
     counts = {size: len(journal.of(stage.name, size)) for size in sizes(journal, stage)}
     if not counts or _is_swept(journal, stage, list(counts.values())):
         return None
     size = min(counts, key=lambda one: (counts[one], one))
-    return Point(stage.name, size, stage.load, with_size(knobs, stage, size))
+    return Point(stage.name, size, stage.load, with_size(settings, stage, size))
 
 
 def _is_swept(journal: Journal, stage: Stage, counts: list[int]) -> bool:
@@ -158,10 +158,10 @@ def is_comparable(journal: Journal, load: str) -> bool:
     return any(one.chosen() != one.best() for one in swept)
 
 
-def _with_sizes(journal: Journal, choice: Callable[[Sweep], int]) -> Knobs:
-    knobs = dict(journal.base)
+def _with_sizes(journal: Journal, choice: Callable[[Sweep], int]) -> Settings:
+    settings = dict(journal.base)
     for stage in STAGES:
         found = sweep(journal, stage)
         if found is not None:
-            knobs = with_chosen(knobs, stage, choice(found))
-    return knobs
+            settings = with_chosen(settings, stage, choice(found))
+    return settings

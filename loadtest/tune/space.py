@@ -1,39 +1,39 @@
-"""What may be tuned: one knob per stage, the sizes to try, and what must follow each."""
+"""What may be tuned: one setting per stage, the sizes to try, and what must follow each."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from infra.compiler import envfile
-from infra.compiler.values import assign
+from infra.config import envfile
+from infra.config.values import assign
 
-Knobs = dict[str, str]
+Settings = dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One sweep: the knob, the load it is measured under, and its highest useful size."""
+    """One sweep: the setting, the load it is measured under, and its highest useful size."""
 
     name: str
-    knob: str
-    minimum_knob: str
+    setting: str
+    minimum_setting: str
     load: str
     unit: str
     candidates: tuple[int, ...]
     # A smaller size is refused: one thread would wait for another.
-    floor_knob: str = ""
+    floor_setting: str = ""
 
     @property
-    def reserve_knob(self) -> str:
-        """Return the knob of the reserve beside a server pool; empty for the app's pools."""
-        stem, _, rest = self.knob.partition("_POOL_SIZE")
-        return "" if rest or stem == self.knob else f"{stem}_RESERVE_SIZE"
+    def reserve_setting(self) -> str:
+        """Return the setting of the reserve beside a server pool; empty for the app's pools."""
+        stem, _, rest = self.setting.partition("_POOL_SIZE")
+        return "" if rest or stem == self.setting else f"{stem}_RESERVE_SIZE"
 
-    def sizes(self, knobs: Mapping[str, str]) -> tuple[int, ...]:
+    def sizes(self, settings: Mapping[str, str]) -> tuple[int, ...]:
         """Return the sizes to try: the candidates, and what the env file has, above the floor."""
-        lowest = int(knobs.get(self.floor_knob, "1"))
-        now = int(knobs.get(self.knob, "0"))
+        lowest = int(settings.get(self.floor_setting, "1"))
+        now = int(settings.get(self.setting, "0"))
         inside = {*self.candidates, now if now <= max(self.candidates) else 0}
         return tuple(sorted(size for size in inside if size >= lowest))
 
@@ -76,22 +76,22 @@ STAGES = (
 WIDE_API_POOL = 16
 
 
-def with_size(knobs: Mapping[str, str], stage: Stage, size: int) -> Knobs:
-    """Return the knobs with a stage's size, and its minimum lowered where it would exceed it."""
-    changed = dict(knobs)
-    changed[stage.knob] = str(size)
-    changed[stage.minimum_knob] = str(min(int(knobs.get(stage.minimum_knob, "1")), size))
-    if stage.reserve_knob in knobs:
+def with_size(settings: Mapping[str, str], stage: Stage, size: int) -> Settings:
+    """Return the settings with a stage's size, and its minimum lowered where it would exceed it."""
+    changed = dict(settings)
+    changed[stage.setting] = str(size)
+    changed[stage.minimum_setting] = str(min(int(settings.get(stage.minimum_setting, "1")), size))
+    if stage.reserve_setting in settings:
         # A reserve would help a pool that is too small: the size must be all there is.
-        changed[stage.reserve_knob] = "0"
-    if stage.knob == "PGBOUNCER_INTERACTIVE_POOL_SIZE":
+        changed[stage.reserve_setting] = "0"
+    if stage.setting == "PGBOUNCER_INTERACTIVE_POOL_SIZE":
         # Behind a narrow pool in the app, the size of the next one cannot be seen.
-        wide = max(WIDE_API_POOL, int(knobs.get("API_POOL_MAX_SIZE", "1")))
+        wide = max(WIDE_API_POOL, int(settings.get("API_POOL_MAX_SIZE", "1")))
         changed["API_POOL_MAX_SIZE"] = str(wide)
     return changed
 
 
-def effective(text: str) -> Knobs:
+def effective(text: str) -> Settings:
     """Return every setting of an env file as text, with the values of those it leaves out."""
     values = assign(envfile.parse(text, name="stack.env")).values
     return {name: str(value) for name, value in values.as_dict().items()}

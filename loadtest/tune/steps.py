@@ -7,7 +7,7 @@ import time
 
 import typer
 
-from infra.compiler import envfile
+from infra.config import envfile
 from loadtest.run_directory import RunDirectory
 from loadtest.samples import read_samples
 from loadtest.tune import journal as journals
@@ -46,7 +46,7 @@ def announce(directory: RunDirectory) -> None:
         return
     original = (directory.path / ORIGINAL).read_text(encoding="utf-8")
     changes = {
-        name: value for name, value in point.knobs.items() if journal.base.get(name) != value
+        name: value for name, value in point.settings.items() if journal.base.get(name) != value
     }
     (directory.path / CANDIDATE).write_text(envfile.edit(original, changes), encoding="utf-8")
     sys.stderr.write(f"{_progress(journal)} {_title(point)}\n")
@@ -122,7 +122,7 @@ def _title(point: Point) -> str:
 
 
 def _progress(journal: Journal) -> str:
-    """Return how far the run is, and the time left: what is to do, or what the knob allows."""
+    """Return how far the run is, and the time left: what is to do, or what the setting allows."""
     options = journal.options
     swept = sum(len(sizes(journal, stage)) for stage in STAGES) * options.repeats
     total = swept + 2 * len(VERIFY_LOADS) * options.verify

@@ -27,8 +27,8 @@ WEB_PORT = 8089
 class Run:
     """One finished command: exit code, what it said, and its directory."""
 
-    def __init__(self, name: str, knobs: dict[str, object]) -> None:
-        environment = os.environ | {key: str(value) for key, value in knobs.items()}
+    def __init__(self, name: str, settings: dict[str, object]) -> None:
+        environment = os.environ | {key: str(value) for key, value in settings.items()}
         self.done = subprocess.run(
             [str(COMMAND), name],
             env=environment,
@@ -60,8 +60,8 @@ def runs(stack: Stack) -> Iterator[list[Path]]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def start(runs: list[Path], name: str, **knobs: object) -> Run:
-    run = Run(name, knobs)
+def start(runs: list[Path], name: str, **settings: object) -> Run:
+    run = Run(name, settings)
     runs.append(run.directory)
     return run
 
@@ -89,7 +89,7 @@ def test_load_fails_beyond_a_threshold(runs: list[Path]) -> None:
     assert "MAX_P95_MS" in run.done.stderr
 
 
-def test_load_refuses_a_knob_that_cannot_be(runs: list[Path]) -> None:
+def test_load_refuses_a_setting_that_cannot_be(runs: list[Path]) -> None:
     run = start(runs, "load", SHAPE="wave")
     assert run.done.returncode == 2
     assert "SHAPE='wave'" in run.done.stderr

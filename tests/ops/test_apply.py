@@ -22,7 +22,7 @@ APPLIES = 20
 # A load ends by itself after some minutes.
 APPLIES_PER_LOAD = 5
 NEEDS_RESTART = 4
-# Every live pool knob differs between neighbours, some up while others go down; together with
+# Every live pool setting differs between neighbours, some up while others go down; together with
 # the direct sessions the first two take every session that PostgreSQL has. The timeout has
 # every server connection replaced.
 SIZES = (
@@ -77,25 +77,25 @@ SIZES = (
 )
 
 
-def check_in_force(stack: Stack, console: AdminConsole, sql: Sql, knobs: dict[str, int]) -> None:
-    """Check the pool knobs on every process, without the operator's own read-back."""
+def check_in_force(stack: Stack, console: AdminConsole, sql: Sql, settings: dict[str, int]) -> None:
+    """Check the pool settings on every process, without the operator's own read-back."""
     for name, pool in witness.app_pools(stack).items():
         prefix = "API" if "-api-" in name else "WORKER"
-        assert pool["min_size"] == knobs[f"{prefix}_POOL_MIN_SIZE"], name
-        assert pool["max_size"] == knobs[f"{prefix}_POOL_MAX_SIZE"], name
+        assert pool["min_size"] == settings[f"{prefix}_POOL_MIN_SIZE"], name
+        assert pool["max_size"] == settings[f"{prefix}_POOL_MAX_SIZE"], name
         assert pool["size"] <= pool["max_size"], name
     for name, found in witness.entries(stack, console).items():
         for entry, kind in {"risk": "INTERACTIVE", "risk_batch": "BATCH"}.items():
-            size = knobs[f"PGBOUNCER_{kind}_POOL_SIZE"]
-            reserve = knobs[f"PGBOUNCER_{kind}_RESERVE_SIZE"]
-            minimum = knobs[f"PGBOUNCER_{kind}_MIN_POOL_SIZE"]
+            size = settings[f"PGBOUNCER_{kind}_POOL_SIZE"]
+            reserve = settings[f"PGBOUNCER_{kind}_RESERVE_SIZE"]
+            minimum = settings[f"PGBOUNCER_{kind}_MIN_POOL_SIZE"]
             assert found[entry] == (size, reserve, minimum, size + reserve), name
     for name, config in witness.configs(stack, console).items():
-        assert config["max_client_conn"] == str(knobs["PGBOUNCER_MAX_CLIENT_CONNECTIONS"]), name
+        assert config["max_client_conn"] == str(settings["PGBOUNCER_MAX_CLIENT_CONNECTIONS"]), name
     limits = witness.role_limits(sql)
-    assert limits["risk_owner"] == knobs["POSTGRES_OWNER_CONNECTIONS"]
+    assert limits["risk_owner"] == settings["POSTGRES_OWNER_CONNECTIONS"]
     replicas = len(stack.containers("pgbouncer"))
-    pooled = knobs["PGBOUNCER_BATCH_POOL_SIZE"] + knobs["PGBOUNCER_BATCH_RESERVE_SIZE"]
+    pooled = settings["PGBOUNCER_BATCH_POOL_SIZE"] + settings["PGBOUNCER_BATCH_RESERVE_SIZE"]
     assert limits["risk_worker"] >= pooled * replicas
 
 

@@ -37,7 +37,7 @@ def untouched(stack: Stack, console: AdminConsole, sql: Sql) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("json_output", [(), ("--json",)])
-def test_a_bad_knob_is_refused_by_name_and_the_old_configuration_serves(
+def test_a_bad_setting_is_refused_by_name_and_the_old_configuration_serves(
     stack: Stack,
     console: AdminConsole,
     sql: Sql,
@@ -54,8 +54,8 @@ def test_a_bad_knob_is_refused_by_name_and_the_old_configuration_serves(
     with untouched(stack, console, sql):
         done = ops.apply(env, *json_output)
     assert done.exit_code == 2, done.text
-    for knob in ("API_POOL_MAX_SIZE=4000", "WORKER_THREADS=16", "API_LOCK_TIMEOUT_MS=1s"):
-        assert knob in done.text
+    for setting in ("API_POOL_MAX_SIZE=4000", "WORKER_THREADS=16", "API_LOCK_TIMEOUT_MS=1s"):
+        assert setting in done.text
     assert OLD_SERVES in done.text
 
 
@@ -162,7 +162,7 @@ def test_a_process_that_fails_in_the_middle_brings_the_old_configuration_back(
     sql: Sql,
     ops: Commands,
     env: EnvDir,
-    knobs: dict[str, str],
+    settings: dict[str, str],
     applied_again: None,
     whole_again: None,
 ) -> None:
@@ -186,7 +186,7 @@ def test_a_process_that_fails_in_the_middle_brings_the_old_configuration_back(
     assert "the old configuration is back in the files" in done.text
     stack.wait_healthy()
     document = witness.settings_document(stack, "api")
-    assert str(document["pool"]["max_size"]) == knobs["API_POOL_MAX_SIZE"]
+    assert str(document["pool"]["max_size"]) == settings["API_POOL_MAX_SIZE"]
     for name, pool in witness.app_pools(stack).items():
         prefix = "API" if "-api-" in name else "WORKER"
-        assert pool["max_size"] == int(knobs[f"{prefix}_POOL_MAX_SIZE"])
+        assert pool["max_size"] == int(settings[f"{prefix}_POOL_MAX_SIZE"])

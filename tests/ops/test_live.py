@@ -1,4 +1,4 @@
-"""Every knob that the table calls live: changed by one apply, and read back."""
+"""Every setting that the table calls live: changed by one apply, and read back."""
 
 from __future__ import annotations
 
@@ -6,40 +6,40 @@ from decimal import Decimal
 
 import pytest
 
-from infra.compiler import budget, catalogue
-from infra.compiler.build import check
-from infra.compiler.knobs import BadValueError, Change, Knob, Value, Values
+from infra.config import budget, catalogue
+from infra.config.build import check
+from infra.config.settings import BadValueError, Change, Setting, Value, Values
 from tests.fix_ops import Commands, EnvDir
 from tests.fix_probe import Probe
 from tests.fix_sql import AdminConsole, Sql
 from tests.fix_stack import ENV_FILE, Stack
 from tests.ops import witness
 
-LIVE = tuple(knob for knob in catalogue.all_knobs() if knob.change is Change.LIVE)
+LIVE = tuple(setting for setting in catalogue.all_settings() if setting.change is Change.LIVE)
 # Less first: what is given up leaves room for what cannot be less.
 DELTAS = (-1, 1, -2, 2, 100)
 
 
 def all_changed() -> dict[str, Value]:
-    """Return another value for every live knob, which together hold the budget."""
+    """Return another value for every live setting, which together hold the budget."""
     values = check(ENV_FILE).values.as_dict()
     changed: dict[str, Value] = {}
-    for knob in LIVE:
-        for other in _others(knob, values[knob.name]):
-            if not budget.faults(Values(values | {knob.name: other}), file=""):
-                values[knob.name] = changed[knob.name] = other
+    for setting in LIVE:
+        for other in _others(setting, values[setting.name]):
+            if not budget.faults(Values(values | {setting.name: other}), file=""):
+                values[setting.name] = changed[setting.name] = other
                 break
-    assert {knob.name for knob in LIVE} == changed.keys()
+    assert {setting.name for setting in LIVE} == changed.keys()
     return changed
 
 
-def _others(knob: Knob, value: Value) -> list[Value]:
+def _others(setting: Setting, value: Value) -> list[Value]:
     if isinstance(value, str):
-        return [choice for choice in knob.choices if choice != value]
+        return [choice for choice in setting.choices if choice != value]
     found = []
     for delta in DELTAS:
         try:
-            found.append(knob.parse(str(value + delta)))
+            found.append(setting.parse(str(value + delta)))
         except BadValueError:
             continue
     return found
@@ -47,17 +47,17 @@ def _others(knob: Knob, value: Value) -> list[Value]:
 
 @pytest.fixture
 def changed(
-    ops: Commands, env: EnvDir, knobs: dict[str, str], applied_again: None
+    ops: Commands, env: EnvDir, settings: dict[str, str], applied_again: None
 ) -> dict[str, Value]:
-    """Put another value of every live knob in force; return them."""
+    """Put another value of every live setting in force; return them."""
     values = all_changed()
     # Each is given: one that followed from another might need a restart.
-    done = ops.apply(env.set(**knobs | values))
+    done = ops.apply(env.set(**settings | values))
     assert done.exit_code == 0, done.text
     return values
 
 
-def test_every_live_knob_takes_another_value_without_a_restart(
+def test_every_live_setting_takes_another_value_without_a_restart(
     stack: Stack,
     ops: Commands,
     env: EnvDir,
@@ -85,7 +85,7 @@ def test_every_live_knob_takes_another_value_without_a_restart(
 
 
 def _check_derived(sql: Sql, changed: dict[str, Value], replicas: int) -> None:
-    """PostgreSQL settings that no knob names, and the monitor's limit."""
+    """PostgreSQL settings that no setting names, and the monitor's limit."""
     settings = {
         row["name"]: row["setting"]
         for row in sql.rows("SELECT name, setting FROM pg_settings WHERE source LIKE '%file'")
@@ -112,8 +112,8 @@ def _check_pgbouncer(stack: Stack, console: AdminConsole, changed: dict[str, Val
         "query_timeout": "API_QUERY_TIMEOUT_SECONDS",
     }
     for replica, config in witness.configs(stack, console).items():
-        for name, knob in names.items():
-            assert config[name] == str(changed[knob]), f"{replica}: {name}"
+        for name, setting in names.items():
+            assert config[name] == str(changed[setting]), f"{replica}: {name}"
 
 
 def _check_query_timeout(probe: Probe, changed: dict[str, Value]) -> None:

@@ -27,26 +27,26 @@ def test_the_stacks_own_file_changes_nothing(ops: Commands, stack: Stack) -> Non
 
 
 def test_each_change_has_old_new_and_cost(
-    ops: Commands, env: EnvDir, knobs: dict[str, str]
+    ops: Commands, env: EnvDir, settings: dict[str, str]
 ) -> None:
     env.set(POSTGRES_MAX_CONNECTIONS=61, PGBOUNCER_BATCH_POOL_SIZE=7, API_MEMORY_MB=300)
     plan = ops.run("plan", "--json", env_dir=env.path).document
     assert plan["differences"] == [
         {
-            "knob": "POSTGRES_MAX_CONNECTIONS",
-            "was": int(knobs["POSTGRES_MAX_CONNECTIONS"]),
+            "setting": "POSTGRES_MAX_CONNECTIONS",
+            "was": int(settings["POSTGRES_MAX_CONNECTIONS"]),
             "now": 61,
             "change": "restart of postgres",
         },
         {
-            "knob": "PGBOUNCER_BATCH_POOL_SIZE",
-            "was": int(knobs["PGBOUNCER_BATCH_POOL_SIZE"]),
+            "setting": "PGBOUNCER_BATCH_POOL_SIZE",
+            "was": int(settings["PGBOUNCER_BATCH_POOL_SIZE"]),
             "now": 7,
             "change": "live",
         },
         {
-            "knob": "API_MEMORY_MB",
-            "was": int(knobs["API_MEMORY_MB"]),
+            "setting": "API_MEMORY_MB",
+            "was": int(settings["API_MEMORY_MB"]),
             "now": 300,
             "change": "recreates the containers of its tier",
         },
@@ -101,7 +101,7 @@ def test_what_a_process_does_not_have_in_force_is_found(
     plan = done.document
     assert plan["differences"] == [
         {
-            "knob": "PGBOUNCER_QUERY_WAIT_TIMEOUT_SECONDS",
+            "setting": "PGBOUNCER_QUERY_WAIT_TIMEOUT_SECONDS",
             "was": [4, 5],
             "now": 4,
             "change": "live",
@@ -158,7 +158,7 @@ def test_on_a_stopped_stack_the_last_compile_is_compared(stack: Stack) -> None:
         tmpfs={"/tmp": ""},  # noqa: S108  # inside the container
     ).decode()
     assert "Nothing runs: this is what the file comes to, compared with the last compile" in output
-    assert "No knob has changed since the last compile" in output
+    assert "No setting has changed since the last compile" in output
 
 
 @pytest.mark.parametrize("name", ["laptop", "small", "medium", "large"])
@@ -166,8 +166,8 @@ def test_a_preset_is_planned_against_what_is_in_force(ops: Commands, name: str) 
     done = ops.run("preset", name, "--json")
     assert done.exit_code == 0, done.text
     plan = done.document
-    assert plan["knobs"]["API_PORT"] == int(ops.knob("API_PORT"))
-    changed = {one["knob"] for one in plan["differences"]}
+    assert plan["settings"]["API_PORT"] == int(ops.setting("API_PORT"))
+    changed = {one["setting"] for one in plan["differences"]}
     assert ("POSTGRES_MEMORY_MB" in changed) == (name != "laptop")
 
 
@@ -178,7 +178,7 @@ def test_a_preset_becomes_the_env_file(ops: Commands, env: EnvDir) -> None:
     assert done.exit_code == 0, done.text
     adopted = env.file.read_text()
     assert "POSTGRES_MEMORY_MB=1024" in adopted
-    assert f"API_PORT={ops.knob('API_PORT')}" in adopted
+    assert f"API_PORT={ops.setting('API_PORT')}" in adopted
     assert "is now the preset laptop" in done.text
     assert not env.file.with_name("stack.env.candidate").exists()
 

@@ -83,7 +83,7 @@ def test_lost_secrets_are_refused_then_restored_under_load_without_a_failure(
 @pytest.mark.slow
 @pytest.mark.usefixtures("whole_again")
 def test_new_secrets_are_put_into_postgresql_where_the_compiled_files_are_gone_too(
-    stack: Stack, sql: Sql, ops: Commands, secrets: Secrets, env: EnvDir, knobs: dict[str, str]
+    stack: Stack, sql: Sql, ops: Commands, secrets: Secrets, env: EnvDir, settings: dict[str, str]
 ) -> None:
     old, started = secrets.read("risk_api.password"), sql.value("SELECT pg_postmaster_start_time()")
     secrets.sh("rm -rf /secrets/* /out/*/*")
@@ -97,5 +97,5 @@ def test_new_secrets_are_put_into_postgresql_where_the_compiled_files_are_gone_t
     assert secrets.read("risk_api.password") not in ("", old)
     assert sql.value("SELECT pg_postmaster_start_time()") == started
     assert ops.apply(env).exit_code == 0
-    url = f"http://127.0.0.1:{knobs['API_PORT']}/health/ready"
+    url = f"http://127.0.0.1:{settings['API_PORT']}/health/ready"
     poll(lambda: httpx.get(url).status_code == httpx.codes.OK, seconds=30, what="the api serves")

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from infra.compiler import issuing
+from infra.config import issuing
 from tests.faults.oracle import (
     check_deadlines,
     check_no_failure,

@@ -30,7 +30,7 @@ def running(stack: Stack, *services: str) -> set[str]:
 
 
 def test_every_process_is_shown_with_its_numbers_under_load(
-    stack: Stack, host: Host, knobs: dict[str, str], make_load: MakeLoad
+    stack: Stack, host: Host, settings: dict[str, str], make_load: MakeLoad
 ) -> None:
     with make_load() as load:
         wait_for_traffic(load)
@@ -44,9 +44,9 @@ def test_every_process_is_shown_with_its_numbers_under_load(
     assert sum(pool["queries_per_second"] for pool in interactive) > 0
     assert sum(pool["transaction_ms"] for pool in interactive) > 0
     assert {pool["pool_size"] for pool in interactive} == {
-        int(knobs["PGBOUNCER_INTERACTIVE_POOL_SIZE"])
+        int(settings["PGBOUNCER_INTERACTIVE_POOL_SIZE"])
     }
-    assert document["server"]["max_connections"] == int(knobs["POSTGRES_MAX_CONNECTIONS"])
+    assert document["server"]["max_connections"] == int(settings["POSTGRES_MAX_CONNECTIONS"])
     assert document["server"]["connections"] > 0
     assert document["bottleneck"]["line"]
 

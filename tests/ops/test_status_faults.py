@@ -61,7 +61,7 @@ def judged(row: str, where: str, setting: str = "", *, agreeing: int = 1) -> dic
     wrong: list[dict[str, Any]] = []
     while len(right) < agreeing and len(wrong) < agreeing:
         found = document()["bottleneck"]
-        agrees = found["where"] == where and found["knob"] == setting
+        agrees = found["where"] == where and found["setting"] == setting
         (right if agrees and re.search(line, found["line"]) else wrong).append(found)
     assert len(right) == agreeing, wrong
     return right[-1]
@@ -116,7 +116,9 @@ def test_a_pgbouncer_pool_that_is_too_small_is_named(
 def processors_taken(stack: Stack) -> Iterator[None]:
     """Give PostgreSQL half a processor, and more queries than processors."""
     postgres = stack.container("postgres")
-    burn = "SELECT count(*) FROM generate_series(1, 1000000000)"
+    # Rows that fit in memory: writing temporary files would be a wait, not work.
+    rows = "generate_series(1, 3000)"
+    burn = f"SELECT count(*) FROM {rows} AS a, {rows} AS b, {rows} AS c"
     given = postgres.attrs["HostConfig"]["NanoCpus"] / 1e9
     for _ in range(int(given) + 3):
         postgres.exec_run(["psql", "--dbname=risk", "--command", burn], detach=True)
@@ -204,20 +206,20 @@ def test_a_paused_server_is_named_as_paused(stack: Stack) -> None:
 
 
 def test_the_disk_and_the_certificates_are_in_the_document(
-    stack: Stack, knobs: dict[str, str]
+    stack: Stack, settings: dict[str, str]
 ) -> None:
     found = document()
     disk = found["host"]["disk"]
     assert 0 < disk["free"] < disk["size"]
-    assert disk["reserve"] > 2 * int(knobs["POSTGRES_MAX_WAL_MB"]) << 20
+    assert disk["reserve"] > 2 * int(settings["POSTGRES_MAX_WAL_MB"]) << 20
     assert found["certificates"][0]["days"] > 0
 
 
 @pytest.fixture
-def every_slot_taken(stack: Stack, knobs: dict[str, str]) -> Iterator[None]:
+def every_slot_taken(stack: Stack, settings: dict[str, str]) -> Iterator[None]:
     """Take what is left of max_connections, the superuser's reserve too."""
     postgres = stack.container("postgres")
-    sessions = int(knobs["POSTGRES_MAX_CONNECTIONS"])
+    sessions = int(settings["POSTGRES_MAX_CONNECTIONS"])
     psql = "psql --dbname risk --command 'SELECT pg_sleep(90)'"
     script = f"for i in $(seq {sessions}); do {psql} & done; wait"
     postgres.exec_run(["sh", "-c", script], detach=True)

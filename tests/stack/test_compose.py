@@ -1,4 +1,4 @@
-"""What `docker compose` does to a running stack: starts again, stops, and meets a broken knob."""
+"""What `docker compose` does to a running stack: starts again, stops, meets a broken setting."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_down_and_up_keep_the_data(stack: Stack, api: Api) -> None:
     ],
     ids=["over budget", "misspelt", "not a number"],
 )
-def test_a_broken_knob_stops_up_with_the_reason_and_leaves_running_tiers_alone(
+def test_a_broken_setting_stops_up_with_the_reason_and_leaves_running_tiers_alone(
     stack: Stack, api: Api, env_file: Path, old: str, new: str, reason: str
 ) -> None:
     before = started(stack)
@@ -186,11 +186,11 @@ def test_make_assess_finishes_with_a_table_of_all_eight_sites(stack: Stack) -> N
     assert "2560" in (result.stdout + result.stderr).replace(",", "")
 
 
-def test_make_plan_prints_the_budget(knobs: dict[str, str]) -> None:
+def test_make_plan_prints_the_budget(settings: dict[str, str]) -> None:
     result = make("plan", "FULL=yes")
     assert result.returncode == 0, result.stderr
     assert "max_connections" in result.stdout
-    assert knobs["POSTGRES_MAX_CONNECTIONS"] in result.stdout
+    assert settings["POSTGRES_MAX_CONNECTIONS"] in result.stdout
 
 
 def test_make_help_names_every_target_a_person_needs() -> None:

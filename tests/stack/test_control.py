@@ -28,23 +28,23 @@ def address(stack: Stack, service: str, network: str) -> str:
 
 
 @pytest.mark.parametrize("service", ["api", "worker"])
-def test_every_process_says_what_the_knobs_say(
-    stack: Stack, operator: Operator, knobs: dict[str, str], service: str
+def test_every_process_says_what_the_settings_say(
+    stack: Stack, operator: Operator, settings: dict[str, str], service: str
 ) -> None:
     prefix = service.upper()
     states = operator.states(service)
     known = {one.attrs["Config"]["Hostname"] for one in stack.containers(service)}
     assert {one["instance"] for one in states} == known
-    assert len(states) == int(knobs.get(f"{prefix}_REPLICAS", "1"))
+    assert len(states) == int(settings.get(f"{prefix}_REPLICAS", "1"))
     for state in states:
-        pool, settings = state["pool"], state["settings"]
+        pool, running = state["pool"], state["settings"]
         assert state["service"] == service
-        assert pool["min_size"] == settings["pool"]["min_size"]
-        assert pool["min_size"] == int(knobs[f"{prefix}_POOL_MIN_SIZE"])
-        assert pool["max_size"] == settings["pool"]["max_size"]
-        assert pool["max_size"] == int(knobs[f"{prefix}_POOL_MAX_SIZE"])
-        assert pool["max_waiting"] == int(knobs[f"{prefix}_POOL_MAX_WAITING"])
-        assert settings["log"]["level"] == knobs["APP_LOG_LEVEL"]
+        assert pool["min_size"] == running["pool"]["min_size"]
+        assert pool["min_size"] == int(settings[f"{prefix}_POOL_MIN_SIZE"])
+        assert pool["max_size"] == running["pool"]["max_size"]
+        assert pool["max_size"] == int(settings[f"{prefix}_POOL_MAX_SIZE"])
+        assert pool["max_waiting"] == int(settings[f"{prefix}_POOL_MAX_WAITING"])
+        assert running["log"]["level"] == settings["APP_LOG_LEVEL"]
         assert (state["needs_reload"], state["needs_restart"], state["file_fault"]) == ([], [], "")
 
 
@@ -59,10 +59,10 @@ def test_no_state_holds_a_secret(stack: Stack, operator: Operator) -> None:
 
 
 def test_a_reload_changes_the_pools_of_every_process_live(
-    stack: Stack, operator: Operator, knobs: dict[str, str], recompile: Recompile
+    stack: Stack, operator: Operator, settings: dict[str, str], recompile: Recompile
 ) -> None:
     started = {one["instance"]: one["started_at"] for one in operator.states()}
-    sizes = {prefix: int(knobs[f"{prefix}_POOL_MAX_SIZE"]) - 1 for prefix in ("API", "WORKER")}
+    sizes = {prefix: int(settings[f"{prefix}_POOL_MAX_SIZE"]) - 1 for prefix in ("API", "WORKER")}
     recompile(**{f"{prefix}_POOL_MAX_SIZE": size for prefix, size in sizes.items()})
     for state in operator.states():
         assert state["needs_reload"] == ["pool.max_size"]
@@ -76,14 +76,14 @@ def test_a_reload_changes_the_pools_of_every_process_live(
 
 
 def test_a_field_that_needs_a_restart_is_named_and_not_changed(
-    operator: Operator, knobs: dict[str, str], recompile: Recompile
+    operator: Operator, settings: dict[str, str], recompile: Recompile
 ) -> None:
-    recompile(API_POOL_TIMEOUT_MS=int(knobs["API_POOL_TIMEOUT_MS"]) - 500)
+    recompile(API_POOL_TIMEOUT_MS=int(settings["API_POOL_TIMEOUT_MS"]) - 500)
     (answer,) = operator.ask("reload", "api")
     state = answer["state"]
     assert state["needs_restart"] == ["pool.timeout_seconds"]
     in_force = state["settings"]["pool"]["timeout_seconds"]
-    assert in_force == int(knobs["API_POOL_TIMEOUT_MS"]) / 1000
+    assert in_force == int(settings["API_POOL_TIMEOUT_MS"]) / 1000
 
 
 def test_a_limit_counts_from_the_reload_on(
@@ -212,10 +212,10 @@ def test_the_control_network_reaches_it_and_nothing_is_published(
 
 
 def test_it_answers_while_every_request_thread_waits(
-    stack: Stack, operator: Operator, make_load: MakeLoad, knobs: dict[str, str]
+    stack: Stack, operator: Operator, make_load: MakeLoad, settings: dict[str, str]
 ) -> None:
     seconds: list[float] = []
-    with make_load(threads=int(knobs["API_THREADS"]) + 4) as load:
+    with make_load(threads=int(settings["API_THREADS"]) + 4) as load:
         wait_for_traffic(load)
         with frozen(stack.containers("pgbouncer")):
             poll(
@@ -230,5 +230,5 @@ def test_it_answers_while_every_request_thread_waits(
                 seconds += [one["seconds"] for one in answers]
     # Behind the requests it would wait for a thread, which waits for a connection that long.
     # On a machine at rest it takes 20 ms; here its processors have other things to do.
-    assert max(seconds) < int(knobs["API_POOL_TIMEOUT_MS"]) / 1000, seconds
+    assert max(seconds) < int(settings["API_POOL_TIMEOUT_MS"]) / 1000, seconds
     stack.wait_healthy(seconds=60)

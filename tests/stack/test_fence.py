@@ -29,12 +29,12 @@ def no_worker(stack: Stack, sql: Sql) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def walked(
-    no_worker: None, api: Api, probe: Probe, knobs: dict[str, str]
+    no_worker: None, api: Api, probe: Probe, settings: dict[str, str]
 ) -> tuple[str, dict[str, Any]]:
     """Walk one task through the life of a lease, without a worker beside it."""
     body = assessment_body(scenarios=["SSP245"], years={"from": 2030, "to": 2030})
     assessment_id = api.submit(body).json()["assessment_id"]
-    return assessment_id, probe("fence", knobs["WORKER_TASK_ATTEMPTS_MAX"], service="worker")
+    return assessment_id, probe("fence", settings["WORKER_TASK_ATTEMPTS_MAX"], service="worker")
 
 
 def test_a_leased_task_is_leased_once(walked: tuple[str, dict[str, Any]]) -> None:
@@ -61,10 +61,10 @@ def test_the_former_holder_can_neither_complete_nor_release(
 
 
 def test_a_task_whose_every_holder_dies_fails_and_says_so(
-    walked: tuple[str, dict[str, Any]], api: Api, knobs: dict[str, str]
+    walked: tuple[str, dict[str, Any]], api: Api, settings: dict[str, str]
 ) -> None:
     assessment_id, report = walked
-    attempts = int(knobs["WORKER_TASK_ATTEMPTS_MAX"])
+    attempts = int(settings["WORKER_TASK_ATTEMPTS_MAX"])
     assert report["last_attempt"] == attempts
     assert report["claimable_after_the_last"] is False
     (error,) = report["lost"]

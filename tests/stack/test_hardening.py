@@ -134,8 +134,8 @@ def test_the_package_is_at_least_at_its_floor(
     host.run_expect([0], f"dpkg --compare-versions {version} ge {floor}")
 
 
-def test_open_files_follow_the_knob(stack: Stack, knobs: dict[str, str]) -> None:
+def test_open_files_follow_the_setting(stack: Stack, settings: dict[str, str]) -> None:
     for container in stack.containers("pgbouncer"):
         limits = stack.host(container).file("/proc/1/limits").content_string
         (line,) = (one for one in limits.splitlines() if one.startswith("Max open files"))
-        assert line.split()[3:5] == [knobs["PGBOUNCER_OPEN_FILES"]] * 2
+        assert line.split()[3:5] == [settings["PGBOUNCER_OPEN_FILES"]] * 2

@@ -86,10 +86,10 @@ def memory_bytes(stack: Stack) -> int:
 
 
 def test_endless_and_slow_clients_leave_others_and_the_memory_alone(
-    stack: Stack, api: Api, knobs: dict[str, str]
+    stack: Stack, api: Api, settings: dict[str, str]
 ) -> None:
     def connect() -> socket.socket:
-        return socket.create_connection(("127.0.0.1", int(knobs["API_PORT"])), 10)
+        return socket.create_connection(("127.0.0.1", int(settings["API_PORT"])), 10)
 
     restarts = stack.container("api").attrs["RestartCount"]
     before = largest = memory_bytes(stack)
@@ -114,11 +114,11 @@ def test_endless_and_slow_clients_leave_others_and_the_memory_alone(
 
 @pytest.mark.parametrize("end", [b"", b"\r\n"])
 def test_twenty_megabytes_of_headers_are_431(
-    stack: Stack, knobs: dict[str, str], end: bytes
+    stack: Stack, settings: dict[str, str], end: bytes
 ) -> None:
     rest = memoryview(HEAD + b"a: b\r\n" * (20_000_000 // 6) + end)
     before = memory_bytes(stack)
-    with socket.create_connection(("127.0.0.1", int(knobs["API_PORT"])), 10) as connection:
+    with socket.create_connection(("127.0.0.1", int(settings["API_PORT"])), 10) as connection:
         # As a client that looks for an answer while it sends.
         while not select.select([connection], [], [], 0)[0]:
             rest = rest[connection.send(rest) :]

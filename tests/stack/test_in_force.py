@@ -44,13 +44,13 @@ def test_every_pgbouncer_setting_is_in_force_on_every_replica(
         assert differs == {}
 
 
-def test_every_pgbouncer_pool_has_its_knobs_size(
-    stack: Stack, console: AdminConsole, knobs: dict[str, str]
+def test_every_pgbouncer_pool_has_its_settings_size(
+    stack: Stack, console: AdminConsole, settings: dict[str, str]
 ) -> None:
     for replica in replicas(stack):
         entries = {row["name"]: row for row in console.show("DATABASES", replica=replica)}
-        assert entries["risk"]["pool_size"] == knobs["PGBOUNCER_INTERACTIVE_POOL_SIZE"]
-        assert entries["risk_batch"]["pool_size"] == knobs["PGBOUNCER_BATCH_POOL_SIZE"]
+        assert entries["risk"]["pool_size"] == settings["PGBOUNCER_INTERACTIVE_POOL_SIZE"]
+        assert entries["risk_batch"]["pool_size"] == settings["PGBOUNCER_BATCH_POOL_SIZE"]
         for name in ("risk", "risk_batch"):
             entry = entries[name]
             cap = int(entry["pool_size"]) + int(entry["reserve_pool_size"])
@@ -58,11 +58,11 @@ def test_every_pgbouncer_pool_has_its_knobs_size(
             assert entry["pool_mode"] in ("", "transaction")
 
 
-def test_there_are_as_many_pgbouncers_and_workers_as_the_knobs_say(
-    stack: Stack, knobs: dict[str, str]
+def test_there_are_as_many_pgbouncers_and_workers_as_the_settings_say(
+    stack: Stack, settings: dict[str, str]
 ) -> None:
-    assert len(stack.containers("pgbouncer")) == int(knobs["PGBOUNCER_REPLICAS"])
-    assert len(stack.containers("worker")) == int(knobs["WORKER_REPLICAS"])
+    assert len(stack.containers("pgbouncer")) == int(settings["PGBOUNCER_REPLICAS"])
+    assert len(stack.containers("worker")) == int(settings["WORKER_REPLICAS"])
 
 
 def test_postgresql_applied_every_line_of_its_file(sql: Sql) -> None:
@@ -84,7 +84,7 @@ def test_postgresql_settings_are_the_files_and_not_another_sources(sql: Sql) -> 
 
 
 @pytest.mark.parametrize(
-    ("setting", "knob"),
+    ("parameter", "setting"),
     [
         ("max_connections", "POSTGRES_MAX_CONNECTIONS"),
         ("superuser_reserved_connections", "POSTGRES_SUPERUSER_RESERVED_CONNECTIONS"),
@@ -95,16 +95,19 @@ def test_postgresql_settings_are_the_files_and_not_another_sources(sql: Sql) -> 
         ("auto_explain.log_min_duration", "POSTGRES_SLOW_STATEMENT_MS"),
     ],
 )
-def test_the_knob_reached_postgresql(
-    sql: Sql, knobs: dict[str, str], setting: str, knob: str
+def test_the_setting_reached_postgresql(
+    sql: Sql, settings: dict[str, str], parameter: str, setting: str
 ) -> None:
-    assert sql.value(f"SELECT setting FROM pg_settings WHERE name = '{setting}'") == knobs[knob]
+    found = sql.value(f"SELECT setting FROM pg_settings WHERE name = '{parameter}'")
+    assert found == settings[setting]
 
 
-def test_shared_buffers_are_the_stated_share_of_the_memory(sql: Sql, knobs: dict[str, str]) -> None:
+def test_shared_buffers_are_the_stated_share_of_the_memory(
+    sql: Sql, settings: dict[str, str]
+) -> None:
     blocks = int(sql.value("SELECT setting FROM pg_settings WHERE name = 'shared_buffers'"))
-    share = blocks * 8 / 1024 / int(knobs["POSTGRES_MEMORY_MB"])
-    assert math.isclose(share * 100, int(knobs["POSTGRES_SHARED_BUFFERS_PERCENT"]), abs_tol=1)
+    share = blocks * 8 / 1024 / int(settings["POSTGRES_MEMORY_MB"])
+    assert math.isclose(share * 100, int(settings["POSTGRES_SHARED_BUFFERS_PERCENT"]), abs_tol=1)
 
 
 @pytest.mark.parametrize(
@@ -140,21 +143,23 @@ def role_settings(sql: Sql, role: str) -> dict[str, str]:
     return {row["name"]: row["value"] for row in rows}
 
 
-def test_only_the_owner_may_sort_without_a_limit_on_disk(sql: Sql, knobs: dict[str, str]) -> None:
+def test_only_the_owner_may_sort_without_a_limit_on_disk(
+    sql: Sql, settings: dict[str, str]
+) -> None:
     limit = int(sql.value("SELECT setting FROM pg_settings WHERE name = 'temp_file_limit'"))
-    assert 0 < limit < int(knobs["POSTGRES_DISK_MB"]) * 1024 // 4
+    assert 0 < limit < int(settings["POSTGRES_DISK_MB"]) * 1024 // 4
     assert role_settings(sql, "risk_owner")["temp_file_limit"] == "-1"
     assert "temp_file_limit" not in role_settings(sql, "risk_worker")
 
 
 @pytest.mark.parametrize(("role", "prefix"), [("risk_api", "API"), ("risk_worker", "WORKER")])
-def test_role_timeouts_are_the_knobs(
-    sql: Sql, knobs: dict[str, str], role: str, prefix: str
+def test_role_timeouts_are_the_settings(
+    sql: Sql, settings: dict[str, str], role: str, prefix: str
 ) -> None:
-    settings = role_settings(sql, role)
-    assert settings["lock_timeout"] == f"{knobs[f'{prefix}_LOCK_TIMEOUT_MS']}ms"
-    assert settings["statement_timeout"] == f"{knobs[f'{prefix}_STATEMENT_TIMEOUT_MS']}ms"
-    assert settings["transaction_timeout"] == f"{knobs[f'{prefix}_TRANSACTION_TIMEOUT_MS']}ms"
+    found = role_settings(sql, role)
+    assert found["lock_timeout"] == f"{settings[f'{prefix}_LOCK_TIMEOUT_MS']}ms"
+    assert found["statement_timeout"] == f"{settings[f'{prefix}_STATEMENT_TIMEOUT_MS']}ms"
+    assert found["transaction_timeout"] == f"{settings[f'{prefix}_TRANSACTION_TIMEOUT_MS']}ms"
 
 
 def opened_pool(stack: Stack, service: str) -> dict[str, Any]:
@@ -167,23 +172,23 @@ def opened_pool(stack: Stack, service: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("service", "prefix"), [("api", "API"), ("worker", "WORKER")])
-def test_every_pool_argument_is_its_knob(
-    stack: Stack, knobs: dict[str, str], service: str, prefix: str
+def test_every_pool_argument_is_its_setting(
+    stack: Stack, settings: dict[str, str], service: str, prefix: str
 ) -> None:
     pool = opened_pool(stack, service)
     expected = {
-        "min_size": float(knobs[f"{prefix}_POOL_MIN_SIZE"]),
-        "max_size": float(knobs[f"{prefix}_POOL_MAX_SIZE"]),
-        "timeout_seconds": float(knobs[f"{prefix}_POOL_TIMEOUT_MS"]) / 1000,
-        "max_waiting": float(knobs[f"{prefix}_POOL_MAX_WAITING"]),
-        "max_lifetime_seconds": float(knobs["APP_POOL_MAX_LIFETIME_SECONDS"]),
-        "max_idle_seconds": float(knobs["APP_POOL_MAX_IDLE_SECONDS"]),
-        "reconnect_timeout_seconds": float(knobs["APP_POOL_RECONNECT_TIMEOUT_SECONDS"]),
-        "check_idle_seconds": float(knobs["APP_POOL_CHECK_IDLE_SECONDS"]),
-        "connect_timeout_seconds": float(knobs["APP_CONNECT_TIMEOUT_SECONDS"]),
-        "tcp_user_timeout_ms": float(knobs["TCP_USER_TIMEOUT_MS"]),
-        "prepare_threshold": float(knobs["APP_PREPARE_THRESHOLD"]),
-        "prepared_max": float(knobs["APP_PREPARED_MAX"]),
+        "min_size": float(settings[f"{prefix}_POOL_MIN_SIZE"]),
+        "max_size": float(settings[f"{prefix}_POOL_MAX_SIZE"]),
+        "timeout_seconds": float(settings[f"{prefix}_POOL_TIMEOUT_MS"]) / 1000,
+        "max_waiting": float(settings[f"{prefix}_POOL_MAX_WAITING"]),
+        "max_lifetime_seconds": float(settings["APP_POOL_MAX_LIFETIME_SECONDS"]),
+        "max_idle_seconds": float(settings["APP_POOL_MAX_IDLE_SECONDS"]),
+        "reconnect_timeout_seconds": float(settings["APP_POOL_RECONNECT_TIMEOUT_SECONDS"]),
+        "check_idle_seconds": float(settings["APP_POOL_CHECK_IDLE_SECONDS"]),
+        "connect_timeout_seconds": float(settings["APP_CONNECT_TIMEOUT_SECONDS"]),
+        "tcp_user_timeout_ms": float(settings["TCP_USER_TIMEOUT_MS"]),
+        "prepare_threshold": float(settings["APP_PREPARE_THRESHOLD"]),
+        "prepared_max": float(settings["APP_PREPARED_MAX"]),
     }
     assert {name: pool[name] for name in expected} == expected
     assert pool["application_name"].startswith(f"sluice-{service}")

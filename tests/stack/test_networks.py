@@ -31,7 +31,7 @@ def test_the_app_cannot_reach_postgresql_by_name_or_address(stack: Stack, servic
 
 
 def test_only_the_api_is_published_and_only_on_loopback(
-    stack: Stack, knobs: dict[str, str]
+    stack: Stack, settings: dict[str, str]
 ) -> None:
     published = {
         (tier, inside, binding["HostIp"], binding["HostPort"])
@@ -40,7 +40,7 @@ def test_only_the_api_is_published_and_only_on_loopback(
         for inside, bindings in container.attrs["NetworkSettings"]["Ports"].items()
         for binding in bindings or []
     }
-    assert published == {("api", "8000/tcp", "127.0.0.1", knobs["API_PORT"])}
+    assert published == {("api", "8000/tcp", "127.0.0.1", settings["API_PORT"])}
 
 
 @pytest.mark.parametrize(

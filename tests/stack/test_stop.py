@@ -83,7 +83,7 @@ def test_a_stopped_api_answers_every_request_it_took(
     api: Api,
     console: AdminConsole,
     stopped: list[Container],
-    knobs: dict[str, str],
+    settings: dict[str, str],
 ) -> None:
     """What its caller did not hear of, it never began."""
     path = f"{ASSESSMENTS}/{api.run(assessment_body())['assessment_id']}/summary"
@@ -93,7 +93,7 @@ def test_a_stopped_api_answers_every_request_it_took(
         with suppress(httpx.TransportError):
             while True:
                 # One connection for each request: none is kept that the stop could close.
-                url = f"http://127.0.0.1:{knobs['API_PORT']}{path}"
+                url = f"http://127.0.0.1:{settings['API_PORT']}{path}"
                 answer = httpx.get(url, timeout=30, headers={"Connection": "close"})
                 answers.append(answer.status_code)
 
@@ -107,20 +107,20 @@ def test_a_stopped_api_answers_every_request_it_took(
     for caller in callers:
         caller.join(40)
     assert state["ExitCode"] == 0
-    assert seconds < float(knobs["API_SHUTDOWN_GRACE_SECONDS"])
+    assert seconds < float(settings["API_SHUTDOWN_GRACE_SECONDS"])
     assert connected(stack, console, "risk_api") == 0
     assert set(answers) == {200}
     assert answered(container, path) == answers
 
 
 def test_an_open_event_stream_does_not_hold_a_stop_up(
-    stack: Stack, api: Api, stopped: list[Container], knobs: dict[str, str]
+    stack: Stack, api: Api, stopped: list[Container], settings: dict[str, str]
 ) -> None:
     stopped += stack.containers("worker")
     for container in stopped:
         container.kill("SIGKILL")
     accepted = api.submit(assessment_body()).json()["assessment_id"]
-    base = f"http://127.0.0.1:{knobs['API_PORT']}"
+    base = f"http://127.0.0.1:{settings['API_PORT']}"
     (container,) = stack.containers("api")
     with httpx.stream("GET", f"{base}{ASSESSMENTS}/{accepted}/events", timeout=30) as stream:
         lines = stream.iter_lines()

@@ -19,8 +19,8 @@ MAY_IMPORT = {
     "app/pool": ["app.pool"],
     "app/risk": ["app.risk"],
     "infra": ["infra"],
-    "infra/compiler": ["infra.compiler"],
-    "loadtest": ["loadtest", "app.client", "app.risk", "infra.compiler"],
+    "infra/config": ["infra.config"],
+    "loadtest": ["loadtest", "app.client", "app.risk", "infra.config"],
 }
 
 

@@ -162,7 +162,7 @@ def test_an_installed_sluice_judges_an_env_file(built: Path) -> None:
 def test_an_installed_compiler_renders_every_tier(built: Path, tmp_path: Path) -> None:
     script = """
 import datetime, pathlib, sys
-from infra.compiler.build import compile_stack
+from infra.config.build import compile_stack
 now = datetime.datetime.now(datetime.UTC)
 compiled = compile_stack(pathlib.Path("infra/env/stack.env"), pathlib.Path(sys.argv[1]), now=now)
 print(*sorted({file.path.split("/")[0] for file in compiled.files}))

@@ -20,13 +20,13 @@ import psycopg
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from infra.compiler import control
-from infra.compiler.build import Compiled, compile_values
-from infra.compiler.certificates import ALSO_TRUSTED, Validity, expiry, warnings
-from infra.compiler.faults import FaultyInputError
-from infra.compiler.knobs import Values
-from infra.compiler.secrets import SecretStore
-from infra.compiler.write import finish_secrets, write_all
+from infra.config import control
+from infra.config.build import Compiled, compile_values
+from infra.config.certificates import ALSO_TRUSTED, Validity, expiry, warnings
+from infra.config.faults import FaultyInputError
+from infra.config.secrets import SecretStore
+from infra.config.settings import Values
+from infra.config.write import finish_secrets, write_all
 from infra.ops import app_control, exits, pgbouncer_admin
 from infra.ops.apply import Paths
 from infra.ops.operation import FailedError, Operation, RefusedError, Request, operate

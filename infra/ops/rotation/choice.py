@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from infra.compiler import scram
-from infra.compiler.secrets import PASSWORDS, TOKENS, VERIFIERS
+from infra.config import scram
+from infra.config.secrets import PASSWORDS, TOKENS, VERIFIERS
 
 _GENERATED_BYTES: Final = 32
 

@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from infra.compiler import control
+from infra.config import control
 from infra.ops import app_control, pgbouncer_admin
 from infra.ops.settings import OpsSettings
 from infra.ops.targets import Target, resolve

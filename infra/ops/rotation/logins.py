@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from infra.compiler import names
+from infra.config import names
 from infra.ops.bounded import bounded
 from infra.ops.operation import FailedError
 from infra.ops.settings import OpsSettings

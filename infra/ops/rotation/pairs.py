@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from infra.compiler.certificates import SERVERS, Expiry, expiry
-from infra.compiler.faults import Fault, FaultyInputError
-from infra.compiler.secrets import SecretStore
+from infra.config.certificates import SERVERS, Expiry, expiry
+from infra.config.faults import Fault, FaultyInputError
+from infra.config.secrets import SecretStore
 
 CA: Final = "ca"
 NAMES: Final = (CA, *SERVERS)

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from infra.compiler import recovery
-from infra.compiler.build import Compiled, check, compile_values
-from infra.compiler.faults import Fault, FaultyInputError
-from infra.compiler.knobs import Values
-from infra.compiler.names import LOGIN_ROLES
-from infra.compiler.secrets import PASSWORDS, TOKENS
+from infra.config import recovery
+from infra.config.build import Compiled, check, compile_values
+from infra.config.faults import Fault, FaultyInputError
+from infra.config.names import LOGIN_ROLES
+from infra.config.secrets import PASSWORDS, TOKENS
+from infra.config.settings import Values
 from infra.ops import app_control, changes, exits, pgbouncer_admin, serving
 from infra.ops.apply import Paths
 from infra.ops.operation import FailedError, Operation, RefusedError, Request, operate
@@ -48,7 +48,7 @@ def rotate(settings: OpsSettings, paths: Paths, source: Path | None, request: Re
 
 
 def in_force(paths: Paths, env_file: Path | None = None) -> Values:
-    """Return the knobs as they were compiled last; refuse when they never were.
+    """Return the settings as they were compiled last; refuse when they never were.
 
     With `env_file` those of it where only the record of the last compile is lost. Refuses also
     while secrets are lost: a rotation would make new ones without a switch.
@@ -64,7 +64,7 @@ def in_force(paths: Paths, env_file: Path | None = None) -> Values:
 
 
 def last_values(paths: Paths, env_file: Path) -> Values:
-    """Return the knobs as they were compiled last; those of the env file where that is lost.
+    """Return the settings as they were compiled last; those of the env file where that is lost.
 
     Raises:
         FaultyInputError: the env file is needed and has faults.

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from infra.compiler.names import CLIENTS
+from infra.config.names import CLIENTS
 from infra.ops.app_control import Control
 from infra.ops.operation import FailedError
 from infra.ops.pgbouncer_admin import PgBouncerAdmin

@@ -16,11 +16,11 @@ from typing import Final, TypeVar
 
 import psycopg
 
-from infra.compiler import names
-from infra.compiler.build import Compiled
-from infra.compiler.render import Rendered
-from infra.compiler.secrets import PASSWORDS, VERIFIERS
-from infra.compiler.write import write_files, write_secrets
+from infra.config import names
+from infra.config.build import Compiled
+from infra.config.render import Rendered
+from infra.config.secrets import PASSWORDS, VERIFIERS
+from infra.config.write import write_files, write_secrets
 from infra.ops.apply import Paths
 from infra.ops.operation import FailedError
 from infra.ops.pgbouncer_admin import PgBouncerAdmin

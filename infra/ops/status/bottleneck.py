@@ -7,7 +7,7 @@ upwards: the first that is short of something is the cause, those before it only
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from infra.compiler.names import API, CLIENTS, MONITOR_ENTRY
+from infra.config.names import API, CLIENTS, MONITOR_ENTRY
 from infra.ops.status.host_facts import TIERS
 from infra.ops.status.sample import AppProcess, Container, Pooler, Sample, ServerPool
 
@@ -41,7 +41,7 @@ class Verdict:
 
     where: str
     line: str
-    knob: str = ""
+    setting: str = ""
     command: str = ""
 
 
@@ -220,8 +220,8 @@ def _behind_a_full_pool(sample: Sample, pool: ServerPool, line: str) -> Verdict:
     if server.connections >= NEARLY_ALL * server.max_connections:
         why = f"PostgreSQL has {server.connections} of {server.max_connections} sessions."
         return Verdict("postgres sessions", line + why, "POSTGRES_MAX_CONNECTIONS", "make psql")
-    knob = _POOL_SIZES.get(pool.database, API.server_pool_size)
-    return _raise("pgbouncer pool", f"{line}PostgreSQL has room for more.", knob)
+    setting = _POOL_SIZES.get(pool.database, API.server_pool_size)
+    return _raise("pgbouncer pool", f"{line}PostgreSQL has room for more.", setting)
 
 
 def _app_pools(sample: Sample) -> Verdict | None:

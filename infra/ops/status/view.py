@@ -44,10 +44,10 @@ def screen(sample: Sample, *, verdict_first: bool = False) -> RenderableType:
 
 def _verdict(verdict: Verdict) -> Iterator[Text]:
     """Yield the line, and each command on one of its own, whole, so that it can be pasted."""
-    named = not verdict.knob or verdict.knob in verdict.line
-    knob = "" if named else f" Setting: {verdict.knob}."
+    named = not verdict.setting or verdict.setting in verdict.line
+    setting = "" if named else f" Setting: {verdict.setting}."
     style = "bold green" if verdict.where == "nothing" else "bold yellow"
-    yield Text.assemble(("Bottleneck: ", style), verdict.line, (knob, "bold"))
+    yield Text.assemble(("Bottleneck: ", style), verdict.line, (setting, "bold"))
     for command in verdict.command.splitlines():
         yield Text(command, style="bold", no_wrap=True, overflow="ignore")
 

@@ -11,8 +11,8 @@ from app.control.process import Process
 from app.live import Live
 from app.pool import PoolState
 from app.settings import ControlSettings, WorkerSettings, load_settings
-from infra.compiler import issuing
-from infra.compiler.issuing import Pair
+from infra.config import issuing
+from infra.config.issuing import Pair
 from tests.unit.service.conftest import WORKER
 
 TOKEN = "a-token-of-the-operators"  # noqa: S105  # made up for these tests

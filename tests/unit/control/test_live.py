@@ -1,4 +1,4 @@
-"""Which fields change live, and that the knob table tells operators the same."""
+"""Which fields change live, and that the setting table tells operators the same."""
 
 import json
 
@@ -7,8 +7,8 @@ from pydantic import ValidationError
 
 from app.live import LIVE_FIELDS, Live, differing, flat, merged
 from app.settings import ApiSettings, WorkerSettings
-from infra.compiler import app_settings, catalogue
-from infra.compiler.knobs import Change, Knob, Value, Values
+from infra.config import app_settings, catalogue
+from infra.config.settings import Change, Setting, Value, Values
 from tests.unit.service.conftest import API, WORKER
 
 
@@ -59,20 +59,21 @@ def compiled(values: Values) -> dict[str, object]:
     return {f"{one.service}.{name}": value for one in settings for name, value in flat(one).items()}
 
 
-def another(knob: Knob) -> Value:
+def another(setting: Setting) -> Value:
     """Return a value in range that is not the default."""
-    if knob.choices:
-        return next(choice for choice in knob.choices if choice != knob.default)
-    assert not isinstance(knob.default, str)
-    step = 1 if isinstance(knob.default, int) else knob.default / 10
-    return knob.default + step if knob.default + step <= knob.maximum else knob.default - step  # type: ignore[operator]
+    if setting.choices:
+        return next(choice for choice in setting.choices if choice != setting.default)
+    assert not isinstance(setting.default, str)
+    step = 1 if isinstance(setting.default, int) else setting.default / 10
+    more = setting.default + step
+    return more if more <= setting.maximum else setting.default - step  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("knob", catalogue.all_knobs(), ids=lambda knob: knob.name)
-def test_the_knob_table_says_live_where_the_app_takes_it_live(knob: Knob) -> None:
+@pytest.mark.parametrize("setting", catalogue.all_settings(), ids=lambda setting: setting.name)
+def test_the_setting_table_says_live_where_the_app_takes_it_live(setting: Setting) -> None:
     defaults = catalogue.defaults()
-    changed = Values(defaults.as_dict() | {knob.name: another(knob)})
+    changed = Values(defaults.as_dict() | {setting.name: another(setting)})
     before, after = compiled(defaults), compiled(changed)
     fields = {name.split(".", 1)[1] for name in before if before[name] != after[name]}
     if fields:
-        assert (fields <= LIVE_FIELDS) == (knob.change is Change.LIVE), fields
+        assert (fields <= LIVE_FIELDS) == (setting.change is Change.LIVE), fields

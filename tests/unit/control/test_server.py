@@ -17,8 +17,8 @@ from app.control import address, server
 from app.control.process import Process
 from app.control.server import ControlServer
 from app.settings import ControlSettings, WorkerSettings
-from infra.compiler import issuing
-from infra.compiler.issuing import Pair
+from infra.config import issuing
+from infra.config.issuing import Pair
 from infra.ops.app_control import Control, ControlError, ReloadRefusedError
 from infra.ops.targets import Target
 from tests.unit.control.conftest import TOKEN, SettingsFile, issue

@@ -1,17 +1,17 @@
-"""Env files for tests: the defaults with some knobs changed."""
+"""Env files for tests: the defaults with some settings changed."""
 
 import datetime
 from pathlib import Path
 
-from infra.compiler import catalogue
-from infra.compiler.build import Checked, check
+from infra.config import catalogue
+from infra.config.build import Checked, check
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 NOW = datetime.datetime(2030, 6, 1, 12, 0, tzinfo=datetime.UTC)
 
 
 def write_env(directory: Path, **changed: object) -> Path:
-    """Write stack.env with every default and the changed knobs; return its path."""
+    """Write stack.env with every default and the changed settings; return its path."""
     values = catalogue.defaults().as_dict() | changed
     path = directory / "stack.env"
     path.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
@@ -19,7 +19,7 @@ def write_env(directory: Path, **changed: object) -> Path:
 
 
 def judge(directory: Path, **changed: object) -> Checked:
-    """Judge the defaults with the changed knobs."""
+    """Judge the defaults with the changed settings."""
     return check(write_env(directory, **changed))
 
 

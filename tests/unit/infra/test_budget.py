@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from infra.compiler import catalogue, connections, derive, measured
-from infra.compiler.build import check
-from infra.compiler.knobs import Values
+from infra.config import catalogue, connections, derive, measured
+from infra.config.build import check
+from infra.config.settings import Values
 from tests.unit.infra.support import judge, messages, write_env
 
-Knobs = dict[str, Any]
+Settings = dict[str, Any]
 
-# (rule, knobs exactly at the limit, the same just beyond it, what the fault says)
-LIMITS: list[tuple[str, Knobs, Knobs, str]] = [
+# (rule, settings exactly at the limit, the same just beyond it, what the fault says)
+LIMITS: list[tuple[str, Settings, Settings, str]] = [
     (
         "1 server connections fit into max_connections",
         {"POSTGRES_MAX_CONNECTIONS": 36},
@@ -135,7 +135,7 @@ UP_TO: list[tuple[str, str, object, object]] = [
 
 @pytest.mark.parametrize(("rule", "at", "beyond", "says"), LIMITS, ids=[row[0] for row in LIMITS])
 def test_a_rule_accepts_its_limit_and_refuses_more(
-    tmp_path: Path, rule: str, at: Knobs, beyond: Knobs, says: str
+    tmp_path: Path, rule: str, at: Settings, beyond: Settings, says: str
 ) -> None:
     assert messages(judge(tmp_path, **at)) == ""
     refused = judge(tmp_path, **beyond)
@@ -152,9 +152,9 @@ def test_a_shorter_time_stays_below_the_longer(
     assert wanted in messages(judge(tmp_path, **_with_room(low, beyond)))
 
 
-def _with_room(low: str, value: object) -> Knobs:
+def _with_room(low: str, value: object) -> Settings:
     """Lengthen the queue's budget where a longer statement would also break that rule."""
-    room: Knobs = {"PAUSE_QUERY_WAIT_TIMEOUT_SECONDS": 100, "PAUSE_DEAD_MAN_SECONDS": 100}
+    room: Settings = {"PAUSE_QUERY_WAIT_TIMEOUT_SECONDS": 100, "PAUSE_DEAD_MAN_SECONDS": 100}
     return room | {low: value}
 
 
@@ -167,7 +167,7 @@ def test_a_time_may_reach_but_not_exceed_the_other(
 
 
 def test_queue_and_statement_stay_below_the_request_deadline(tmp_path: Path) -> None:
-    at: Knobs = {"PGBOUNCER_QUERY_WAIT_TIMEOUT_SECONDS": 6, "API_STATEMENT_TIMEOUT_MS": 3999}
+    at: Settings = {"PGBOUNCER_QUERY_WAIT_TIMEOUT_SECONDS": 6, "API_STATEMENT_TIMEOUT_MS": 3999}
     assert messages(judge(tmp_path, **at)) == ""
     beyond = at | {"API_STATEMENT_TIMEOUT_MS": 4000}
     assert "= 10 s must be below API_REQUEST_DEADLINE_SECONDS=10.0" in messages(
@@ -186,7 +186,7 @@ def test_the_lease_outlasts_the_transaction(tmp_path: Path) -> None:
 
 
 def test_a_login_may_take_as_long_as_pgbouncer_allows(tmp_path: Path) -> None:
-    at: Knobs = {"APP_CONNECT_TIMEOUT_SECONDS": 5, "PGBOUNCER_CLIENT_LOGIN_TIMEOUT_SECONDS": 5}
+    at: Settings = {"APP_CONNECT_TIMEOUT_SECONDS": 5, "PGBOUNCER_CLIENT_LOGIN_TIMEOUT_SECONDS": 5}
     assert messages(judge(tmp_path, **at)) == ""
     beyond = at | {"PGBOUNCER_CLIENT_LOGIN_TIMEOUT_SECONDS": 4}
     assert "PgBouncer would cut a login" in messages(judge(tmp_path, **beyond))
@@ -216,7 +216,7 @@ def test_several_broken_rules_are_reported_together(tmp_path: Path) -> None:
     assert len(found.faults) == 3
 
 
-def test_a_knob_out_of_range_is_not_judged_a_second_time(tmp_path: Path) -> None:
+def test_a_setting_out_of_range_is_not_judged_a_second_time(tmp_path: Path) -> None:
     (fault,) = judge(tmp_path, WORKER_THREADS=100_000).faults
     assert "is outside 1..256 threads" in fault.message
 
@@ -231,7 +231,7 @@ def test_a_knob_out_of_range_is_not_judged_a_second_time(tmp_path: Path) -> None
         ({"POSTGRES_MEMORY_MB": 400}, "sorts go to disk"),
     ],
 )
-def test_what_is_only_unwise_is_a_warning(tmp_path: Path, changed: Knobs, says: str) -> None:
+def test_what_is_only_unwise_is_a_warning(tmp_path: Path, changed: Settings, says: str) -> None:
     checked = judge(tmp_path, **changed)
     assert not checked.faults
     assert says in "\n".join(str(warning) for warning in checked.warnings)

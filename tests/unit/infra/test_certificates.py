@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from infra.compiler.certificates import (
+from infra.config.certificates import (
     ALSO_TRUSTED,
     SERVERS,
     Certificates,
@@ -18,9 +18,9 @@ from infra.compiler.certificates import (
     expiry,
     warnings,
 )
-from infra.compiler.issuing import SigningKey
-from infra.compiler.secrets import SecretStore
-from infra.compiler.write import write_secrets
+from infra.config.issuing import SigningKey
+from infra.config.secrets import SecretStore
+from infra.config.write import write_secrets
 from tests.unit.infra.support import NOW
 
 DAY = datetime.timedelta(days=1)

@@ -1,13 +1,13 @@
-"""`python -m infra.compiler`: exit codes, what is written, and what is not."""
+"""`python -m infra.config`: exit codes, what is written, and what is not."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from infra.compiler import write
-from infra.compiler.__main__ import main
-from infra.compiler.render import Rendered
+from infra.config import write
+from infra.config.__main__ import main
+from infra.config.render import Rendered
 from tests.unit.infra.support import write_env
 
 
@@ -52,7 +52,7 @@ def test_faults_are_listed_and_nothing_is_written(
         "infra/env/stack.env: WORKER_THREADS=16 exceeds WORKER_POOL_MAX_SIZE=6; "
         "a thread would wait for another thread\n"
     ) in errors
-    for part in ("API_PORT=0 is outside", "ZZZ=1 is not a knob", "has 5 characters"):
+    for part in ("API_PORT=0 is outside", "ZZZ=1 is not a setting", "has 5 characters"):
         assert part in errors
     assert errors.endswith("4 fault(s); nothing was written\n")
 

@@ -1,4 +1,4 @@
-"""stack.env, the presets and docs/settings.md say what the knob table says."""
+"""stack.env, the presets and docs/settings.md say what the setting table says."""
 
 import re
 from decimal import Decimal
@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from infra.compiler import catalogue, envdoc, envfile
-from infra.compiler.build import check
-from infra.compiler.knobs import Knob
-from infra.compiler.values import assign
+from infra.config import catalogue, envdoc, envfile
+from infra.config.build import check
+from infra.config.settings import Setting
+from infra.config.values import assign
 from tests.unit.infra.support import REPOSITORY, messages
 
 ENV = REPOSITORY / "infra" / "env"
 PRESETS = sorted(path.stem for path in (ENV / "presets").glob("*"))
-DERIVED = [knob for knob in catalogue.all_knobs() if knob.derivation]
+DERIVED = [setting for setting in catalogue.all_settings() if setting.derivation]
 
 
 def _without_values(text: str) -> str:
@@ -32,12 +32,12 @@ def test_stack_env_passes_every_rule() -> None:
 
 
 def test_the_reference_of_settings_is_up_to_date() -> None:
-    again = "python -m infra.compiler.envdoc settings.md > docs/settings.md"
+    again = "python -m infra.config.envdoc settings.md > docs/settings.md"
     assert (REPOSITORY / "docs" / "settings.md").read_text() == envdoc.reference(), again
 
 
 def test_every_setting_that_compose_reads_is_listed() -> None:
-    assert all(knob.listed for knob in catalogue.all_knobs() if knob.compose)
+    assert all(setting.listed for setting in catalogue.all_settings() if setting.compose)
 
 
 def test_the_link_for_compose_points_to_stack_env() -> None:
@@ -71,22 +71,22 @@ def test_a_preset_gives_only_what_differs(name: str) -> None:
 def test_the_laptop_preset_gives_the_defaults_of_what_compose_reads() -> None:
     path = ENV / "presets" / "laptop.env"
     given = {entry.name for entry in envfile.read(path, name="laptop").entries}
-    assert given == {knob.name for knob in catalogue.all_knobs() if knob.compose}
+    assert given == {setting.name for setting in catalogue.all_settings() if setting.compose}
     assert check(path).values.as_dict() == catalogue.defaults().as_dict()
 
 
-@pytest.mark.parametrize("knob", DERIVED, ids=lambda knob: knob.name)
-def test_a_derived_default_is_the_table_s_with_the_other_defaults(knob: Knob) -> None:
-    assert str(knob.derived(catalogue.defaults())) == str(knob.default)
+@pytest.mark.parametrize("setting", DERIVED, ids=lambda setting: setting.name)
+def test_a_derived_default_is_the_table_s_with_the_other_defaults(setting: Setting) -> None:
+    assert str(setting.derived(catalogue.defaults())) == str(setting.default)
 
 
-@pytest.mark.parametrize("knob", DERIVED, ids=lambda knob: knob.name)
-def test_a_derived_default_follows_from_settings_that_are_not_derived(knob: Knob) -> None:
-    assert knob.derivation is not None
-    sources = [catalogue.by_name()[name] for name in knob.derivation.sources]
+@pytest.mark.parametrize("setting", DERIVED, ids=lambda setting: setting.name)
+def test_a_derived_default_follows_from_settings_that_are_not_derived(setting: Setting) -> None:
+    assert setting.derivation is not None
+    sources = [catalogue.by_name()[name] for name in setting.derivation.sources]
     assert sources
     assert all(source.derivation is None for source in sources)
-    assert all(source.name in knob.derivation.formula for source in sources)
+    assert all(source.name in setting.derivation.formula for source in sources)
 
 
 @pytest.mark.parametrize("seconds", [Decimal(n) / 2 for n in range(10, 49)])
@@ -125,6 +125,6 @@ def _faults(directory: Path, **changes: object) -> str:
 
 def test_every_setting_named_in_a_rule_exists() -> None:
     names = set(catalogue.by_name())
-    for knob in catalogue.all_knobs():
-        mentioned = set(re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b", f"{knob.rule} {knob.meaning}"))
+    for setting in catalogue.all_settings():
+        mentioned = set(re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b", f"{setting.rule} {setting.meaning}"))
         assert mentioned <= names

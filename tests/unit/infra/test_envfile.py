@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.compiler.build import check
-from infra.compiler.envfile import parse
+from infra.config.build import check
+from infra.config.envfile import parse
 from tests.unit.infra.support import judge, messages, write_env
 
 
@@ -19,10 +19,10 @@ def test_comments_and_blank_lines_are_skipped() -> None:
     ("line", "message"),
     [
         ("API_THREADS", "is not an assignment"),
-        ("export API_THREADS=1", "is not a knob name"),
-        (" API_THREADS=1", "is not a knob name"),
-        ("API_THREADS =1", "is not a knob name"),
-        ("api_threads=1", "is not a knob name"),
+        ("export API_THREADS=1", "is not a setting name"),
+        (" API_THREADS=1", "is not a setting name"),
+        ("API_THREADS =1", "is not a setting name"),
+        ("api_threads=1", "is not a setting name"),
         ("API_THREADS=", "has no value"),
         ("API_THREADS= 1", "contains ' '"),
         ("API_THREADS=1 # many", "contains ' '"),
@@ -69,21 +69,21 @@ def test_a_file_that_is_not_text_is_one_fault(tmp_path: Path) -> None:
     assert messages(check(path)) == "infra/env/stack.env: is not UTF-8 text (byte 9)"
 
 
-def test_an_unknown_knob_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_setting_is_refused(tmp_path: Path) -> None:
     found = messages(judge(tmp_path, ZZZ_QQQ=1))
-    assert found.endswith("ZZZ_QQQ=1 is not a knob; remove it")
+    assert found.endswith("ZZZ_QQQ=1 is not a setting; remove it")
 
 
-def test_a_misspelt_knob_gets_a_suggestion_and_nothing_is_judged_by_its_default(
+def test_a_misspelt_setting_gets_a_suggestion_and_nothing_is_judged_by_its_default(
     tmp_path: Path,
 ) -> None:
     path = write_env(tmp_path, WORKER_POOL_MAX_SIZE=2, WORKER_POOL_MIN_SIZE=1)
     path.write_text(path.read_text().replace("WORKER_THREADS=4", "WORKER_TREADS=2"))
     (fault,) = check(path).faults
-    assert fault.message == "WORKER_TREADS=2 is not a knob; did you mean WORKER_THREADS?"
+    assert fault.message == "WORKER_TREADS=2 is not a setting; did you mean WORKER_THREADS?"
 
 
-def test_a_knob_that_is_left_out_has_its_default(tmp_path: Path) -> None:
+def test_a_setting_that_is_left_out_has_its_default(tmp_path: Path) -> None:
     path = write_env(tmp_path)
     path.write_text(path.read_text().replace("API_THREADS=40\n", ""))
     checked = check(path)
@@ -91,7 +91,7 @@ def test_a_knob_that_is_left_out_has_its_default(tmp_path: Path) -> None:
     assert checked.values.integer("API_THREADS") == 40
 
 
-def test_a_knob_that_compose_reads_cannot_be_left_out(tmp_path: Path) -> None:
+def test_a_setting_that_compose_reads_cannot_be_left_out(tmp_path: Path) -> None:
     path = write_env(tmp_path)
     path.write_text(path.read_text().replace("API_PORT=8080\n", ""))
     assert messages(check(path)).endswith(

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.compiler import host
-from infra.compiler.host import Host, Published
+from infra.config import host
+from infra.config.host import Host, Published
 from tests.unit.infra.support import judge
 
 FILE = "infra/env/stack.env"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from typer.testing import CliRunner, Result
 
-from infra.compiler import catalogue, envdoc, envfile
-from infra.compiler.build import compile_stack
+from infra.config import catalogue, envdoc, envfile
+from infra.config.build import compile_stack
 from infra.ops.cli import create_app
 from tests.unit.infra.support import NOW, write_env
 
@@ -29,7 +29,7 @@ def test_a_sound_env_file_is_shown_in_tables(tmp_path: Path) -> None:
 
 def test_no_word_is_broken_in_80_columns(tmp_path: Path) -> None:
     path = write_env(tmp_path)
-    names = {name for name, knob in catalogue.by_name().items() if knob.derivation}
+    names = {name for name, setting in catalogue.by_name().items() if setting.derivation}
     path.write_text(
         "".join(f"{line}\n" for line in path.read_text().split() if line.split("=")[0] not in names)
     )
@@ -50,7 +50,7 @@ def test_a_value_that_follows_from_others_says_from_which(tmp_path: Path) -> Non
     assert re.search(r"API_LOCK_TIMEOUT_MS=2000 +0\.1 x API_REQUEST_DEADLINE_SECONDS", shown)
     assert re.search(r"API_REQUEST_DEADLINE_SECONDS=20 +stack\.env; default 10\.0", shown)
     document = json.loads(_plan(path, "--json").stdout)
-    assert document["knobs"]["API_LOCK_TIMEOUT_MS"] == 2000
+    assert document["settings"]["API_LOCK_TIMEOUT_MS"] == 2000
     assert document["derived_defaults"]["WORKER_POOL_MAX_SIZE"] == "WORKER_THREADS + 2"
 
 
@@ -63,7 +63,7 @@ def test_all_faults_come_at_once_with_exit_code_2(tmp_path: Path) -> None:
     result = _plan(write_env(tmp_path, WORKER_THREADS=16, API_PORT="x", ZZZ=1))
     assert result.exit_code == 2
     assert result.stdout == ""
-    for part in ("WORKER_THREADS=16 exceeds", "API_PORT=x is not", "ZZZ=1 is not a knob"):
+    for part in ("WORKER_THREADS=16 exceeds", "API_PORT=x is not", "ZZZ=1 is not a setting"):
         assert part in result.stderr
     assert "3 fault(s)" in result.stderr
 
@@ -73,7 +73,7 @@ def test_json_holds_everything(tmp_path: Path) -> None:
     assert result.exit_code == 0
     plan = json.loads(result.stdout)
     assert plan["ok"] is True
-    assert set(plan["knobs"]) == set(catalogue.by_name())
+    assert set(plan["settings"]) == set(catalogue.by_name())
     assert plan["budget"]["server_connections_spare"] == 24
     assert plan["role_connection_limits"]["risk_api"] == 36
     assert {"name": "max_connections", "value": "60", "formula": "POSTGRES_MAX_CONNECTIONS"} in (
@@ -99,8 +99,13 @@ def test_differences_to_the_last_compile_name_their_cost(tmp_path: Path) -> None
     (tmp_path / "none").write_bytes(record)
     env_file = write_env(tmp_path, PGBOUNCER_BATCH_POOL_SIZE=7, POSTGRES_MAX_CONNECTIONS=61)
     assert json.loads(_plan(env_file, "--json").stdout)["differences"] == [
-        {"knob": "POSTGRES_MAX_CONNECTIONS", "was": 60, "now": 61, "change": "restart of postgres"},
-        {"knob": "PGBOUNCER_BATCH_POOL_SIZE", "was": 2, "now": 7, "change": "live"},
+        {
+            "setting": "POSTGRES_MAX_CONNECTIONS",
+            "was": 60,
+            "now": 61,
+            "change": "restart of postgres",
+        },
+        {"setting": "PGBOUNCER_BATCH_POOL_SIZE", "was": 2, "now": 7, "change": "live"},
     ]
     assert "Changed since the last compile" in _plan(env_file).stdout
 

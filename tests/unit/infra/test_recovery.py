@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from infra.compiler import catalogue, recovery, write
-from infra.compiler.__main__ import main
-from infra.compiler.build import compile_values
-from infra.compiler.certificates import ALSO_TRUSTED
-from infra.compiler.host import Host
-from infra.compiler.secrets import PASSWORDS, TOKENS
+from infra.config import catalogue, recovery, write
+from infra.config.__main__ import main
+from infra.config.build import compile_values
+from infra.config.certificates import ALSO_TRUSTED
+from infra.config.host import Host
+from infra.config.secrets import PASSWORDS, TOKENS
 from infra.ops import exits, plan
 from tests.unit.infra.support import write_env
 

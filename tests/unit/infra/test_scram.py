@@ -6,7 +6,7 @@ import hmac
 
 import pytest
 
-from infra.compiler import scram
+from infra.config import scram
 
 # The exchange of RFC 7677, section 3: user "user", password "pencil".
 SALT = base64.b64decode("W22ZaJ0SNY7soEsUEjb6gQ==")

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from infra.compiler.names import LOGIN_ROLES
-from infra.compiler.secrets import SecretStore, passwords, tokens, verifiers
-from infra.compiler.write import write_secrets
+from infra.config.names import LOGIN_ROLES
+from infra.config.secrets import SecretStore, passwords, tokens, verifiers
+from infra.config.write import write_secrets
 
 
 def _gather(directory: Path) -> tuple[dict[str, str], dict[str, str], list[str], SecretStore]:

@@ -1,4 +1,4 @@
-"""Bad knobs of the load test commands: named, with the value and the rule."""
+"""Bad settings of the load test commands: named, with the value and the rule."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def test_counts_may_have_commas_or_spaces_between(value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "knob"), [("load-sql", "CLIENTS"), ("compare-lab", "PROCESSES")]
+    ("command", "setting"), [("load-sql", "CLIENTS"), ("compare-lab", "PROCESSES")]
 )
 @pytest.mark.parametrize("value", ["eight", "8,,64", "0", "-1", "1.5"])
-def test_a_count_that_is_no_whole_number_is_refused(command: str, knob: str, value: str) -> None:
-    result = CliRunner(env={knob: value}).invoke(cli.create_app(), [command])
+def test_a_count_that_is_no_whole_number_is_refused(command: str, setting: str, value: str) -> None:
+    result = CliRunner(env={setting: value}).invoke(cli.create_app(), [command])
     assert result.exit_code == 2
-    assert f"{knob}={value}: must be whole numbers from 1" in result.stderr
+    assert f"{setting}={value}: must be whole numbers from 1" in result.stderr

@@ -51,7 +51,7 @@ def test_a_mix_that_cannot_be_is_refused_by_name(text: str) -> None:
     ("field", "value", "name"),
     [("users", 0, "USERS"), ("shape", "wave", "SHAPE"), ("seconds", 0, "RUN_SECONDS")],
 )
-def test_a_knob_out_of_range_is_refused_by_name(field: str, value: object, name: str) -> None:
+def test_a_setting_out_of_range_is_refused_by_name(field: str, value: object, name: str) -> None:
     options: dict[str, Any] = {field: value}
     with pytest.raises(ValueError, match=name):
         TrafficOptions(**options)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.compiler import envfile
-from infra.compiler.measured import this_machine, why_void
+from infra.config import envfile
+from infra.config.measured import this_machine, why_void
 from loadtest.run_directory import RunDirectory
 from loadtest.samples import Series
 from loadtest.tune import journal as journals
@@ -47,9 +47,9 @@ def measure(
     taken: list[tuple[str, int]] = []
     while (point := next_point(journal)) is not None and len(taken) < at_most:
         taken.append((point.stage, point.size))
-        size = int(point.knobs["PGBOUNCER_INTERACTIVE_POOL_SIZE"])
+        size = int(point.settings["PGBOUNCER_INTERACTIVE_POOL_SIZE"])
         stages = [stage for stage in STAGES if stage.name == point.stage]
-        size = int(point.knobs[stages[0].knob]) if stages else size
+        size = int(point.settings[stages[0].setting]) if stages else size
         throughput = 100.0 * min(size, 4) + (0.1 * size if rising else 0.0)
         one = Measurement(point.stage, point.size, throughput, 1, 2, 1, 10, 0, 0, 1)
         journal.measurements.append(one)
@@ -101,7 +101,7 @@ def test_a_known_optimum_lies_in_its_interval(optimum: int, noise: float, repeat
 def test_too_few_rounds_give_no_interval_and_no_record(rounds: int) -> None:
     journal = start(repeats=rounds)
     measure(journal)
-    said = outcome.reasons(journal)[STAGES[0].knob]
+    said = outcome.reasons(journal)[STAGES[0].setting]
     assert "interval not measured: " + ("one round" if rounds == 1 else "2 rounds") in said
     assert "are not told from it" in said
     for stage in outcome.conclude(journal, [])["stages"]:
@@ -121,7 +121,7 @@ def test_a_recommendation_at_the_edge_says_so() -> None:
         for size in (1, 2):
             one = Measurement(STAGES[0].name, size, 100.0 * size, 1, 2, 1, 10, 0, 0, 1)
             journal.measurements.append(one)
-    said = outcome.reasons(journal)[STAGES[0].knob]
+    said = outcome.reasons(journal)[STAGES[0].setting]
     assert "90 % interval 2..2 or more" in said
     assert "the largest size measured: a larger one may give more" in said
 
@@ -185,7 +185,7 @@ def test_sizes_of_an_unfinished_round_are_judged_by_as_many_repeats_as_the_other
     found = sweep(journal, STAGES[0])
     assert found is not None
     assert found.repeats == [[50.0], [100.0]]
-    assert "one round of at least" in outcome.reasons(journal)[STAGES[0].knob]
+    assert "one round of at least" in outcome.reasons(journal)[STAGES[0].setting]
 
 
 def test_recommended_and_best_are_verified_in_turns() -> None:
@@ -244,7 +244,7 @@ def test_a_record_that_plan_takes_needs_enough_rounds(tmp_path: Path, repeats: i
     text = outcome.write_env(RunDirectory(tmp_path), journal, base)
     marks = {entry.name: entry.mark for entry in envfile.parse(text, name="").entries}
     recorded = {name for name, mark in marks.items() if mark}
-    assert recorded == ({stage.knob for stage in STAGES} if repeats == 3 else set())
+    assert recorded == ({stage.setting for stage in STAGES} if repeats == 3 else set())
     today = datetime.datetime.now(datetime.UTC).date()
     for mark in marks.values():
         assert mark is None or not why_void(mark, mark.value, this_machine(), today)
@@ -256,7 +256,7 @@ def test_the_outcome_names_what_changes_and_how_it_was_verified() -> None:
     found = outcome.conclude(journal, [])
     assert found["changes"]["PGBOUNCER_INTERACTIVE_POOL_SIZE"] == "4"
     assert all(one["percent_of_best"] >= 95 for one in found["verified"])
-    assert set(outcome.reasons(journal)) >= {stage.knob for stage in STAGES}
+    assert set(outcome.reasons(journal)) >= {stage.setting for stage in STAGES}
 
 
 def test_littles_law_at_two_replicas_adds_up() -> None:

@@ -1,4 +1,4 @@
-"""The verdict over a sampled state: where it is tight and which knob that points to."""
+"""The verdict over a sampled state: where it is tight and which setting that points to."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def sample(
 
 def test_nothing_is_short_on_an_idle_path() -> None:
     assert bottleneck(sample()).where == "nothing"
-    assert not bottleneck(sample()).knob
+    assert not bottleneck(sample()).setting
 
 
 def test_an_app_pool_is_short_while_pgbouncer_has_idle_servers() -> None:
     verdict = bottleneck(sample(app=FULL_APP))
     assert verdict.where == "app pool"
-    assert verdict.knob == "API_POOL_MAX_SIZE"
+    assert verdict.setting == "API_POOL_MAX_SIZE"
     assert "9 caller(s) wait" in verdict.line
     assert "4 idle server connection(s)" in verdict.line
 
@@ -54,13 +54,13 @@ def test_a_full_batch_pool_does_not_explain_callers_of_the_api_that_wait() -> No
     batch = replace(FULL_POOL, database="risk_batch", user="risk_worker", max_wait_seconds=2.0)
     poolers = (Pooler("pgbouncer-1", pools=(IDLE_POOL, batch)),)
     verdict = bottleneck(Sample((FULL_APP,), poolers, IDLE_SERVER))
-    assert (verdict.where, verdict.knob) == ("app pool", "API_POOL_MAX_SIZE")
+    assert (verdict.where, verdict.setting) == ("app pool", "API_POOL_MAX_SIZE")
 
 
 def test_of_two_full_pgbouncer_pools_the_interactive_one_comes_first() -> None:
     batch = replace(FULL_POOL, database="risk_batch", max_wait_seconds=2.0)
     poolers = (Pooler("pgbouncer-1", pools=(batch, FULL_POOL)),)
-    assert bottleneck(Sample((FULL_APP,), poolers, IDLE_SERVER)).knob == (
+    assert bottleneck(Sample((FULL_APP,), poolers, IDLE_SERVER)).setting == (
         "PGBOUNCER_INTERACTIVE_POOL_SIZE"
     )
 
@@ -101,7 +101,7 @@ def test_a_stopped_server_explains_the_tiers_that_stand_on_it() -> None:
 def test_a_container_ended_for_memory_points_to_its_memory() -> None:
     down = Container("postgres", "postgres-1", "exited", "", 137, oom_killed=True)
     verdict = bottleneck(Sample((), (), IDLE_SERVER, HostFacts((down,))))
-    assert verdict.knob == "POSTGRES_MEMORY_MB"
+    assert verdict.setting == "POSTGRES_MEMORY_MB"
     assert "out of memory" in verdict.line
     # First the setting, then what takes it over: in this order on the screen.
     assert verdict.line.endswith("Raise POSTGRES_MEMORY_MB in stack.env, then:")
@@ -145,39 +145,39 @@ def test_without_the_hosts_facts_the_database_is_named_first_and_the_way_to_them
     assert verdict.command == "make status"
 
 
-def test_the_worker_has_a_knob_of_its_own() -> None:
+def test_the_worker_has_a_setting_of_its_own() -> None:
     worker = replace(FULL_APP, service="worker", name="worker-2")
-    assert bottleneck(sample(app=worker)).knob == "WORKER_POOL_MAX_SIZE"
+    assert bottleneck(sample(app=worker)).setting == "WORKER_POOL_MAX_SIZE"
 
 
 @pytest.mark.parametrize(
-    ("service", "database", "knob"),
+    ("service", "database", "setting"),
     [
         ("api", "risk", "PGBOUNCER_INTERACTIVE_POOL_SIZE"),
         ("worker", "risk_batch", "PGBOUNCER_BATCH_POOL_SIZE"),
     ],
 )
 def test_a_full_pgbouncer_pool_is_the_cause_of_a_full_app_pool(
-    service: str, database: str, knob: str
+    service: str, database: str, setting: str
 ) -> None:
     app = replace(FULL_APP, service=service)
     verdict = bottleneck(sample(app=app, pool=replace(FULL_POOL, database=database)))
     assert verdict.where == "pgbouncer pool"
-    assert verdict.knob == knob
+    assert verdict.setting == setting
     assert "0.250 s" in verdict.line
 
 
 def test_short_processors_are_the_cause_of_a_full_pgbouncer_pool() -> None:
     verdict = bottleneck(sample(pool=FULL_POOL, server=replace(IDLE_SERVER, on_cpu=4)))
     assert verdict.where == "postgres cpu"
-    assert verdict.knob == "POSTGRES_CPUS"
+    assert verdict.setting == "POSTGRES_CPUS"
 
 
 def test_a_full_server_is_the_cause_of_a_full_pgbouncer_pool() -> None:
     roles = (RoleSessions("risk_api", 60, {"idle": 58}),)
     verdict = bottleneck(sample(pool=FULL_POOL, server=replace(IDLE_SERVER, roles=roles)))
     assert verdict.where == "postgres sessions"
-    assert verdict.knob == "POSTGRES_MAX_CONNECTIONS"
+    assert verdict.setting == "POSTGRES_MAX_CONNECTIONS"
 
 
 def test_a_lock_comes_before_everything_that_queues_behind_it() -> None:

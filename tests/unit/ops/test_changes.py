@@ -5,10 +5,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from infra.compiler import catalogue, ops_settings
-from infra.compiler.knobs import Value, Values
+from infra.config import catalogue, ops_settings
+from infra.config.settings import Value, Values
 from infra.ops import effect
-from infra.ops.changes import KnobChange, baseline, changes, read_record
+from infra.ops.changes import SettingChange, baseline, changes, read_record
 
 
 def values(**changed: Value) -> Values:
@@ -16,13 +16,13 @@ def values(**changed: Value) -> Values:
 
 
 def record(**changed: Value) -> dict[str, Any]:
-    """Return the knobs as compiled.json holds them."""
-    knobs = ops_settings.compiled(values(**changed))["knobs"]
-    return dict(json.loads(json.dumps(knobs)))
+    """Return the settings as compiled.json holds them."""
+    settings = ops_settings.compiled(values(**changed))["settings"]
+    return dict(json.loads(json.dumps(settings)))
 
 
-def named(found: tuple[KnobChange, ...]) -> dict[str, tuple[str, Value]]:
-    return {one.knob.name: (one.was, one.new) for one in found}
+def named(found: tuple[SettingChange, ...]) -> dict[str, tuple[str, Value]]:
+    return {one.setting.name: (one.was, one.new) for one in found}
 
 
 def test_an_unchanged_file_changes_nothing() -> None:
@@ -48,11 +48,11 @@ def test_processes_that_differ_are_a_change_to_all_of_their_values() -> None:
     assert before.values["PGBOUNCER_BATCH_POOL_SIZE"] == 6
 
 
-def test_a_knob_that_the_record_does_not_know_is_new() -> None:
+def test_a_setting_that_the_record_does_not_know_is_new() -> None:
     old = record()
     del old["API_THREADS"]
     (change,) = changes(baseline(old, {}), values())
-    assert (change.knob.name, change.was) == ("API_THREADS", "none")
+    assert (change.setting.name, change.was) == ("API_THREADS", "none")
 
 
 def test_a_recorded_value_that_is_not_one_any_more_is_not_believed() -> None:
@@ -62,7 +62,7 @@ def test_a_recorded_value_that_is_not_one_any_more_is_not_believed() -> None:
 
 def test_the_order_is_that_of_the_env_file() -> None:
     found = changes(baseline(record(), {}), values(WORKER_THREADS=3, POSTGRES_MAX_CONNECTIONS=61))
-    assert [one.knob.name for one in found] == ["POSTGRES_MAX_CONNECTIONS", "WORKER_THREADS"]
+    assert [one.setting.name for one in found] == ["POSTGRES_MAX_CONNECTIONS", "WORKER_THREADS"]
     assert [one.live for one in found] == [False, False]
 
 

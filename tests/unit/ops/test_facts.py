@@ -1,17 +1,17 @@
-"""One form for what is in force and what should be; where knobs are read from; the read-back."""
+"""One form for what is in force and what should be; where settings are read from; the read-back."""
 
 from decimal import Decimal
 
 import pytest
 
-from infra.compiler import catalogue
-from infra.compiler.knobs import Change, Value, Values
+from infra.config import catalogue
+from infra.config.settings import Change, Value, Values
 from infra.ops import facts
 from infra.ops.facts import Facts, expected, fact
 from infra.ops.in_force import InForce, Process
-from infra.ops.knob_sources import SOURCES, read
-from infra.ops.postgres_admin import RoleInForce, Setting
+from infra.ops.postgres_admin import RoleInForce, ServerSetting
 from infra.ops.readback import deviations
+from infra.ops.setting_sources import SOURCES, read
 
 
 def values(**changed: Value) -> Values:
@@ -33,11 +33,13 @@ def test_text_that_looks_like_a_number_with_a_unit_stays_text() -> None:
 
 def test_settings_of_the_server_are_compared_in_their_own_unit() -> None:
     rows = {
-        "shared_buffers": Setting("shared_buffers", "32768", "8kB", "postmaster", False, "default"),
-        "checkpoint_timeout": Setting(
+        "shared_buffers": ServerSetting(
+            "shared_buffers", "32768", "8kB", "postmaster", False, "default"
+        ),
+        "checkpoint_timeout": ServerSetting(
             "checkpoint_timeout", "300", "s", "sighup", False, "configuration file"
         ),
-        "lock_timeout": Setting("lock_timeout", "2000", "ms", "user", False, "user"),
+        "lock_timeout": ServerSetting("lock_timeout", "2000", "ms", "user", False, "user"),
     }
     role = RoleInForce("risk_api", 24, {"lock_timeout": "1000ms"})
     assert facts.of_postgres(rows, {"risk_api": role}) == {
@@ -49,19 +51,21 @@ def test_settings_of_the_server_are_compared_in_their_own_unit() -> None:
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_every_source_is_a_fact_that_follows_its_knob(name: str) -> None:
-    """Compile with another value of the knob, and read that value back from the facts."""
-    knob, source = catalogue.by_name()[name], SOURCES[name]
+def test_every_source_is_a_fact_that_follows_its_setting(name: str) -> None:
+    """Compile with another value of the setting, and read that value back from the facts."""
+    setting, source = catalogue.by_name()[name], SOURCES[name]
     other = _another(name)
-    assert read(knob, source, expected(values())[source.tier][source.name]) == knob.default
-    assert read(knob, source, expected(values(**{name: other}))[source.tier][source.name]) == other
+    assert read(setting, source, expected(values())[source.tier][source.name]) == setting.default
+    assert (
+        read(setting, source, expected(values(**{name: other}))[source.tier][source.name]) == other
+    )
 
 
 def _another(name: str) -> Value:
-    knob = catalogue.by_name()[name]
-    if isinstance(knob.default, str):
-        return next(choice for choice in knob.choices if choice != knob.default)
-    return knob.default + 1
+    setting = catalogue.by_name()[name]
+    if isinstance(setting.default, str):
+        return next(choice for choice in setting.choices if choice != setting.default)
+    return setting.default + 1
 
 
 def test_what_changes_live_and_reaches_a_process_can_be_read_from_it() -> None:
@@ -81,7 +85,7 @@ def test_what_changes_live_and_reaches_a_process_can_be_read_from_it() -> None:
         "POSTGRES_WORK_MEM_KB",
         "WORKER_QUERY_TIMEOUT_SECONDS",
     }
-    live = {knob.name for knob in catalogue.all_knobs() if knob.change is Change.LIVE}
+    live = {setting.name for setting in catalogue.all_settings() if setting.change is Change.LIVE}
     assert live - SOURCES.keys() == not_read
 
 
@@ -124,14 +128,14 @@ def test_a_setting_that_is_gone_deviates() -> None:
     assert one.found == "not there"
 
 
-def test_knobs_are_read_from_every_process() -> None:
+def test_settings_are_read_from_every_process() -> None:
     one = _in_force(values()).of("pgbouncer")[0]
     other = Process(
         "pgbouncer", "pgbouncer-2", one.found | {"databases.risk.pool_size": Decimal(9)}
     )
-    knobs = InForce((one, other), {"pgbouncer": 2}).knobs()
-    assert knobs["PGBOUNCER_INTERACTIVE_POOL_SIZE"] == (4, 9)
-    assert knobs["PGBOUNCER_BATCH_POOL_SIZE"] == (2,)
+    settings = InForce((one, other), {"pgbouncer": 2}).settings()
+    assert settings["PGBOUNCER_INTERACTIVE_POOL_SIZE"] == (4, 9)
+    assert settings["PGBOUNCER_BATCH_POOL_SIZE"] == (2,)
 
 
 def test_who_is_not_there_or_silent_is_named() -> None:

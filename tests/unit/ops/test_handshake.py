@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from infra.compiler import issuing
+from infra.config import issuing
 from infra.ops.rotation import handshake
 from infra.ops.targets import Target
 

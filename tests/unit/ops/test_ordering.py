@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infra.compiler import budget, catalogue, connections
-from infra.compiler.knobs import Change, Knob, Value, Values
+from infra.config import budget, catalogue, connections
+from infra.config.settings import Change, Setting, Value, Values
 from infra.ops import ordering
 from infra.ops.ordering import SIZED, Step, live_part, smaller, steps, tiers_to_restart
 
@@ -146,10 +146,10 @@ def test_all_sized_resources_are_live_whole_numbers() -> None:
         assert isinstance(known[name].default, int)
 
 
-@pytest.mark.parametrize("knob", catalogue.all_knobs(), ids=lambda knob: knob.name)
-def test_every_change_that_is_not_live_names_a_service(knob: Knob) -> None:
-    restart, recreate = tiers_to_restart([knob.name])
-    assert bool(restart or recreate) == (knob.change is not Change.LIVE)
+@pytest.mark.parametrize("setting", catalogue.all_settings(), ids=lambda setting: setting.name)
+def test_every_change_that_is_not_live_names_a_service(setting: Setting) -> None:
+    restart, recreate = tiers_to_restart([setting.name])
+    assert bool(restart or recreate) == (setting.change is not Change.LIVE)
     assert set(restart + recreate) <= {"postgres", "migrate", "pgbouncer", "api", "worker"}
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from infra.compiler.build import Compiled
-from infra.compiler.render import Rendered
-from infra.compiler.secrets import PASSWORDS, VERIFIERS
+from infra.config.build import Compiled
+from infra.config.render import Rendered
+from infra.config.secrets import PASSWORDS, VERIFIERS
 from infra.ops.apply import Paths
 from infra.ops.operation import FailedError
 from infra.ops.rotation import logins, pending, switch

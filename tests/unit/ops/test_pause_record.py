@@ -91,7 +91,7 @@ def test_a_killed_holder_is_seen_at_once(tmp_path: Path) -> None:
         assert _must_act(record, LIMITS, free=free)
 
 
-def test_a_holder_that_hangs_is_given_the_knobs_time() -> None:
+def test_a_holder_that_hangs_is_given_the_settings_time() -> None:
     now = time.monotonic()
     young, old = PauseRecord(Phase.PAUSED, now - 10), PauseRecord(Phase.PAUSED, now - 21)
     assert not _must_act(young, LIMITS, free=False)

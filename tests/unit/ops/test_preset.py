@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.compiler import envfile
-from infra.compiler.build import check
+from infra.config import envfile
+from infra.config.build import check
 from infra.ops import exits, preset
 from tests.unit.infra.support import REPOSITORY
 
@@ -44,7 +44,7 @@ def test_a_preset_with_an_unknown_and_a_faulty_setting_is_refused_by_name(
     nowhere = env_file.parent / "none"
     assert preset.run("own", env_file, nowhere, nowhere) == exits.BAD_INPUT
     said = capsys.readouterr().err
-    assert "presets/own.env:3: API_THREAD=3 is not a knob; did you mean API_THREADS?" in said
+    assert "presets/own.env:3: API_THREAD=3 is not a setting; did you mean API_THREADS?" in said
     assert "presets/own.env:4: API_CPUS=two is not a number" in said
 
 

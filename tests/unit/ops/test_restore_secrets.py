@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from infra.compiler import build, catalogue, issuing, recovery, write
-from infra.compiler.host import Host
-from infra.compiler.secrets import PASSWORDS
+from infra.config import build, catalogue, issuing, recovery, write
+from infra.config.host import Host
+from infra.config.secrets import PASSWORDS
 from infra.ops import exits, restore_secrets
 from infra.ops.apply import Paths
 from tests.unit.infra.support import write_env

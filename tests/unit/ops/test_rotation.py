@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from infra.compiler import scram
-from infra.compiler.certificates import ALSO_TRUSTED
-from infra.compiler.names import LOGIN_ROLES
-from infra.compiler.secrets import PASSWORDS, TOKENS
+from infra.config import scram
+from infra.config.certificates import ALSO_TRUSTED
+from infra.config.names import LOGIN_ROLES
+from infra.config.secrets import PASSWORDS, TOKENS
 from infra.ops.operation import RefusedError
 from infra.ops.rotation import pending
 from infra.ops.rotation.certificates import steps

@@ -22,8 +22,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from infra.compiler import build, catalogue, certificates, control, issuing, write
-from infra.compiler.secrets import STAGED, SecretError
+from infra.config import build, catalogue, certificates, control, issuing, write
+from infra.config.secrets import STAGED, SecretError
 from infra.ops import exits
 from infra.ops.apply import Paths
 from infra.ops.operation import FailedError, Request

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.compiler.faults import Fault, FaultyInputError
-from infra.compiler.secrets import TOKENS
+from infra.config.faults import Fault, FaultyInputError
+from infra.config.secrets import TOKENS
 from infra.ops import exits
 from infra.ops.apply import Paths
 from infra.ops.operation import FailedError

@@ -79,7 +79,7 @@ def test_every_fault_is_listed(client: TestClient, body: dict[str, Any]) -> None
     ]
 
 
-def test_more_sites_than_the_knob_allows_are_refused(
+def test_more_sites_than_the_setting_allows_are_refused(
     client: TestClient, body: dict[str, Any]
 ) -> None:
     body["sites"] = [site(site_id=str(number)) for number in range(6)]

@@ -1,0 +1,139 @@
+"""The settings files of api, worker and migrate, as the app reads them."""
+
+from decimal import Decimal
+
+from infra.config import control
+from infra.config.names import API, DATABASE, OWNER, WORKER, Client
+from infra.config.settings import Values
+from infra.config.wording import seconds
+
+Section = dict[str, object]
+
+MONITOR_PORT = 8001
+_API_PORT = 8000
+# The worker's HTTP server answers health and metrics only.
+_STATUS_THREADS = 4
+_STATUS_DEADLINE_SECONDS = 5.0
+_STATUS_BODY_BYTES = 1024
+
+
+def api(values: Values) -> Section:
+    """Return the whole of api.json."""
+    return {
+        "service": "api",
+        "http": _api_http(values),
+        "database": _pooled(values, API),
+        "pool": _pool(values, API),
+        "limits": {"sites_max": values.integer("API_SITES_MAX")},
+        "log": _log(values),
+        "control": control.served("api"),
+    }
+
+
+def worker(values: Values) -> Section:
+    """Return the whole of worker.json."""
+    return {
+        "service": "worker",
+        "http": _status_http(values),
+        "database": _pooled(values, WORKER),
+        "pool": _pool(values, WORKER),
+        "worker": _work(values),
+        "log": _log(values),
+        "control": control.served("worker"),
+    }
+
+
+def migrate(values: Values) -> Section:
+    """Return the whole of migrate.json: direct to PostgreSQL, as the owner."""
+    target = {"host": "postgres", "port": 5432, "load_balance_hosts": "disable"}
+    return {
+        "service": "migrate",
+        "database": _database(values, "migrate", DATABASE, OWNER) | target,
+        "reference": {"grid_degrees": float(values.number("REFERENCE_GRID_DEGREES"))},
+        "log": _log(values),
+    }
+
+
+def _api_http(values: Values) -> Section:
+    return {
+        "host": "0.0.0.0",  # noqa: S104  # inside its container; compose publishes on loopback
+        "port": _API_PORT,
+        "max_body_bytes": values.integer("API_BODY_MAX_BYTES"),
+        "request_deadline_seconds": _seconds(values, "API_REQUEST_DEADLINE_SECONDS"),
+        "threads": values.integer("API_THREADS"),
+        "event_streams_max": values.integer("API_EVENT_STREAMS_MAX"),
+        "shutdown_grace_seconds": _seconds(values, "API_SHUTDOWN_GRACE_SECONDS"),
+    }
+
+
+def _status_http(values: Values) -> Section:
+    return {
+        "host": "0.0.0.0",  # noqa: S104  # inside its container, not published
+        "port": MONITOR_PORT,
+        "max_body_bytes": _STATUS_BODY_BYTES,
+        "request_deadline_seconds": _STATUS_DEADLINE_SECONDS,
+        "threads": _STATUS_THREADS,
+        "event_streams_max": 1,
+        "shutdown_grace_seconds": _seconds(values, "WORKER_SHUTDOWN_GRACE_SECONDS"),
+    }
+
+
+def _pooled(values: Values, client: Client) -> Section:
+    target = {"host": "pgbouncer", "port": 6432, "load_balance_hosts": "random"}
+    return _database(values, client.service, client.entry, client.role) | target
+
+
+def _database(values: Values, service: str, dbname: str, user: str) -> Section:
+    return {
+        "dbname": dbname,
+        "user": user,
+        "password_file": f"/etc/sluice/{service}.password",
+        "sslmode": "verify-full",
+        "sslrootcert": "/etc/sluice/ca.crt",
+        "application_name": f"sluice-{service}",
+        "connect_timeout_seconds": values.integer("APP_CONNECT_TIMEOUT_SECONDS"),
+        "tcp_user_timeout_ms": values.integer("TCP_USER_TIMEOUT_MS"),
+        "keepalives_idle_seconds": values.integer("TCP_KEEPALIVE_IDLE_SECONDS"),
+        "keepalives_interval_seconds": values.integer("TCP_KEEPALIVE_INTERVAL_SECONDS"),
+        "keepalives_count": values.integer("TCP_KEEPALIVE_COUNT"),
+        "prepare_threshold": values.integer("APP_PREPARE_THRESHOLD"),
+        "prepared_max": values.integer("APP_PREPARED_MAX"),
+    }
+
+
+def _pool(values: Values, client: Client) -> Section:
+    return {
+        "min_size": values.integer(client.pool_min_size),
+        "max_size": values.integer(client.pool_max_size),
+        "timeout_seconds": _seconds(values, client.pool_timeout),
+        "max_waiting": values.integer(client.pool_max_waiting),
+        "max_lifetime_seconds": _seconds(values, "APP_POOL_MAX_LIFETIME_SECONDS"),
+        "max_idle_seconds": _seconds(values, "APP_POOL_MAX_IDLE_SECONDS"),
+        "reconnect_timeout_seconds": _seconds(values, "APP_POOL_RECONNECT_TIMEOUT_SECONDS"),
+        "num_workers": values.integer("APP_POOL_CONNECTORS"),
+        "check_idle_seconds": _seconds(values, "APP_POOL_CHECK_IDLE_SECONDS"),
+        "leak_threshold_seconds": _seconds(values, client.leak_threshold),
+        "retry_budget_seconds": _seconds(values, client.retry_budget),
+        "retry_attempts_max": values.integer("APP_RETRY_ATTEMPTS_MAX"),
+    }
+
+
+def _work(values: Values) -> Section:
+    return {
+        "threads": values.integer("WORKER_THREADS"),
+        "batch_tasks": values.integer("WORKER_BATCH_TASKS"),
+        "lease_seconds": _seconds(values, "WORKER_LEASE_SECONDS"),
+        "poll_interval_seconds": _seconds(values, "WORKER_POLL_INTERVAL_MS"),
+        "attempts_max": values.integer("WORKER_TASK_ATTEMPTS_MAX"),
+        "retry_delay_seconds": _seconds(values, "WORKER_TASK_RETRY_DELAY_MS"),
+        "batch_deadline_seconds": _seconds(values, "WORKER_BATCH_DEADLINE_SECONDS"),
+        "shutdown_grace_seconds": _seconds(values, "WORKER_SHUTDOWN_GRACE_SECONDS"),
+    }
+
+
+def _log(values: Values) -> Section:
+    return {"level": values.text("APP_LOG_LEVEL")}
+
+
+def _seconds(values: Values, name: str) -> float:
+    return float(Decimal(seconds(values, name)))

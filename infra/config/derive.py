@@ -1,0 +1,243 @@
+"""PostgreSQL settings derived from the budget, each with its formula beside it."""
+
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal
+
+from infra.config import connections
+from infra.config.settings import Values
+
+KB_PER_MB = 1024
+# One statement can hold several sorts and hashes, and a hash may take twice work_mem
+# (hash_mem_multiplier): two full allocations per session are taken as the worst case.
+WORK_MEM_FACTOR = 2
+# Private memory of a session before any sort: catalogue caches, TLS, prepared plans.
+SESSION_OVERHEAD_KB = 3 * KB_PER_MB
+WORK_MEM_MIN_KB = 64
+# work_mem below this makes ordinary sorts of this workload spill to disk.
+WORK_MEM_USEFUL_KB = 1024
+# Write-ahead log and temporary files may each take this part of the disk; the data have the rest.
+DISK_SHARE = 4
+# max_wal_size is a target that a checkpoint behind schedule exceeds.
+WAL_FACTOR = 2
+_MAINTENANCE_MAX_KB = 2048 * KB_PER_MB
+_WORK_MEM_MAX_KB = 256 * KB_PER_MB
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """One server setting: name, value as PostgreSQL reads it, and how it came about."""
+
+    name: str
+    value: str
+    formula: str
+
+
+def memory_kb(values: Values) -> int:
+    """Return the memory limit of the PostgreSQL container in kB."""
+    return values.integer("POSTGRES_MEMORY_MB") * KB_PER_MB
+
+
+def shared_buffers_kb(values: Values) -> int:
+    """Return shared_buffers in kB, a whole number of 8 kB pages."""
+    share = memory_kb(values) * values.integer("POSTGRES_SHARED_BUFFERS_PERCENT") // 100
+    return share // 8 * 8
+
+
+def maintenance_work_mem_kb(values: Values) -> int:
+    """Return maintenance_work_mem in kB: the operator's, or 1/8 of memory shared out."""
+    chosen = values.integer("POSTGRES_MAINTENANCE_WORK_MEM_MB") * KB_PER_MB
+    share = memory_kb(values) // 8 // values.integer("POSTGRES_AUTOVACUUM_WORKERS")
+    return chosen or min(max(share // KB_PER_MB, 1) * KB_PER_MB, _MAINTENANCE_MAX_KB)
+
+
+def fixed_kb(values: Values) -> int:
+    """Return the memory that is gone before any session sorts, in kB."""
+    sessions = values.integer("POSTGRES_MAX_CONNECTIONS") * SESSION_OVERHEAD_KB
+    vacuum = maintenance_work_mem_kb(values) * values.integer("POSTGRES_AUTOVACUUM_WORKERS")
+    return shared_buffers_kb(values) + sessions + vacuum
+
+
+def work_mem_kb(values: Values) -> int:
+    """Return work_mem in kB: the operator's, or derived from the sessions of the budget.
+
+    Half of the memory that is left goes to the sessions the budget knows of; the bound is
+    that max_connections sessions at the stated factor still fit.
+    """
+    chosen = values.integer("POSTGRES_WORK_MEM_KB")
+    if chosen:
+        return chosen
+    left = max(memory_kb(values) - fixed_kb(values), 0)
+    busy = connections.pooled(values) + connections.direct(values)
+    target = left // 2 // (busy * WORK_MEM_FACTOR)
+    bound = left // (values.integer("POSTGRES_MAX_CONNECTIONS") * WORK_MEM_FACTOR)
+    return max(min(target, bound, _WORK_MEM_MAX_KB), WORK_MEM_MIN_KB)
+
+
+def memory_demand_kb(values: Values) -> int:
+    """Return the worst case that must fit into the container, in kB."""
+    sessions = values.integer("POSTGRES_MAX_CONNECTIONS")
+    return fixed_kb(values) + sessions * work_mem_kb(values) * WORK_MEM_FACTOR
+
+
+def processors(values: Values) -> int:
+    """Return the processors rounded up: a part of one still runs one process."""
+    return int(values.number("POSTGRES_CPUS").to_integral_value(rounding=ROUND_CEILING))
+
+
+def wal_demand_mb(values: Values) -> int:
+    """Return the disk space that the write-ahead log may take, in MB."""
+    return values.integer("POSTGRES_MAX_WAL_MB") * WAL_FACTOR
+
+
+def spilling_processes(values: Values) -> int:
+    """Return the processes that may have temporary files at once; the limit is for each.
+
+    Without those of the owner, who has no limit: a large index is sorted on disk.
+    """
+    direct = connections.direct(values) - values.integer("POSTGRES_OWNER_CONNECTIONS")
+    return connections.pooled(values) + direct + processors(values)
+
+
+def temp_file_limit_kb(values: Values) -> int:
+    """Return temp_file_limit in kB: the share of the disk over all that may spill."""
+    share = values.integer("POSTGRES_DISK_MB") * KB_PER_MB // DISK_SHARE
+    return share // spilling_processes(values)
+
+
+def disk_reserve_mb(values: Values) -> int:
+    """Return the free disk space below which the volume may fill up at any moment, in MB."""
+    return wal_demand_mb(values) + temp_file_limit_kb(values) // KB_PER_MB
+
+
+def ballast_mb(values: Values) -> int:
+    """Return the size of the file that is given back on a full disk, in MB.
+
+    At least four segments of the log: a server that cannot write one does not start.
+    """
+    return min(max(values.integer("POSTGRES_DISK_MB") // 64, 64), 1024)
+
+
+def data_mb(values: Values) -> int:
+    """Return the disk space that is left for tables and indexes, in MB."""
+    disk = values.integer("POSTGRES_DISK_MB")
+    return disk - wal_demand_mb(values) - disk // DISK_SHARE - ballast_mb(values)
+
+
+def derived_settings(values: Values) -> tuple[Derived, ...]:
+    """Return every derived server setting, in the order of postgresql.conf."""
+    return (
+        *_connection_settings(values),
+        *_memory_settings(values),
+        *_log_settings(values),
+        *_process_settings(values),
+        *_disk_settings(values),
+    )
+
+
+def _connection_settings(values: Values) -> tuple[Derived, ...]:
+    names = {
+        "max_connections": "POSTGRES_MAX_CONNECTIONS",
+        "superuser_reserved_connections": "POSTGRES_SUPERUSER_RESERVED_CONNECTIONS",
+        "reserved_connections": "POSTGRES_RESERVED_CONNECTIONS",
+        "max_wal_senders": "POSTGRES_BACKUP_CONNECTIONS",
+    }
+    return tuple(
+        Derived(name, str(values.integer(setting)), setting) for name, setting in names.items()
+    )
+
+
+def _memory_settings(values: Values) -> tuple[Derived, ...]:
+    cache = memory_kb(values) - fixed_kb(values) + shared_buffers_kb(values)
+    return (
+        Derived(
+            "shared_buffers",
+            f"{shared_buffers_kb(values)}kB",
+            "POSTGRES_MEMORY_MB x POSTGRES_SHARED_BUFFERS_PERCENT / 100",
+        ),
+        Derived(
+            "effective_cache_size",
+            f"{max(cache, shared_buffers_kb(values))}kB",
+            "memory - session overhead - autovacuum: shared_buffers + page cache left to the tier",
+        ),
+        Derived("work_mem", f"{work_mem_kb(values)}kB", _work_mem_formula(values)),
+        Derived(
+            "maintenance_work_mem",
+            f"{maintenance_work_mem_kb(values)}kB",
+            "POSTGRES_MAINTENANCE_WORK_MEM_MB, or memory / 8 / POSTGRES_AUTOVACUUM_WORKERS, "
+            "1 MB..2 GB",
+        ),
+        Derived(
+            "autovacuum_work_mem",
+            f"{maintenance_work_mem_kb(values)}kB",
+            "maintenance_work_mem",
+        ),
+        Derived(
+            "wal_buffers",
+            f"{min(max(shared_buffers_kb(values) // 32, 64), 16 * KB_PER_MB)}kB",
+            "shared_buffers / 32, 64 kB..16 MB",
+        ),
+    )
+
+
+def _work_mem_formula(values: Values) -> str:
+    if values.integer("POSTGRES_WORK_MEM_KB"):
+        return "POSTGRES_WORK_MEM_KB"
+    busy = connections.pooled(values) + connections.direct(values)
+    return (
+        f"(memory - fixed) / 2 / ({busy} pooled and direct sessions x {WORK_MEM_FACTOR}), "
+        f"bounded so that POSTGRES_MAX_CONNECTIONS sessions fit"
+    )
+
+
+def _log_settings(values: Values) -> tuple[Derived, ...]:
+    slow = f"{values.integer('POSTGRES_SLOW_STATEMENT_MS')}ms"
+    return (
+        Derived("log_min_duration_statement", slow, "POSTGRES_SLOW_STATEMENT_MS"),
+        Derived("auto_explain.log_min_duration", slow, "POSTGRES_SLOW_STATEMENT_MS"),
+    )
+
+
+def _process_settings(values: Values) -> tuple[Derived, ...]:
+    cpus = processors(values)
+    gather = min(cpus // 2, 4)
+    return (
+        Derived("max_worker_processes", str(cpus + 4), "POSTGRES_CPUS rounded up + 4"),
+        Derived("max_parallel_workers", str(cpus), "POSTGRES_CPUS rounded up"),
+        Derived("max_parallel_workers_per_gather", str(gather), "POSTGRES_CPUS / 2, at most 4"),
+        Derived("max_parallel_maintenance_workers", str(gather), "POSTGRES_CPUS / 2, at most 4"),
+        Derived(
+            "autovacuum_max_workers",
+            str(values.integer("POSTGRES_AUTOVACUUM_WORKERS")),
+            "POSTGRES_AUTOVACUUM_WORKERS",
+        ),
+    )
+
+
+def _disk_settings(values: Values) -> tuple[Derived, ...]:
+    maximum = values.integer("POSTGRES_MAX_WAL_MB")
+    solid = values.text("POSTGRES_STORAGE") == "ssd"
+    cost, concurrency = (Decimal("1.1"), 200) if solid else (Decimal("4.0"), 2)
+    return (
+        Derived("max_wal_size", f"{maximum}MB", "POSTGRES_MAX_WAL_MB"),
+        Derived(
+            "min_wal_size", f"{maximum}MB", "max_wal_size: data cannot take the space of the log"
+        ),
+        Derived(
+            "temp_file_limit",
+            f"{temp_file_limit_kb(values)}kB",
+            f"POSTGRES_DISK_MB / {DISK_SHARE} / ({spilling_processes(values)} pooled, direct and "
+            "parallel processes); risk_owner has none",
+        ),
+        Derived(
+            "sluice.ballast",
+            f"{ballast_mb(values)}MB",
+            "POSTGRES_DISK_MB / 64, 64 MB..1 GB: the file that `make free-disk` gives back",
+        ),
+        Derived(
+            "checkpoint_timeout",
+            f"{values.integer('POSTGRES_CHECKPOINT_TIMEOUT_SECONDS')}s",
+            "POSTGRES_CHECKPOINT_TIMEOUT_SECONDS",
+        ),
+        Derived("random_page_cost", str(cost), "POSTGRES_STORAGE: ssd 1.1, hdd 4.0"),
+        Derived("effective_io_concurrency", str(concurrency), "POSTGRES_STORAGE: ssd 200, hdd 2"),
+    )

@@ -1,0 +1,136 @@
+"""Read and edit an env file: plain NAME=value lines, the subset that Compose reads alike."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+
+from infra.config import measured
+from infra.config.faults import Fault
+
+_NAME = re.compile(r"[A-Z][A-Z0-9_]*\Z")
+# Compose would expand, unquote or cut what contains one of these; the compiler would not.
+_NOT_PLAIN = re.compile(r"[\s\"'`$#\\]")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One assignment: setting name, text as written, line number from 1.
+
+    `mark`: the record of a measurement in the comment directly above it.
+    """
+
+    name: str
+    text: str
+    line: int
+    mark: measured.Mark | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EnvFile:
+    """What a file assigns, and every syntax fault found in it."""
+
+    name: str
+    entries: tuple[Entry, ...]
+    faults: tuple[Fault, ...]
+
+
+def read(path: Path, *, name: str) -> EnvFile:
+    """Read `path`; `name` is how faults call it. An unreadable file is a fault, not an error."""
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        return EnvFile(name, (), (Fault(name, f"is not UTF-8 text (byte {error.start})"),))
+    except OSError as error:
+        return EnvFile(name, (), (Fault(name, f"cannot be read: {error.strerror}"),))
+    if text.startswith("\ufeff"):
+        fault = Fault(name, "starts with a byte order mark; save as UTF-8 without one", 1)
+        return EnvFile(name, (), (fault,))
+    return parse(text, name=name)
+
+
+def parse(text: str, *, name: str) -> EnvFile:
+    """Parse the text of an env file, collecting every fault instead of stopping at one."""
+    entries: list[Entry] = []
+    faults: list[Fault] = []
+    above = ""
+    for number, line in enumerate(text.split("\n"), start=1):
+        stripped = line.strip()
+        if not stripped or stripped.startswith("#"):
+            above = stripped
+            continue
+        entry, problem = _parse_line(line, number)
+        if entry:
+            entry = replace(entry, mark=measured.parse(above))
+        above = ""
+        if problem:
+            faults.append(Fault(name, problem, number))
+        if entry:
+            entries.append(entry)
+    faults.extend(_duplicates(entries, name))
+    return EnvFile(name, tuple(entries), tuple(faults))
+
+
+def _parse_line(line: str, number: int) -> tuple[Entry | None, str | None]:
+    """Return the assignment (also when only its text is faulty) and the problem, if any."""
+    key, equals, text = line.removesuffix("\r").partition("=")
+    if not equals:
+        return None, f"{key.strip()[:40]!r} is not an assignment; write NAME=value"
+    if not _NAME.match(key):
+        return (
+            None,
+            f"{key[:40]!r} is not a setting name; write NAME=value without spaces or export",
+        )
+    if line.endswith("\r"):
+        return Entry(key, text, number), f"{key}: the line ends in CR LF; save with LF line ends"
+    return Entry(key, text, number), _text_problem(key, text)
+
+
+def _text_problem(key: str, text: str) -> str | None:
+    if text == "":
+        return f"{key} has no value; give one or remove the line"
+    if match := _NOT_PLAIN.search(text):
+        return (
+            f"{key}={text[:40]} contains {match.group()!r}; write the bare value without spaces, "
+            "quotes or a comment behind it"
+        )
+    return None
+
+
+def _duplicates(entries: list[Entry], name: str) -> Iterator[Fault]:
+    first: dict[str, Entry] = {}
+    for entry in entries:
+        seen = first.setdefault(entry.name, entry)
+        if seen is not entry:
+            message = f"{entry.name} is already set on line {seen.line}; keep one of the two"
+            yield Fault(name, message, entry.line)
+
+
+def edit(
+    text: str,
+    changes: Mapping[str, object],
+    records: Mapping[str, str] = MappingProxyType({}),
+) -> str:
+    """Return the text of an env file with other values; what it leaves out is added at its end.
+
+    `records` are comment lines of measurements, by setting: each comes directly above its
+    setting, in place of an earlier one. Everything else stays as it is.
+    """
+    missing = dict(changes)
+    lines: list[str] = []
+    for line in text.splitlines():
+        name = line.partition("=")[0]
+        if name in missing:
+            if lines and lines[-1].startswith(measured.RECORDS):
+                lines.pop()
+            lines += _assignment(name, missing.pop(name), records)
+        else:
+            lines.append(line)
+    for name, value in missing.items():
+        lines += _assignment(name, value, records)
+    return "\n".join(lines) + "\n"
+
+
+def _assignment(name: str, value: object, records: Mapping[str, str]) -> list[str]:
+    return [*([records[name]] if name in records else []), f"{name}={value}"]

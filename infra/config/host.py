@@ -1,0 +1,234 @@
+"""What must hold between the env file and the host, which no container sees for itself.
+
+infra/host/operate.sh asks on the host and hands over one JSON object a line. A fact that is not
+there (another operating system, a remote daemon) is not judged.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from infra.config import catalogue
+from infra.config.faults import Fault
+from infra.config.settings import BadValueError, UnavailableError, Values
+from infra.config.wording import shown
+
+HOST_SHOWN: Final = "this host"
+# Engine: health checks with start_interval. Compose: the oldest that is tested.
+DOCKER_MINIMUM: Final = (25, 0)
+COMPOSE_MINIMUM: Final = (2, 26)
+# A new database beside its write-ahead log.
+NEW_DATABASE_MB: Final = 512
+
+_CPUS = ("POSTGRES_CPUS", "PGBOUNCER_CPUS", "API_CPUS", "WORKER_CPUS")
+# 127.0.0.1 is taken by itself and by every address, in IPv4 and IPv6, as the kernel writes them.
+_TAKES_LOCALHOST = {"00000000", "0100007F", "0" * 32, "0000000000000000FFFF00000100007F"}
+_PUBLISHED = re.compile(r":(\d+)(?:-(\d+))?->")
+_MB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A running container and the ports that it publishes, as `docker ps` writes them."""
+
+    container: str
+    project: str
+    ports: str
+
+    def publishes(self, port: int) -> bool:
+        """Return True if `port` of the host leads to this container."""
+        spans = _PUBLISHED.findall(self.ports)
+        return any(int(first) <= port <= int(last or first) for first, last in spans)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """The facts of one host; None is unknown.
+
+    `open_files` is the hard limit of a container, known only where it is below the setting.
+    `listening` are local TCP addresses, hexadecimal as in /proc/net/tcp. `environment` are
+    settings of the caller's environment, which Compose reads before the env file.
+    """
+
+    project: str = ""
+    processors: int | None = None
+    memory_bytes: int | None = None
+    docker: str | None = None
+    compose: str | None = None
+    open_files: int | None = None
+    disk_free_bytes: int | None = None
+    has_data: bool = False
+    published: tuple[Published, ...] = ()
+    listening: frozenset[str] = frozenset()
+    environment: tuple[tuple[str, str], ...] = ()
+
+
+Rule = Callable[[Values, Host], Iterator[str]]
+
+
+def parse(text: str) -> Host | None:
+    """Return what the host handed over; None when it handed over nothing.
+
+    Raises:
+        ValueError: a line is not JSON.
+        TypeError: a line has a field that is not known.
+
+    """
+    lines = [json.loads(line) for line in text.splitlines() if line.strip()]
+    if not lines:
+        return None
+    single: dict[str, object] = {}
+    for line in lines:
+        if not line.keys() & {"container", "listening", "name"}:
+            single |= line
+    return Host(
+        **single,  # type: ignore[arg-type]  # a name that is not a field raises TypeError
+        published=tuple(Published(**line) for line in lines if "container" in line),
+        listening=frozenset(line["listening"] for line in lines if "listening" in line),
+        environment=tuple((line["name"], line["value"]) for line in lines if "name" in line),
+    )
+
+
+def faults(values: Values, host: Host, *, file: str) -> tuple[Fault, ...]:
+    """Return everything in the env file that this host cannot carry."""
+    return (
+        *(Fault(HOST_SHOWN, message) for message in _versions(host)),
+        *(Fault(file, message) for rule in _RULES for message in _judge(rule, values, host)),
+    )
+
+
+def warnings(values: Values, host: Host, *, file: str) -> tuple[Fault, ...]:
+    """Return what an operator should know of this host."""
+    rules = (_disk_with_data, _disk_to_come)
+    return tuple(Fault(file, message) for rule in rules for message in _judge(rule, values, host))
+
+
+def _versions(host: Host) -> Iterator[str]:
+    asked = (
+        ("Docker Engine", host.docker, DOCKER_MINIMUM),
+        ("Docker Compose", host.compose, COMPOSE_MINIMUM),
+    )
+    for name, found, minimum in asked:
+        match = re.match(r"v?(\d+)\.(\d+)", found or "")
+        if match and (int(match[1]), int(match[2])) < minimum:
+            yield f"{name} {found} is older than {minimum[0]}.{minimum[1]}; upgrade it"
+
+
+def _environment(values: Values, host: Host) -> Iterator[str]:
+    settings = catalogue.by_name()
+    for name, text in host.environment:
+        try:
+            same = settings[name].parse(text) == values[name]
+        except BadValueError:
+            same = False
+        except UnavailableError:
+            continue
+        if not same:
+            yield (
+                f"{shown(values, name)} is overridden by {name}={text[:40]} in the environment, "
+                f"which Compose reads first; unset it"
+            )
+
+
+def _processors(values: Values, host: Host) -> Iterator[str]:
+    for name in _CPUS:
+        try:
+            wanted = values.number(name)
+        except UnavailableError:
+            continue
+        if host.processors is not None and wanted > host.processors:
+            yield (
+                f"{shown(values, name)} exceeds the {host.processors} processors of this host; "
+                "Docker would refuse the container"
+            )
+
+
+def _memory(values: Values, host: Host) -> Iterator[str]:
+    limits = [
+        (1, "", "POSTGRES_MEMORY_MB"),
+        (values.integer("PGBOUNCER_REPLICAS"), "PGBOUNCER_REPLICAS", "PGBOUNCER_MEMORY_MB"),
+        (1, "", "API_MEMORY_MB"),
+        (values.integer("WORKER_REPLICAS"), "WORKER_REPLICAS", "WORKER_MEMORY_MB"),
+    ]
+    demand = sum(count * values.integer(limit) for count, _, limit in limits)
+    if host.memory_bytes is not None and demand * _MB > host.memory_bytes:
+        terms = (shown(values, *filter(None, (count, limit))) for _, count, limit in limits)
+        yield (
+            f"{' + '.join(terms).replace(', ', ' x ')} = {demand} exceeds the "
+            f"{host.memory_bytes // _MB} MB of this host; the kernel would kill a tier"
+        )
+
+
+def _open_files(values: Values, host: Host) -> Iterator[str]:
+    wanted = values.integer("PGBOUNCER_OPEN_FILES")
+    if host.open_files is not None and wanted > host.open_files:
+        yield (
+            f"{shown(values, 'PGBOUNCER_OPEN_FILES')} exceeds the hard limit of open files of this "
+            f"host's containers, {host.open_files}; lower it, or raise the Docker daemon's limit"
+        )
+
+
+def _disk(values: Values, host: Host) -> Iterator[str]:
+    if not host.has_data:
+        yield from _room(values, host, values.integer("POSTGRES_MAX_WAL_MB") + NEW_DATABASE_MB)
+
+
+def _disk_with_data(values: Values, host: Host) -> Iterator[str]:
+    # Not refused: part of the log is there already, and a smaller one must be possible.
+    if host.has_data:
+        yield from _room(values, host, values.integer("POSTGRES_MAX_WAL_MB"))
+
+
+def _disk_to_come(values: Values, host: Host) -> Iterator[str]:
+    """Warn before the first start; afterwards a part of it is taken, and how much is not known."""
+    wanted = values.integer("POSTGRES_DISK_MB")
+    if host.has_data or host.disk_free_bytes is None:
+        return
+    if host.disk_free_bytes < wanted * _MB:
+        yield (
+            f"{shown(values, 'POSTGRES_DISK_MB')} exceeds the {host.disk_free_bytes // _MB} MB "
+            "free under Docker's data directory; lower it or make room"
+        )
+
+
+def _room(values: Values, host: Host, wanted_mb: int) -> Iterator[str]:
+    if host.disk_free_bytes is not None and host.disk_free_bytes < wanted_mb * _MB:
+        yield (
+            f"{shown(values, 'POSTGRES_MAX_WAL_MB')} needs up to {wanted_mb} MB of disk, and "
+            f"{host.disk_free_bytes // _MB} MB are free under Docker's data directory; "
+            "lower it or make room"
+        )
+
+
+def _port(values: Values, host: Host) -> Iterator[str]:
+    port = values.integer("API_PORT")
+    holders = [one for one in host.published if one.publishes(port)]
+    if any(one.project == host.project for one in holders):
+        return
+    taken = {f"{address}:{port:04X}" for address in _TAKES_LOCALHOST}
+    if holders:
+        holder = f"container {holders[0].container}"
+    elif taken & host.listening:
+        holder = "another program"
+    else:
+        return
+    yield f"{shown(values, 'API_PORT')} is in use by {holder}; stop that or choose another port"
+
+
+_RULES: Final[tuple[Rule, ...]] = (
+    _environment,
+    _processors,
+    _memory,
+    _open_files,
+    _disk,
+    _port,
+)
+
+
+def _judge(rule: Rule, values: Values, host: Host) -> tuple[str, ...]:
+    try:
+        return tuple(rule(values, host))
+    except UnavailableError:
+        return ()

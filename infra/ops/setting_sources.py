@@ -1,0 +1,148 @@
+"""Where a setting can be read from a running process, for those that stand there as they are.
+
+The others (derived ones, container limits, what only operator commands use) are known from
+the record of the last compile.
+"""
+
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Final
+
+from infra.config.names import CLIENTS, OPERATOR, OWNER
+from infra.config.settings import Setting, Value
+from infra.ops.facts import Fact
+
+_MILLISECONDS: Final = Decimal(1000)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The tier, the name of the fact, and the setting's unit over the fact's unit."""
+
+    tier: str
+    name: str
+    unit: Decimal = Decimal(1)
+
+
+def read(setting: Setting, source: Source, found: Fact) -> Value:
+    """Return a fact as a value of its setting."""
+    if isinstance(setting.default, str):
+        choices = {choice.lower(): choice for choice in setting.choices}
+        return choices.get(str(found), str(found))
+    number = Decimal(found) * source.unit
+    return int(number) if isinstance(setting.default, int) else number
+
+
+def _pgbouncer() -> dict[str, Source]:
+    config = {
+        "PGBOUNCER_MAX_CLIENT_CONNECTIONS": "max_client_conn",
+        "PGBOUNCER_RESERVE_TIMEOUT_SECONDS": "reserve_pool_timeout",
+        "PGBOUNCER_QUERY_WAIT_TIMEOUT_SECONDS": "query_wait_timeout",
+        "PGBOUNCER_SERVER_CONNECT_TIMEOUT_SECONDS": "server_connect_timeout",
+        "PGBOUNCER_SERVER_LOGIN_RETRY_SECONDS": "server_login_retry",
+        "PGBOUNCER_CLIENT_LOGIN_TIMEOUT_SECONDS": "client_login_timeout",
+        "PGBOUNCER_SERVER_LIFETIME_SECONDS": "server_lifetime",
+        "PGBOUNCER_SERVER_IDLE_TIMEOUT_SECONDS": "server_idle_timeout",
+        "PGBOUNCER_DNS_MAX_TTL_SECONDS": "dns_max_ttl",
+        "PGBOUNCER_MAX_PREPARED_STATEMENTS": "max_prepared_statements",
+        "API_QUERY_TIMEOUT_SECONDS": "query_timeout",
+    }
+    found = {name: Source("pgbouncer", f"config.{key}") for name, key in config.items()}
+    for client in CLIENTS:
+        fields = {
+            client.server_pool_size: "pool_size",
+            client.server_reserve_size: "reserve_pool_size",
+            client.server_min_pool_size: "min_pool_size",
+        }
+        found |= {
+            name: Source("pgbouncer", f"databases.{client.entry}.{field}")
+            for name, field in fields.items()
+        }
+    return found
+
+
+def _postgres() -> dict[str, Source]:
+    settings = {
+        "POSTGRES_MAX_CONNECTIONS": "max_connections",
+        "POSTGRES_SUPERUSER_RESERVED_CONNECTIONS": "superuser_reserved_connections",
+        "POSTGRES_RESERVED_CONNECTIONS": "reserved_connections",
+        "POSTGRES_BACKUP_CONNECTIONS": "max_wal_senders",
+        "POSTGRES_AUTOVACUUM_WORKERS": "autovacuum_max_workers",
+        "POSTGRES_SLOW_STATEMENT_MS": "log_min_duration_statement",
+    }
+    limits = {"POSTGRES_OWNER_CONNECTIONS": OWNER, "POSTGRES_OPERATOR_CONNECTIONS": OPERATOR}
+    found = {name: Source("postgres", f"settings.{key}") for name, key in settings.items()}
+    found |= {
+        name: Source("postgres", f"roles.{role}.connection_limit") for name, role in limits.items()
+    }
+    found["POSTGRES_MAX_WAL_MB"] = Source("postgres", "settings.max_wal_size", Decimal(1) / 1024)
+    found["POSTGRES_CHECKPOINT_TIMEOUT_SECONDS"] = Source(
+        "postgres", "settings.checkpoint_timeout", Decimal(1) / 1000
+    )
+    for client in CLIENTS:
+        times = {
+            client.lock_timeout: "lock_timeout",
+            client.statement_timeout: "statement_timeout",
+            client.idle_in_transaction_timeout: "idle_in_transaction_session_timeout",
+            client.transaction_timeout: "transaction_timeout",
+        }
+        found |= {
+            name: Source("postgres", f"roles.{client.role}.{key}") for name, key in times.items()
+        }
+    return found
+
+
+def _app() -> dict[str, Source]:
+    found: dict[str, Source] = {}
+    for client in CLIENTS:
+        found |= {
+            client.pool_min_size: Source(client.service, "pool.min_size"),
+            client.pool_max_size: Source(client.service, "pool.max_size"),
+            client.pool_timeout: Source(client.service, "pool.timeout_seconds", _MILLISECONDS),
+            client.pool_max_waiting: Source(client.service, "pool.max_waiting"),
+            client.leak_threshold: Source(client.service, "pool.leak_threshold_seconds"),
+            client.retry_budget: Source(client.service, "pool.retry_budget_seconds"),
+        }
+    return found | _api() | _worker()
+
+
+def _api() -> dict[str, Source]:
+    names = {
+        "API_THREADS": "http.threads",
+        "API_SHUTDOWN_GRACE_SECONDS": "http.shutdown_grace_seconds",
+        "API_REQUEST_DEADLINE_SECONDS": "http.request_deadline_seconds",
+        "API_BODY_MAX_BYTES": "http.max_body_bytes",
+        "API_EVENT_STREAMS_MAX": "http.event_streams_max",
+        "API_SITES_MAX": "limits.sites_max",
+        "APP_CONNECT_TIMEOUT_SECONDS": "database.connect_timeout_seconds",
+        "APP_PREPARE_THRESHOLD": "database.prepare_threshold",
+        "APP_PREPARED_MAX": "database.prepared_max",
+        "APP_POOL_MAX_LIFETIME_SECONDS": "pool.max_lifetime_seconds",
+        "APP_POOL_MAX_IDLE_SECONDS": "pool.max_idle_seconds",
+        "APP_POOL_RECONNECT_TIMEOUT_SECONDS": "pool.reconnect_timeout_seconds",
+        "APP_POOL_CONNECTORS": "pool.num_workers",
+        "APP_POOL_CHECK_IDLE_SECONDS": "pool.check_idle_seconds",
+        "APP_RETRY_ATTEMPTS_MAX": "pool.retry_attempts_max",
+        "APP_LOG_LEVEL": "log.level",
+        "TCP_USER_TIMEOUT_MS": "database.tcp_user_timeout_ms",
+        "TCP_KEEPALIVE_IDLE_SECONDS": "database.keepalives_idle_seconds",
+        "TCP_KEEPALIVE_INTERVAL_SECONDS": "database.keepalives_interval_seconds",
+        "TCP_KEEPALIVE_COUNT": "database.keepalives_count",
+    }
+    return {setting: Source("api", name) for setting, name in names.items()}
+
+
+def _worker() -> dict[str, Source]:
+    return {
+        "WORKER_THREADS": Source("worker", "worker.threads"),
+        "WORKER_SHUTDOWN_GRACE_SECONDS": Source("worker", "http.shutdown_grace_seconds"),
+        "WORKER_BATCH_TASKS": Source("worker", "worker.batch_tasks"),
+        "WORKER_LEASE_SECONDS": Source("worker", "worker.lease_seconds"),
+        "WORKER_POLL_INTERVAL_MS": Source("worker", "worker.poll_interval_seconds", _MILLISECONDS),
+        "WORKER_TASK_ATTEMPTS_MAX": Source("worker", "worker.attempts_max"),
+        "WORKER_TASK_RETRY_DELAY_MS": Source("worker", "worker.retry_delay_seconds", _MILLISECONDS),
+        "WORKER_BATCH_DEADLINE_SECONDS": Source("worker", "worker.batch_deadline_seconds"),
+    }
+
+
+SOURCES: Final[dict[str, Source]] = {**_pgbouncer(), **_postgres(), **_app()}
