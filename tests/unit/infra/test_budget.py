@@ -17,15 +17,15 @@ Settings = dict[str, Any]
 LIMITS: list[tuple[str, Settings, Settings, str]] = [
     (
         "1 server connections fit into max_connections",
-        {"POSTGRES_MAX_CONNECTIONS": 36},
-        {"POSTGRES_MAX_CONNECTIONS": 35},
-        "2 x 9 server connections",
+        {"POSTGRES_MAX_CONNECTIONS": 32},
+        {"POSTGRES_MAX_CONNECTIONS": 31},
+        "2 x 7 server connections",
     ),
     (
         "1 replicas multiply the pools",
-        {"PGBOUNCER_REPLICAS": 3, "POSTGRES_MAX_CONNECTIONS": 45},
-        {"PGBOUNCER_REPLICAS": 3, "POSTGRES_MAX_CONNECTIONS": 44},
-        "= 45 exceeds POSTGRES_MAX_CONNECTIONS=44",
+        {"PGBOUNCER_REPLICAS": 3, "POSTGRES_MAX_CONNECTIONS": 39},
+        {"PGBOUNCER_REPLICAS": 3, "POSTGRES_MAX_CONNECTIONS": 38},
+        "= 39 exceeds POSTGRES_MAX_CONNECTIONS=38",
     ),
     (
         "2 app pools, the api's twice, and headroom fit into one replica",
@@ -35,9 +35,9 @@ LIMITS: list[tuple[str, Settings, Settings, str]] = [
     ),
     (
         "2 connections fit into the open files",
-        {"PGBOUNCER_OPEN_FILES": 1073},
-        {"PGBOUNCER_OPEN_FILES": 1072},
-        "= 1073 exceeds PGBOUNCER_OPEN_FILES=1072",
+        {"PGBOUNCER_OPEN_FILES": 1071},
+        {"PGBOUNCER_OPEN_FILES": 1070},
+        "= 1071 exceeds PGBOUNCER_OPEN_FILES=1070",
     ),
     (
         "TLS clients fit into PgBouncer's memory",
@@ -59,9 +59,9 @@ LIMITS: list[tuple[str, Settings, Settings, str]] = [
     ),
     (
         "3 interactive minimum",
-        {"PGBOUNCER_INTERACTIVE_MIN_POOL_SIZE": 4},
-        {"PGBOUNCER_INTERACTIVE_MIN_POOL_SIZE": 5},
-        "exceeds PGBOUNCER_INTERACTIVE_POOL_SIZE=4",
+        {"PGBOUNCER_INTERACTIVE_MIN_POOL_SIZE": 2},
+        {"PGBOUNCER_INTERACTIVE_MIN_POOL_SIZE": 3},
+        "exceeds PGBOUNCER_INTERACTIVE_POOL_SIZE=2",
     ),
     (
         "3 batch minimum",
@@ -306,7 +306,7 @@ def test_all_that_may_spill_at_once_fits_into_a_quarter_of_the_disk(disk: int) -
     limit = derive.temp_file_limit_kb(values)
     assert 0 < limit * derive.spilling_processes(values) <= disk * 1024 // 4
     # Every direct session but the owner's, those of two PgBouncers, two parallel workers.
-    assert derive.spilling_processes(values) == 9 + 18 + 2
+    assert derive.spilling_processes(values) == 9 + 14 + 2
 
 
 @pytest.mark.parametrize(

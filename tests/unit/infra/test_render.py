@@ -105,7 +105,7 @@ def test_pgbouncer_entries_carry_their_pools(compiled: Compiled) -> None:
     text = _text(compiled, "pgbouncer/pgbouncer.ini")
     entries = dict(re.findall(r"^(risk\w*) = host=postgres (.*)$", text, re.MULTILINE))
     assert set(entries) == {"risk", "risk_batch", "risk_monitor"}
-    assert "pool_size=4 reserve_pool_size=2 min_pool_size=4 max_db_connections=6" in entries["risk"]
+    assert "pool_size=2 reserve_pool_size=2 min_pool_size=2 max_db_connections=4" in entries["risk"]
     assert all("user=" not in entry for entry in entries.values())
 
 

@@ -134,7 +134,7 @@ def test_settings_are_read_from_every_process() -> None:
         "pgbouncer", "pgbouncer-2", one.found | {"databases.risk.pool_size": Decimal(9)}
     )
     settings = InForce((one, other), {"pgbouncer": 2}).settings()
-    assert settings["PGBOUNCER_INTERACTIVE_POOL_SIZE"] == (4, 9)
+    assert settings["PGBOUNCER_INTERACTIVE_POOL_SIZE"] == (2, 9)
     assert settings["PGBOUNCER_BATCH_POOL_SIZE"] == (2,)
 
 
