@@ -47,7 +47,7 @@ new_run() {
 in_client() {
     local service=$1 name options=()
     shift
-    for name in "${SETTINGS[@]}"; do
+    for name in "${OPTIONS[@]}"; do
         [[ -n ${!name:-} ]] && options+=(--env "$name")
     done
     [[ -t 0 && -t 1 ]] || options+=(--no-TTY)
