@@ -43,11 +43,11 @@ new_run() {
     export RUN_ID RUN_DIR
 }
 
-# in_client SERVICE COMMAND...: the Python side, with whatever settings the caller has set.
+# in_client SERVICE COMMAND...: the Python side, with those of the TAKES variables that the caller has set.
 in_client() {
     local service=$1 name options=()
     shift
-    for name in "${OPTIONS[@]}"; do
+    for name in "${TAKES[@]}"; do
         [[ -n ${!name:-} ]] && options+=(--env "$name")
     done
     [[ -t 0 && -t 1 ]] || options+=(--no-TTY)
