@@ -149,8 +149,11 @@ lint: engine $(VENV)/.installed ## ruff, mypy, shellcheck, hadolint, yamllint, C
 test-unit: $(VENV)/.installed ## Tests that need no container
 	@$(VENV)/bin/pytest tests/unit
 
+# The tests of the stack wait half of their time: those that need no container run beside them.
 test: lint up ## Lint, units, stack, a fault and operation of each kind
-	@$(VENV)/bin/pytest -m 'not slow'
+	@$(VENV)/bin/pytest -m 'not slow' tests/unit >$(VENV)/unit.log 2>&1 & units=$$!; status=0; \
+	$(VENV)/bin/pytest -m 'not slow' --ignore tests/unit || status=$$?; \
+	wait $$units || status=$$?; cat $(VENV)/unit.log; exit $$status
 
 test-all: test ## Every test
 	@$(VENV)/bin/pytest -m slow
