@@ -239,7 +239,7 @@ def test_what_needs_a_restart_is_named_and_left_alone(
 def test_growth_that_needs_a_restart_first_is_held_back(
     stack: Stack, console: AdminConsole, ops: Commands, env: EnvDir, applied_again: None
 ) -> None:
-    env.set(POSTGRES_MAX_CONNECTIONS=80, PGBOUNCER_BATCH_POOL_SIZE=16)
+    env.set(POSTGRES_MAX_CONNECTIONS=80, PGBOUNCER_BATCH_POOL_SIZE=20)
     before = witness.entries(stack, console)
     done = ops.apply(env, "--json")
     assert done.exit_code == NEEDS_RESTART, done.text

@@ -113,8 +113,9 @@ def idle_in_transaction() -> None:
     """Pause in a transaction for longer than idle_in_transaction_session_timeout."""
     with connect() as connection:
         begin(connection)
+        connection.execute("SET LOCAL idle_in_transaction_session_timeout = '300ms'")
         connection.execute(UPDATE, (1,))
-        time.sleep(7)
+        time.sleep(1)
         connection.execute("SELECT 1")
 
 
