@@ -6,11 +6,10 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import uniform
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, Generic, Protocol, TypeVar
 
 import psycopg
-import tenacity
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
@@ -62,7 +61,6 @@ class Job(Generic[T]):
     failures: Counter[FailureClass] = field(default_factory=Counter)
     waits: int = 0
     """Tries that ended in the pool's queue."""
-    first_failure: Exception | None = None
 
 
 class _Again(Exception):  # noqa: N818 - a signal to the retry loop, never seen outside
@@ -81,14 +79,6 @@ class Runner:
         self._lender = lender
         self._settings = settings
         self._tally = tally
-        # One object serves all threads: what differs between calls is in the job.
-        self._retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(_Again),
-            stop=self._must_stop,
-            wait=_backoff,
-            before_sleep=self._count,
-            reraise=True,
-        )
 
     def job(
         self,
@@ -119,25 +109,20 @@ class Runner:
             raise self._unknown(job, error.reason) from error
 
     def _tries(self, job: Job[T]) -> T:
-        """Make the first try bare: the retry loop costs more than a checkout.
-
-        A failure that may be repeated is handed to the loop as its first outcome.
-        """
-        try:
-            return self._attempt(job)
-        except _Again as again:
-            job.first_failure = again
-        try:
-            result: T = self._retrying(self._next, job)
-        except _Again as again:
-            return self._last_resort(job, again.final)
-        return result
-
-    def _next(self, job: Job[T]) -> T:
-        first, job.first_failure = job.first_failure, None
-        if first is not None:
-            raise first
-        return self._attempt(job)
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                return self._attempt(job)
+            except _Again as again:
+                failure = again.failure
+                pause = _backoff(failure, tries)
+                # A wait in the queue has asked nothing of the database: only the time limits it.
+                spent = tries - job.waits >= self._settings.retry_attempts_max
+                if spent or monotonic() + pause >= job.give_up_at:
+                    return self._last_resort(job, again.final)
+            self._tally.add("retries", failure.value)
+            sleep(pause)
 
     def _last_resort(self, job: Job[T], final: DatabaseUnavailable) -> T:
         """Look an open commit up once more after the last try; otherwise give up."""
@@ -266,25 +251,8 @@ class Runner:
             f"{job.name}: COMMIT got no answer ({reason})", self._lender.state()
         )
 
-    def _must_stop(self, call: tenacity.RetryCallState) -> bool:
-        job: Job[Any] = call.args[0]
-        # A wait in the queue has asked nothing of the database: only the time limits it.
-        if call.attempt_number - job.waits >= self._settings.retry_attempts_max:
-            return True
-        return monotonic() + call.upcoming_sleep >= job.give_up_at
 
-    def _count(self, call: tenacity.RetryCallState) -> None:
-        self._tally.add("retries", _again(call).failure.value)
-
-
-def _again(call: tenacity.RetryCallState) -> _Again:
-    error = call.outcome.exception() if call.outcome else None
-    if not isinstance(error, _Again):
-        raise TypeError(f"the retry loop met {error!r} where it repeats only _Again")
-    return error
-
-
-def _backoff(call: tenacity.RetryCallState) -> float:
+def _backoff(failure: FailureClass, tries: int) -> float:
     """Return the seconds to wait: the class's own, doubled each time, half to half again."""
-    base: float = RULES[_again(call).failure].backoff_seconds * 2.0 ** (call.attempt_number - 1)
+    base: float = RULES[failure].backoff_seconds * 2.0 ** (tries - 1)
     return min(BACKOFF_MAX_SECONDS, base) * uniform(0.5, 1.5)  # noqa: S311 - jitter, not a secret

@@ -9,11 +9,14 @@ from psycopg.pq import TransactionStatus
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
 from app.pool import (
+    RULES,
     CommitOutcomeUnknown,
     DatabaseUnavailable,
     DeadlineExceeded,
+    FailureClass,
     PoolSaturated,
     TransactionMisuse,
+    runner,
 )
 from tests.unit.pool.fakes import STATE, Bench, FakeConnection, Script, error
 
@@ -118,6 +121,18 @@ def test_tries_end_with_the_retry_budget() -> None:
     with pytest.raises(DatabaseUnavailable):
         bench.run(work)
     assert work.calls == 1
+
+
+def test_the_wait_between_tries_doubles_and_is_spread_by_half(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(runner, "sleep", waits.append)
+    bench, work = Bench(retry_attempts_max=4), Script(*[error("40001")] * 3, "done")
+    assert bench.run(work) == "done"
+    first = RULES[FailureClass.CONFLICT].backoff_seconds
+    for seconds, mean in zip(waits, (first, 2 * first, 4 * first), strict=True):
+        assert 0.5 * mean <= seconds <= 1.5 * mean
 
 
 def test_a_full_queue_is_not_joined_again() -> None:
