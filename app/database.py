@@ -7,14 +7,7 @@ from prometheus_client import CollectorRegistry
 from psycopg import Connection
 
 from app.log import get_logger
-from app.pool import (
-    ConnectionSettings,
-    DatabasePool,
-    DatabaseUnavailable,
-    Deadline,
-    PoolSettings,
-    PoolState,
-)
+from app.pool import DatabasePool, DatabaseUnavailable, Deadline, PoolState
 from app.settings import ApiSettings, WorkerSettings
 
 OPEN_SECONDS = 5.0
@@ -60,8 +53,8 @@ def make_database(
 ) -> DatabasePool:
     """Build the closed pool that a settings file describes."""
     return DatabasePool(
-        ConnectionSettings(**settings.database.model_dump()),
-        PoolSettings(**settings.pool.model_dump()),
+        settings.database,
+        settings.pool,
         name=settings.database.dbname,
         registry=registry,
     )

@@ -13,9 +13,8 @@ from app.api.context import RequestContext
 from app.api.errors import register_handlers
 from app.api.services import Services
 from app.database import Database, make_database, open_or_warn
-from app.live import Live
 from app.metrics import HttpMetrics, make_registry
-from app.settings import ApiSettings
+from app.settings import ApiSettings, Live
 
 CLOSE_SECONDS = 5.0
 # Enough to keep the threads busy through a burst, few enough to answer in time.

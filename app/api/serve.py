@@ -9,11 +9,10 @@ from app.api.handover import Handover
 from app.control.process import Process
 from app.control.server import ControlServer
 from app.database import Database, open_or_fail, open_or_warn
-from app.live import Live
 from app.log import configure_logging, get_logger
 from app.pool import DatabaseUnavailable
 from app.server import make_server
-from app.settings import ApiSettings, SettingsError, load_settings, settings_path
+from app.settings import ApiSettings, Live, SettingsError, load_settings, settings_path
 
 
 def main() -> int:
@@ -27,7 +26,7 @@ def main() -> int:
         handover.failed(str(error))
         sys.stderr.write(f"{error}\n")
         return 2
-    configure_logging("api", settings.log.level)
+    configure_logging("api", settings.log.level, settings.log.format)
     log = get_logger("app.api")
     log.info("starting", host=settings.http.host, port=settings.http.port)
 

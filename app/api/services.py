@@ -9,10 +9,9 @@ from fastapi import Depends, Request
 from prometheus_client import CollectorRegistry
 
 from app.database import Database, open_or_warn
-from app.live import Live
 from app.metrics import LastMinute
 from app.pool import Deadline
-from app.settings import ApiSettings
+from app.settings import ApiSettings, Live
 
 READY_THREADS = 4
 STREAM_THREADS = 4

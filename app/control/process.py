@@ -11,11 +11,10 @@ from typing import Any, Generic, Protocol
 
 from pydantic import ValidationError
 
-from app.live import LIVE_FIELDS, Live, Service, differing, merged
-from app.log import get_logger, set_level
+from app.log import get_logger, set_logging
 from app.metrics import LastMinute
 from app.pool import PoolState
-from app.settings import SettingsError, load_settings
+from app.settings import LIVE_FIELDS, Live, Service, SettingsError, differing, load_settings, merged
 
 log = get_logger("app.control")
 
@@ -96,7 +95,7 @@ class Process(Generic[Service]):
             settings = _merged(in_force, wanted)
             self._resize(settings)
             self._live.replace(settings)
-            set_level(settings.log.level)
+            set_logging(settings.log.level, settings.log.format)
         log.info(
             "settings reloaded",
             changed=list(differing(in_force, settings)),

@@ -97,11 +97,16 @@ def connect_arguments(settings: ConnectionSettings, record: ConnectRecord) -> di
     the next connection on.
     """
     try:
-        password = Path(settings.password_file).read_text(encoding="utf-8").rstrip("\r\n")
+        password = read_password(settings)
     except OSError as error:
         _note_failed(record, error)
         raise
     return driver_arguments(settings) | {"password": password, "record": record}
+
+
+def read_password(settings: ConnectionSettings) -> str:
+    """Return the content of the password file without its line end; raise OSError."""
+    return Path(settings.password_file).read_text(encoding="utf-8").rstrip("\r\n")
 
 
 def driver_arguments(settings: ConnectionSettings) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 
 MINIMUM_CONNECT_TIMEOUT_SECONDS = 2  # libpq and psycopg raise anything lower to this
+PORT_MAX = 65535
 SSL_MODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
 LOAD_BALANCE_HOSTS = frozenset({"disable", "random"})
 
@@ -13,7 +14,8 @@ LOAD_BALANCE_HOSTS = frozenset({"disable", "random"})
 def _below(settings: object, group: str, minimum: Mapping[str, float]) -> Iterator[str]:
     for name, least in minimum.items():
         value = getattr(settings, name)
-        if value is not None and value < least:
+        # The other way round NaN would pass.
+        if value is not None and not value >= least:
             yield f"{group}.{name}={value} is below {least:g}; give it {least:g} or more"
 
 
@@ -62,7 +64,12 @@ class ConnectionSettings:
             "prepare_threshold": 0,
             "prepared_max": 0,
         }
+        for name in ("host", "dbname", "user", "password_file"):
+            if not getattr(self, name):
+                yield f"database.{name} is empty"
         yield from _below(self, "database", least)
+        if self.port > PORT_MAX:
+            yield f"database.port={self.port} exceeds {PORT_MAX}"
         yield from self._unknown("sslmode", SSL_MODES)
         yield from self._unknown("load_balance_hosts", LOAD_BALANCE_HOSTS)
         if self.sslmode.startswith("verify-") and not self.sslrootcert:
@@ -117,6 +124,6 @@ def size_faults(min_size: int, max_size: int) -> Iterator[str]:
     """Yield what is wrong with a pair of pool sizes; nothing when it is usable."""
     if min_size > max_size:
         yield (
-            f"pool.min_size={min_size} exceeds pool.max_size={max_size}; "
+            f"pool.min_size={min_size} exceeds max_size={max_size}; "
             "lower min_size or raise max_size"
         )

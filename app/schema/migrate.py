@@ -17,11 +17,10 @@ from alembic.config import Config
 from psycopg.rows import TupleRow
 
 from app.log import Logger, configure_logging, get_logger
-from app.pool.connection import driver_arguments
-from app.pool.settings import ConnectionSettings
+from app.pool import ConnectionSettings, Deadline
+from app.pool.connection import driver_arguments, read_password
 from app.schema.reference import ReferenceInUseError, ensure_reference
-from app.schema.settings import MigrateSettings, load_migrate_settings, read_password
-from app.settings import DatabaseSettings, SettingsError, settings_path
+from app.settings import MigrateSettings, SettingsError, load_settings, settings_path
 
 # Any number will do, as long as every migration of this database uses the same.
 MIGRATION_LOCK = 7_216_043_905
@@ -42,11 +41,11 @@ def main() -> int:
     """Migrate; return the exit status."""
     log = get_logger("migrate")
     try:
-        settings = load_migrate_settings(settings_path("migrate"))
+        settings = load_settings(settings_path("migrate"), MigrateSettings)
     except SettingsError as error:
         print(error, file=sys.stderr)  # noqa: T201  # the log level is not known yet
         return 1
-    configure_logging("migrate", settings.log.level)
+    configure_logging("migrate", settings.log.level, settings.log.format)
     try:
         migrate(settings, log)
     except (SettingsError, ReferenceInUseError, psycopg.Error, sqlalchemy.exc.DBAPIError) as error:
@@ -65,14 +64,14 @@ def migrate(settings: MigrateSettings, log: Logger) -> None:
         ensure_reference(connection, settings.reference.grid_degrees, log)
 
 
-def connect(settings: DatabaseSettings, log: Logger) -> psycopg.Connection[TupleRow]:
+def connect(settings: ConnectionSettings, log: Logger) -> psycopg.Connection[TupleRow]:
     """Return an autocommit connection, waiting a bounded time for a server that starts."""
-    give_up_at = time.monotonic() + CONNECT_WAIT_SECONDS
+    deadline = Deadline.after(CONNECT_WAIT_SECONDS)
     while True:
         try:
             connection = connect_once(settings)
         except psycopg.OperationalError as error:
-            if time.monotonic() > give_up_at:
+            if deadline.expired:
                 raise
             log.warning("database not reachable yet", reason=str(error).strip())
             time.sleep(CONNECT_PAUSE_SECONDS)
@@ -81,10 +80,15 @@ def connect(settings: DatabaseSettings, log: Logger) -> psycopg.Connection[Tuple
             return connection
 
 
-def connect_once(settings: DatabaseSettings) -> psycopg.Connection[TupleRow]:
+def connect_once(settings: ConnectionSettings) -> psycopg.Connection[TupleRow]:
     """Connect with the same arguments as the service's pools."""
-    arguments = driver_arguments(ConnectionSettings(**settings.model_dump()))
-    return psycopg.connect(**arguments, password=read_password(settings))
+    try:
+        password = read_password(settings)
+    except OSError as error:
+        raise SettingsError(
+            f"database.password_file={settings.password_file}: cannot be read ({error.strerror})"
+        ) from error
+    return psycopg.connect(**driver_arguments(settings), password=password)
 
 
 @contextmanager

@@ -7,11 +7,10 @@ from prometheus_client import CollectorRegistry
 from app.control.process import Process
 from app.control.server import ControlServer
 from app.database import Database, make_database
-from app.live import Live
 from app.log import configure_logging, get_logger
 from app.metrics import WorkMetrics, make_registry
 from app.server import Server, make_server
-from app.settings import SettingsError, WorkerSettings, load_settings, settings_path
+from app.settings import Live, SettingsError, WorkerSettings, load_settings, settings_path
 from app.worker.crew import Crew
 from app.worker.status import create_status_app
 
@@ -24,7 +23,7 @@ def main() -> int:
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    configure_logging("worker", settings.log.level)
+    configure_logging("worker", settings.log.level, settings.log.format)
     live = Live(settings)
     registry = make_registry()
     database = make_database(settings, registry)

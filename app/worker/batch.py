@@ -11,12 +11,11 @@ from app.assessments.batch import Batch, Task, TaskFailure, TaskResults
 from app.assessments.reference import read_site, read_tasks
 from app.assessments.tasks import FenceRefusedError, committed, complete, fail
 from app.database import Database, Work
-from app.live import Live
 from app.log import get_logger
 from app.metrics import WorkMetrics
 from app.pool import DatabaseUnavailable, Deadline
 from app.risk import SiteModel
-from app.settings import WorkerSettings, WorkSettings
+from app.settings import Live, WorkerSettings, WorkSettings
 from app.worker.jitter import jittered
 from app.worker.sites import SiteModels
 

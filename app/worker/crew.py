@@ -7,11 +7,10 @@ import time
 from collections.abc import Callable
 
 from app.database import Database, open_or_warn
-from app.live import Live
 from app.log import get_logger
 from app.metrics import WorkMetrics
 from app.pool import DatabaseUnavailable, Deadline
-from app.settings import WorkerSettings, WorkSettings
+from app.settings import Live, WorkerSettings, WorkSettings
 from app.worker.batch import BatchRunner
 from app.worker.loop import CALL_SECONDS, Shared, WorkLoop
 

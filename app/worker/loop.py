@@ -13,11 +13,10 @@ from app.assessments.batch import Batch, Task
 from app.assessments.finish import Ended, fail_lost, finish
 from app.assessments.tasks import ClaimRules, claim, find_claim, release
 from app.database import Database
-from app.live import Live
 from app.log import get_logger
 from app.metrics import WorkMetrics
 from app.pool import DatabaseUnavailable, Deadline
-from app.settings import WorkerSettings, WorkSettings
+from app.settings import Live, WorkerSettings, WorkSettings
 from app.worker.batch import BatchRunner
 from app.worker.jitter import jittered
 

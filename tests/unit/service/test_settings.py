@@ -39,6 +39,50 @@ def test_every_fault_is_listed_with_its_field(tmp_path: Path, api_document: Docu
     assert "  log: " in text
 
 
+def test_every_fault_of_a_section_is_a_line_with_its_field(
+    tmp_path: Path, api_document: Document
+) -> None:
+    api_document["pool"] |= {"max_waiting": 0, "min_size": 17}
+    api_document["database"] |= {"host": "", "port": 65536, "connect_timeout_seconds": 1}
+    with pytest.raises(SettingsError) as caught:
+        load_settings(write(tmp_path, api_document), ApiSettings)
+    head, *lines = str(caught.value).splitlines()
+    assert "5 fault(s)" in head
+    assert [line.split("=")[0].split(" is")[0] for line in lines] == [
+        "  database.host",
+        "  database.connect_timeout_seconds",
+        "  database.port",
+        "  pool.max_waiting",
+        "  pool.min_size",
+    ]
+
+
+@pytest.mark.parametrize("section", ["pool", "database"])
+def test_a_default_of_the_library_is_none_of_the_service(
+    tmp_path: Path, api_document: Document, section: str
+) -> None:
+    name = next(reversed(api_document[section]))
+    del api_document[section][name]
+    with pytest.raises(SettingsError, match=rf"{section}\.{name}: Field required"):
+        load_settings(write(tmp_path, api_document), ApiSettings)
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_a_log_is_json_or_text(tmp_path: Path, api_document: Document, form: str) -> None:
+    api_document["log"]["format"] = form
+    assert load_settings(write(tmp_path, api_document), ApiSettings).log.format == form
+
+
+def test_a_log_is_json_unless_said_otherwise_and_never_something_else(
+    tmp_path: Path, api_document: Document
+) -> None:
+    del api_document["log"]["format"]
+    assert load_settings(write(tmp_path, api_document), ApiSettings).log.format == "json"
+    api_document["log"]["format"] = "xml"
+    with pytest.raises(SettingsError, match=r"log\.format='xml'"):
+        load_settings(write(tmp_path, api_document), ApiSettings)
+
+
 @pytest.mark.parametrize(
     ("section", "field", "value", "rule"),
     [

@@ -12,12 +12,11 @@ from prometheus_client import CollectorRegistry
 
 from app.assessments.batch import Batch, Task, TaskFailure, TaskResults
 from app.assessments.tasks import FenceRefusedError
-from app.live import Live
 from app.metrics import WorkMetrics
 from app.pool import DatabaseUnavailable, Deadline
 from app.risk import SiteModel
 from app.risk.types import AssetTerms, Scenario, SiteInputs, TaskInputs
-from app.settings import WorkerSettings
+from app.settings import Live, WorkerSettings
 from app.worker import loop
 from app.worker.batch import BatchRunner
 from app.worker.crew import Crew
