@@ -1,15 +1,24 @@
-"""Running an ASGI application under uvicorn, the same way for api and worker."""
+"""Running an ASGI application under uvicorn, and what api and worker answer alike."""
 
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from http import HTTPStatus
 from types import FrameType
+from typing import Any
 
+import anyio
 import uvicorn
+from anyio import to_thread
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
 from app.connection import BoundedServer, bounded
+from app.database import Database, ping
+from app.pool import DatabaseUnavailable, Deadline
 from app.settings import HttpSettings
 
 # Longer than a load balancer keeps an idle connection, so that it is never us who cut one.
@@ -21,6 +30,10 @@ CONNECTIONS_MAX = 2000
 # How long kept-alive connections may stay idle at the end of a process that retires.
 LAME_DUCK_SECONDS = 5.0
 CONNECTION_CLOSE = (b"connection", b"close")
+READY_SECONDS = 1.0
+# A little less, so that the pool says what is wrong before the second is over.
+PROBE_SECONDS = 0.9
+PROBE_THREADS = 4
 
 
 class Server(BoundedServer):
@@ -108,3 +121,68 @@ def make_server(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: None)
     return Server(config, on_stop, on_started)
+
+
+def error_response(
+    status: int,
+    code: str,
+    message: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    **details: Any,
+) -> JSONResponse:
+    """Build an error answer, {"error": {"code", "message", ...}}; details of None are left out."""
+    body = {"code": code, "message": message}
+    body |= {name: value for name, value in details.items() if value is not None}
+    return JSONResponse({"error": body}, status_code=status, headers=dict(headers or {}))
+
+
+class Health:
+    """Answers liveness, readiness and metrics; none of them waits for the requests' threads.
+
+    `fault` says why the process is not fit for work, before the database is asked.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        registry: CollectorRegistry,
+        fault: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        self._database = database
+        self._registry = registry
+        self._fault = fault
+        # Their own few threads: requests stuck on the database must not silence readiness.
+        self._limiter = anyio.CapacityLimiter(PROBE_THREADS)
+
+    def live(self) -> Response:
+        """Answer at once; touches no database and no thread."""
+        return JSONResponse({"status": "live"})
+
+    async def ready(self) -> Response:
+        """Run a query through the pool within a second, or answer 503 with why that failed."""
+        fault: str | None = f"the pooled path did not answer within {READY_SECONDS:g} s"
+        with anyio.move_on_after(READY_SECONDS):
+            fault = await to_thread.run_sync(
+                self._probe, limiter=self._limiter, abandon_on_cancel=True
+            )
+        pool = asdict(self._database.state())
+        if fault is None:
+            return JSONResponse({"status": "ready", "pool": pool})
+        retry = {"Retry-After": "1"}
+        status = HTTPStatus.SERVICE_UNAVAILABLE
+        return error_response(status, "not_ready", fault, headers=retry, pool=pool)
+
+    def metrics(self) -> Response:
+        """Return every metric of this process as Prometheus text."""
+        return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
+
+    def _probe(self) -> str | None:
+        if (fault := self._fault()) is not None:
+            return fault
+        deadline = Deadline.after(PROBE_SECONDS)
+        try:
+            self._database.run(ping, deadline=deadline, name="ready", read_only=True)
+        except DatabaseUnavailable as error:
+            return error.reason
+        return None

@@ -10,10 +10,10 @@ from fastapi import APIRouter
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.types import Receive, Scope, Send
 
+from app.api.context import DeadlineDep, Services, ServicesDep
 from app.api.errors import ServiceBusyError
 from app.api.models import ErrorBody
 from app.api.reading import fetch_status
-from app.api.services import DeadlineDep, Services, ServicesDep
 from app.api.submission import PATH
 from app.assessments.status import Status
 from app.log import get_logger

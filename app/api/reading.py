@@ -12,7 +12,8 @@ from uuid import UUID
 from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import JSONResponse, Response
 
-from app.api.faults import Fault, InvalidRequestError, shorten
+from app.api.context import DeadlineDep, Services, ServicesDep
+from app.api.errors import Fault, InvalidRequestError, shorten
 from app.api.models import (
     YEAR_FIRST,
     YEAR_LAST,
@@ -22,7 +23,6 @@ from app.api.models import (
     ResultsPage,
     SiteId,
 )
-from app.api.services import DeadlineDep, Services, ServicesDep
 from app.api.submission import PATH
 from app.assessments.results import (
     COLUMNS,

@@ -11,8 +11,7 @@ from app.log import configure_logging, get_logger
 from app.metrics import WorkMetrics, make_registry
 from app.server import Server, make_server
 from app.settings import Live, SettingsError, WorkerSettings, load_settings, settings_path
-from app.worker.crew import Crew
-from app.worker.status import create_status_app
+from app.worker.crew import Crew, create_status_app
 
 
 def main() -> int:

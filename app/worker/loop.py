@@ -17,8 +17,7 @@ from app.log import get_logger
 from app.metrics import WorkMetrics
 from app.pool import DatabaseUnavailable, Deadline
 from app.settings import Live, WorkerSettings, WorkSettings
-from app.worker.batch import BatchRunner
-from app.worker.jitter import jittered
+from app.worker.batch import BatchRunner, jittered
 
 CALL_SECONDS = 10.0
 BACKOFF_FIRST_SECONDS = 0.2

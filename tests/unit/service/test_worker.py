@@ -18,10 +18,9 @@ from app.risk import SiteModel
 from app.risk.types import AssetTerms, Scenario, SiteInputs, TaskInputs
 from app.settings import Live, WorkerSettings
 from app.worker import loop
-from app.worker.batch import BatchRunner
+from app.worker.batch import AGE_MAX_SECONDS, CELLS_MAX, BatchRunner, SiteModels
 from app.worker.crew import Crew
 from app.worker.loop import INTERRUPTIONS_MAX
-from app.worker.sites import AGE_MAX_SECONDS, CELLS_MAX, SiteModels
 
 from .conftest import STATE, StandInDatabase
 
