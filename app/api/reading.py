@@ -24,16 +24,16 @@ from app.api.models import (
     SiteId,
 )
 from app.api.submission import PATH
-from app.assessments.results import (
+from app.assessments.read_results import (
     COLUMNS,
     ResultFilter,
     ResultKey,
     ResultPage,
     UnknownSiteError,
     read_results,
+    read_summary,
 )
 from app.assessments.status import Status, read_status
-from app.assessments.summary import read_summary
 from app.database import Work
 from app.pool import Deadline
 from app.risk.types import RiskType, Scenario

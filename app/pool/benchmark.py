@@ -29,10 +29,8 @@ from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
 
 from .connection import connect_arguments, driver_arguments, read_password
-from .deadline import Deadline
 from .pool import DatabasePool
-from .settings import ConnectionSettings, PoolSettings
-from .state import ConnectRecord
+from .types import ConnectionSettings, ConnectRecord, Deadline, PoolSettings
 
 BATCH = 50  # checkouts of one way before the next way has its turn
 CONNECTS = 2  # of a batch, for the way that is a thousand times slower

@@ -14,9 +14,8 @@ import psycopg
 import structlog
 
 from .classification import is_unreachable
-from .connection import PooledConnection
+from .connection import GONE, PooledConnection
 from .metrics import Tally
-from .polling import GONE
 from .watchdog import Lease, Watchdog
 
 log = structlog.get_logger(__name__)

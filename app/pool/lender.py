@@ -13,13 +13,20 @@ from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
 from .classification import FailureClass
 from .connection import PooledConnection, configure, connect_arguments, restore
-from .deadline import Deadline
-from .errors import DatabaseUnavailable, DeadlineExceeded, PoolSaturated
 from .health import PROBE_NAME, Health, Outage
 from .metrics import Tally
 from .reservoir import Reservoir
-from .settings import ConnectionSettings, PoolSettings
-from .state import ConnectRecord, PoolState, is_outage
+from .types import (
+    ConnectionSettings,
+    ConnectRecord,
+    DatabaseUnavailable,
+    Deadline,
+    DeadlineExceeded,
+    PoolSaturated,
+    PoolSettings,
+    PoolState,
+    is_outage,
+)
 from .watchdog import LeakReport, Lease, Watchdog
 
 HARMLESS = frozenset({"dirty", FailureClass.STALE_PLAN, FailureClass.WRONG_SERVER})

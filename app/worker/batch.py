@@ -10,8 +10,7 @@ from typing import TypeVar
 import psycopg
 import structlog
 
-from app.assessments.batch import Batch, Task, TaskFailure, TaskResults
-from app.assessments.reference import read_site, read_tasks
+from app.assessments.batch import Batch, Task, TaskFailure, TaskResults, read_site, read_tasks
 from app.assessments.tasks import FenceRefusedError, committed, complete, fail
 from app.database import Database, Work
 from app.log import get_logger

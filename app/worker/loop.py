@@ -10,8 +10,7 @@ from uuid import UUID
 import psycopg
 
 from app.assessments.batch import Batch, Task
-from app.assessments.finish import Ended, fail_lost, finish
-from app.assessments.tasks import ClaimRules, claim, find_claim, release
+from app.assessments.tasks import ClaimRules, Ended, claim, fail_lost, find_claim, finish, release
 from app.database import Database
 from app.log import get_logger
 from app.metrics import WorkMetrics

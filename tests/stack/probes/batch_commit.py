@@ -20,8 +20,7 @@ from unittest import mock
 
 from prometheus_client import CollectorRegistry
 
-from app.assessments.finish import finish
-from app.assessments.tasks import ClaimRules, claim, fail
+from app.assessments.tasks import ClaimRules, claim, fail, finish
 from app.metrics import WorkMetrics
 from app.pool import DatabasePool, Deadline
 from app.risk import SiteModel
