@@ -30,7 +30,7 @@ class Database(Protocol):
         """Return sizes and queue length now."""
 
     def resize(self, min_size: int, max_size: int) -> None:
-        """Set the limits of the pool; raise ValueError for sizes that cannot be."""
+        """Set the limits of the pool; raise ValueError for invalid sizes."""
 
     def drain(self) -> None:
         """Replace every connection: idle ones now, lent ones when they come back."""
@@ -63,7 +63,7 @@ def make_database(
 def open_or_warn(database: Database) -> None:
     """Open the pool; without a database now, warn and leave it trying on its own.
 
-    The process is live and not ready until then. Raises only what waiting cannot mend,
+    The process is live and not ready until then. Raises only what waiting cannot fix,
     such as a libpq that is too old.
     """
     try:

@@ -21,7 +21,7 @@ from app.database import Database, ping
 from app.pool import DatabaseUnavailable, Deadline
 from app.settings import HttpSettings
 
-# Longer than a load balancer keeps an idle connection, so that it is never us who cut one.
+# Longer than a load balancer keeps an idle connection, so that this side never closes one first.
 KEEP_ALIVE_SECONDS = 75
 BACKLOG = 2048
 # Measured: 8 kB each that waits, 16 kB with half a head in it; 32 MB of API_MEMORY_MB at most.
@@ -37,7 +37,7 @@ PROBE_THREADS = 4
 
 
 class Server(BoundedServer):
-    """Uvicorn that tells its owner when it serves and of a stop signal, and that can retire.
+    """Uvicorn that notifies its owner of its start and of a stop signal, and that can retire.
 
     `on_started` is called once it serves, `on_stop` at a stop signal, before it drains.
     """
@@ -58,8 +58,8 @@ class Server(BoundedServer):
         """Make way for another process on the same socket; returns at once, from any thread.
 
         Nothing more is accepted. Every answer says `Connection: close`, so that a caller
-        who keeps a connection hears of it before it goes; only one that is still idle at
-        the end of LAME_DUCK_SECONDS is closed without a word.
+        who keeps a connection learns of it before it goes; only one that is still idle at
+        the end of LAME_DUCK_SECONDS is closed without notice.
         """
         self._retiring = True
 
@@ -70,7 +70,7 @@ class Server(BoundedServer):
             self._on_started()
 
     async def on_tick(self, counter: int) -> bool:
-        """Tell, ten times a second, whether it is time to shut down."""
+        """Return True if it is time to shut down; called ten times a second."""
         if not self._retiring:
             return await super().on_tick(counter)
         if self._lame_until is None:

@@ -12,7 +12,7 @@ from app.settings import ApiSettings, HttpSettings, SettingsError, load_settings
 
 
 def main() -> int:
-    """Become the supervisor; return the exit code where that cannot be."""
+    """Become the supervisor; return the exit code where that fails."""
     try:
         settings = load_settings(settings_path("api"), ApiSettings)
     except SettingsError as error:

@@ -30,8 +30,8 @@ log = get_logger("app.api.access")
 class RequestContext:
     """The outermost layer: gives an id and a deadline, counts and logs the answer.
 
-    At most `admitted_max` api requests are in hand at once; the next is told to come
-    back. An endless queue for the thread pool would answer no one in time.
+    At most `admitted_max` api requests are in hand at once; the next gets 503 with
+    Retry-After. An endless queue for the thread pool would answer no one in time.
     """
 
     def __init__(

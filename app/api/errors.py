@@ -110,7 +110,7 @@ def _shorten_text(text: str) -> str:
 def unavailable_response(
     code: str, message: str, pool: PoolState | None, retry_after_seconds: int = RETRY_AFTER_SECONDS
 ) -> JSONResponse:
-    """Build a 503 with Retry-After and, where it tells something, the pool's state."""
+    """Build a 503 with Retry-After and, where it helps, the pool's state."""
     return error_response(
         HTTPStatus.SERVICE_UNAVAILABLE,
         code,

@@ -88,7 +88,7 @@ def main() -> int:
     log = get_logger("app.api")
     log.info("starting", host=settings.http.host, port=settings.http.port)
 
-    def open_or_tell(database: Database) -> None:
+    def open_or_report(database: Database) -> None:
         try:
             open_or_fail(database)
         except DatabaseUnavailable as error:
@@ -97,7 +97,7 @@ def main() -> int:
 
     live = Live(settings)
     # The first process may wait for its database; one that replaces a good one may not.
-    app = create_app(live, opening=open_or_tell if options.replacement else open_or_warn)
+    app = create_app(live, opening=open_or_report if options.replacement else open_or_warn)
     services = app.state.services
     server = make_server(app, settings.http, on_started=handover.ready)
     process = Process(

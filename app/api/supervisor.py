@@ -2,7 +2,7 @@
 
 `python -m app.api` becomes it. Only the standard library, and no work of its own: it starts a
 serving process on the socket it was given, and on SIGHUP, or when the serving process asks, a
-second one. When that is ready the first is told to retire; when it never is, the first goes on.
+second one. When that is ready the first retires; when it never is, the first goes on.
 
 uvicorn's own supervisor is not used: it closes idle kept-alive connections at once, which resets
 a request on its way to them; it is deaf to signals while the old process drains; and it tells

@@ -41,7 +41,7 @@ class Batch:
 
     @property
     def retried(self) -> bool:
-        """Tried before: such a task comes alone, as it may kill whoever works on it."""
+        """True if the task was tried before: it then comes alone, as it may kill its worker."""
         return self.tasks[0].attempt > 1
 
 
@@ -54,7 +54,7 @@ class TaskResults:
 
     @property
     def missing_inputs(self) -> int:
-        """How many of the nine results lack an input, 0-9."""
+        """Return how many of the nine results lack an input, 0-9."""
         return sum(
             bool(result.exposure_missing or result.vulnerability_missing or result.aal_missing)
             for result in self.results

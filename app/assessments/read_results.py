@@ -156,7 +156,7 @@ def read_results(
         return None
     if not found[0]:
         raise UnknownSiteError
-    # One row more tells whether a further page exists.
+    # One row more shows whether a further page exists.
     parameters = _parameters(assessment_id, wanted, after or BEFORE_ALL, limit + 1)
     rows = connection.execute(PAGE, parameters).fetchall()
     last = rows[limit - 1] if len(rows) > limit else None

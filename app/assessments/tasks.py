@@ -135,8 +135,8 @@ SET state = 'queued', attempt = task.attempt - 1, lease_expires_at = NULL, lease
 {OURS}
 """  # noqa: S608  # constant text only
 
-# A failure that was stored has given its lease up: only its attempt and its error tell it
-# from one whose lease ran out.
+# A failure that was stored has given its lease up: only its attempt and its error
+# distinguish it from one whose lease ran out.
 COUNT_OUTCOMES = """
 SELECT count(*) FILTER (WHERE task.state = 'running' AND task.leased_by = %(token)s),
        count(*) FILTER (WHERE task.state = 'done' AND task.leased_by = %(token)s),
@@ -212,10 +212,10 @@ def release(connection: Work, batch: Batch) -> int:
 def committed(
     connection: Work, batch: Batch, done: int, failures: Sequence[TaskFailure]
 ) -> bool | None:
-    """Tell, after an ambiguous commit, whether the batch's outcome is stored.
+    """Return, after an ambiguous commit, whether the batch's outcome is stored.
 
     True when it is, None when the lease is still ours (nothing was stored); raises
-    FenceRefusedError when it is neither, or cannot be told any more: failures alone
+    FenceRefusedError when it is neither, or no longer known: failures alone
     leave no trace once their tasks were claimed again.
     """
     errors = {failure.task: failure.error for failure in failures}
@@ -276,7 +276,7 @@ WHERE assessment.finished_at IS NULL
 RETURNING assessment.assessment_id, assessment.status
 """
 
-# What a task did to the workers that held it cannot be told here; that it never came
+# What a task did to the workers that held it is not known here; that it never came
 # back within its lease, as often as allowed, can.
 FAIL_LOST = """
 UPDATE risk.tasks AS task

@@ -154,7 +154,7 @@ def read_password(settings: ConnectionSettings) -> str:
 
 
 def driver_arguments(settings: ConnectionSettings) -> dict[str, Any]:
-    """Return everything that psycopg and libpq are told, except the password."""
+    """Return every parameter of psycopg and libpq except the password."""
     return {
         "host": settings.host,
         "port": settings.port,

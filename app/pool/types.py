@@ -105,7 +105,7 @@ class ConnectRecord:
 
 
 def is_outage(state: PoolState, connects: ConnectRecord) -> bool:
-    """Return True if a caller waited in vain because no connection can be made.
+    """Return True if a caller's wait timed out because no connection can be made.
 
     The other reason is that all connections are lent: saturation, where asking for
     less helps. The two look alike to the caller, who only sees the wait end.

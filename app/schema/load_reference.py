@@ -156,8 +156,8 @@ def load_reference(
 ) -> Loaded:
     """Load one file into one table of schema reference.
 
-    `connection` is the owner's, straight to PostgreSQL. `say` is told each long step, `on_read`
-    the size of each piece of the file.
+    `connection` is the owner's, straight to PostgreSQL. `say` gets a line for each long step,
+    `on_read` the size of each piece of the file.
 
     Raises:
         RefusedError: rows are bad; it has the first 50 and the number of all.
@@ -278,7 +278,7 @@ def report(outcome: LoadOutcome, *, as_json: bool) -> int:
 
 
 class _Progress:
-    """Tells each step on standard error; on a terminal also how much of the file is read."""
+    """Prints each step to standard error; on a terminal also how much of the file is read."""
 
     def __init__(self, steps: list[str], path: Path) -> None:
         self._steps = steps

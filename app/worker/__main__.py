@@ -37,7 +37,7 @@ def main() -> int:
 def _assemble(
     live: Live[WorkerSettings], database: Database, registry: CollectorRegistry
 ) -> tuple[Crew, Server]:
-    # The server needs the crew to tell it to stop, the crew the server to end the process.
+    # The server needs the crew to stop it, the crew the server to end the process.
     servers: list[Server] = []
 
     def end_process() -> None:

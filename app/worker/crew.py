@@ -1,4 +1,4 @@
-"""The worker's threads as a whole, and the server that tells how they are."""
+"""The worker's threads as a whole, and the server that reports their health."""
 
 import contextlib
 import os
@@ -31,7 +31,7 @@ log = get_logger("app.worker")
 
 
 class Crew:
-    """Threads that work until told to stop; `on_crash` is called when one dies of a bug."""
+    """Threads that work until stopped; `on_crash` is called when one dies of a bug."""
 
     def __init__(
         self,

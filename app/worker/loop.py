@@ -1,4 +1,4 @@
-"""What each worker thread does, turn after turn, until it is told to stop."""
+"""What each worker thread does, turn after turn, until it is stopped."""
 
 import threading
 import time
@@ -31,7 +31,7 @@ log = get_logger("app.worker")
 
 
 class SweepTimer:
-    """Tells one thread at a time that a sweep is due."""
+    """Gives one thread at a time the sweep that is due."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -90,7 +90,7 @@ class Shared:
 
     @property
     def settings(self) -> WorkSettings:
-        """Return the settings in force now."""
+        """Return the running settings."""
         return self.live.current.worker
 
 
@@ -117,7 +117,7 @@ class WorkLoop:
                 self._shared.recovering_until = time.monotonic() + RECOVERY_SECONDS
             except psycopg.Error as error:
                 # A schema that is not there yet, a right that is missing: an operator
-                # mends those, and the worker goes on.
+                # fixes those, and the worker goes on.
                 self._back_off("database_error", f"{type(error).__name__}: {error}")
             else:
                 if not busy:
@@ -168,7 +168,7 @@ class WorkLoop:
         rules = ClaimRules(
             settings.batch_tasks, settings.lease_seconds, settings.attempts_max, fresh_only
         )
-        # Fresh for every claim, so that it also tells this claim from our own earlier ones.
+        # Fresh for every claim, so that it also distinguishes this claim from our own earlier ones.
         token = f"{self._name}/{uuid.uuid4().hex}"
         return self._shared.database.run(
             lambda connection: claim(connection, rules, token),

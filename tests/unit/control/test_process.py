@@ -1,4 +1,4 @@
-"""Reload takes over what is live, all or none; state says what is in force."""
+"""Reload takes over what is live, all or none; state shows the running settings."""
 
 import logging
 import os

@@ -60,7 +60,7 @@ def test_a_rendered_file_is_accepted(write: Write) -> None:
 
 
 @pytest.mark.parametrize("grid_degrees", [0.09, 1.01, 0, -0.5, "wide", None])
-def test_a_silly_grid_is_refused_by_name(write: Write, grid_degrees: object) -> None:
+def test_a_grid_out_of_range_is_refused_by_name(write: Write, grid_degrees: object) -> None:
     path = write(settings(reference={"grid_degrees": grid_degrees}))
     with pytest.raises(SettingsError, match=r"reference\.grid_degrees"):
         load_migrate_settings(path)
