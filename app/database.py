@@ -17,14 +17,8 @@ Work = Connection[tuple[Any, ...]]
 T = TypeVar("T")
 
 
-class Database(Protocol):
-    """What api and worker need of `app.pool.DatabasePool`; tests pass their own."""
-
-    def open(self, *, deadline: Deadline) -> None:
-        """Open the pool, or raise DatabaseUnavailable."""
-
-    def close(self, timeout_seconds: float) -> None:
-        """Close every connection; wait at most that long for borrowers."""
+class Resizable(Protocol):
+    """What the control plane needs of `app.pool.DatabasePool`; tests pass their own."""
 
     def state(self) -> PoolState:
         """Return sizes and queue length now."""
@@ -34,6 +28,16 @@ class Database(Protocol):
 
     def drain(self) -> None:
         """Replace every connection: idle ones now, lent ones when they come back."""
+
+
+class Database(Resizable, Protocol):
+    """What api and worker need of it besides."""
+
+    def open(self, *, deadline: Deadline) -> None:
+        """Open the pool, or raise DatabaseUnavailable."""
+
+    def close(self, timeout_seconds: float) -> None:
+        """Close every connection; wait at most that long for borrowers."""
 
     def run(
         self,

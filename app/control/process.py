@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Generic, Protocol
+from typing import Any, Generic
 
 from pydantic import ValidationError
 
+from app.database import Resizable
 from app.log import get_logger, set_logging
 from app.metrics import LastMinute
-from app.pool import PoolState
 from app.settings import LIVE_FIELDS, Live, Service, SettingsError, differing, load_settings, merged
 
 log = get_logger("app.control")
@@ -25,19 +25,6 @@ class ReloadRefusedError(Exception):
 
 class NotRestartedError(Exception):
     """No new process has taken over; this one goes on serving. The message says why."""
-
-
-class Resizable(Protocol):
-    """What control needs of the connection pool."""
-
-    def state(self) -> PoolState:
-        """Return sizes and queue length now."""
-
-    def resize(self, min_size: int, max_size: int) -> None:
-        """Set the limits; raise ValueError for invalid sizes."""
-
-    def drain(self) -> None:
-        """Replace every connection."""
 
 
 class Process(Generic[Service]):
