@@ -12,17 +12,18 @@ import os
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar, cast
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     model_validator,
 )
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, InitErrorDetails
 
 from app.pool import ConnectionSettings, PoolSettings
 
@@ -54,22 +55,33 @@ class HttpSettings(Section):
     shutdown_grace_seconds: float = Field(ge=0)
 
 
-def _complete(group: str, kind: type) -> BeforeValidator:
+def _complete(kind: type) -> WrapValidator:
     """Return the check that a section names every field: defaults are for users of the library."""
     names = [one.name for one in fields(kind)]
 
-    def check(section: object) -> object:
+    def check(section: Any, validate: ValidatorFunctionWrapHandler) -> Any:
         given = section if isinstance(section, dict) else names
-        if missing := [name for name in names if name not in given]:
-            raise ValueError("\n".join(f"{group}.{name}: Field required" for name in missing))
-        return section
+        faults = [
+            InitErrorDetails(type="missing", loc=(name,), input=section)
+            for name in names
+            if name not in given
+        ]
+        try:
+            made = validate(section)
+        except ValidationError as error:
+            # All at once: what is missing, and what is wrong with the rest.
+            faults += [cast(InitErrorDetails, fault) for fault in error.errors(include_url=False)]
+            raise ValidationError.from_exception_data(kind.__name__, faults) from error
+        if faults:
+            raise ValidationError.from_exception_data(kind.__name__, faults)
+        return made
 
-    return BeforeValidator(check)
+    return WrapValidator(check)
 
 
 # The library checks their ranges itself.
-Database = Annotated[ConnectionSettings, _complete("database", ConnectionSettings)]
-Pool = Annotated[PoolSettings, _complete("pool", PoolSettings)]
+Database = Annotated[ConnectionSettings, _complete(ConnectionSettings)]
+Pool = Annotated[PoolSettings, _complete(PoolSettings)]
 
 
 class LimitSettings(Section):

@@ -57,6 +57,22 @@ def test_every_fault_of_a_section_is_a_line_with_its_field(
     ]
 
 
+def test_a_misspelt_field_is_named_beside_the_one_that_is_missing_and_a_wrong_one(
+    tmp_path: Path, api_document: Document
+) -> None:
+    api_document["pool"]["max_sise"] = api_document["pool"].pop("max_size")
+    api_document["pool"]["num_workers"] = "many"
+    with pytest.raises(SettingsError) as caught:
+        load_settings(write(tmp_path, api_document), ApiSettings)
+    head, *lines = str(caught.value).splitlines()
+    assert "3 fault(s)" in head
+    assert sorted(line.split(":")[0].split("=")[0] for line in lines) == [
+        "  pool.max_sise",
+        "  pool.max_size",
+        "  pool.num_workers",
+    ]
+
+
 @pytest.mark.parametrize("section", ["pool", "database"])
 def test_a_default_of_the_library_is_none_of_the_service(
     tmp_path: Path, api_document: Document, section: str
