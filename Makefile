@@ -17,7 +17,7 @@ ifeq ($(CA_BUNDLE),)
 unexport CA_BUNDLE
 endif
 
-.PHONY: help assess up build check project plan apply preset down destroy logs ps status restart-postgres restart-pgbouncer restart-app rotate-passwords rotate-certificates restore-secrets scale-pgbouncer reconnect psql free-disk lint test test-all test-unit engine bench-pool load load-sql compare isolation tune soak report results
+.PHONY: help assess up build check project plan apply preset down destroy logs ps status restart-postgres restart-pgbouncer restart-app rotate-passwords rotate-certificates restore-secrets scale-pgbouncer reconnect load-reference psql free-disk lint test test-all test-unit engine bench-pool load load-sql compare isolation tune soak report results
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -124,6 +124,10 @@ results: engine ## Write docs/results.md from the latest load tests
 
 reconnect: project ## New server connections of PgBouncer, after DDL
 	@$(LOOK) run --rm --no-deps ops pgbouncer reconnect $(AS_JSON)
+
+load-reference: project ## Load a CSV file: TABLE=buildings FILE=b.csv [REPLACE=yes]
+	@[[ -n "$(TABLE)" && -f "$(FILE)" ]] || { echo "name a table and a file: make load-reference TABLE=buildings FILE=data/buildings.csv" >&2; exit 2; }
+	@$(LOOK) run --rm --no-deps --volume "$(abspath $(dir $(FILE))):/data:ro" migrate load-reference $(AS_JSON) $(if $(REPLACE),--replace) "$(TABLE)" "/data/$(notdir $(FILE))"
 
 psql: ## A superuser's psql inside the PostgreSQL container
 	@infra/host/psql.sh

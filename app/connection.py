@@ -152,7 +152,7 @@ class BoundedConnection(HttpToolsProtocol):
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is too large to be parsed, or cannot be."""
+        """Refuse what is too large to be parsed, or malformed."""
         if self._refused:
             return
         if self._too_large:
@@ -277,7 +277,7 @@ def _evict_from(connections: set[Any], newest: BoundedConnection) -> bool:
         return False
     longest: BoundedConnection = min(waiting, key=lambda one: one.waiting_since)
     longest.transport.abort()
-    # It counts no more, although the loop tells it of its end only later.
+    # No longer counted, although the loop calls connection_lost only later.
     longest.connections.discard(longest)
     return True
 

@@ -7,14 +7,7 @@ from prometheus_client import CollectorRegistry
 from psycopg import Connection
 
 from app.log import get_logger
-from app.pool import (
-    ConnectionSettings,
-    DatabasePool,
-    DatabaseUnavailable,
-    Deadline,
-    PoolSettings,
-    PoolState,
-)
+from app.pool import DatabasePool, DatabaseUnavailable, Deadline, PoolState
 from app.settings import ApiSettings, WorkerSettings
 
 OPEN_SECONDS = 5.0
@@ -24,23 +17,27 @@ Work = Connection[tuple[Any, ...]]
 T = TypeVar("T")
 
 
-class Database(Protocol):
-    """What api and worker need of `app.pool.DatabasePool`; tests pass their own."""
+class Resizable(Protocol):
+    """What the control plane needs of `app.pool.DatabasePool`; tests pass their own."""
+
+    def state(self) -> PoolState:
+        """Return sizes and queue length now."""
+
+    def resize(self, min_size: int, max_size: int) -> None:
+        """Set the limits of the pool; raise ValueError for invalid sizes."""
+
+    def drain(self) -> None:
+        """Replace every connection: idle ones now, lent ones when they come back."""
+
+
+class Database(Resizable, Protocol):
+    """What api and worker need of it besides."""
 
     def open(self, *, deadline: Deadline) -> None:
         """Open the pool, or raise DatabaseUnavailable."""
 
     def close(self, timeout_seconds: float) -> None:
         """Close every connection; wait at most that long for borrowers."""
-
-    def state(self) -> PoolState:
-        """Return sizes and queue length now."""
-
-    def resize(self, min_size: int, max_size: int) -> None:
-        """Set the limits of the pool; raise ValueError for sizes that cannot be."""
-
-    def drain(self) -> None:
-        """Replace every connection: idle ones now, lent ones when they come back."""
 
     def run(
         self,
@@ -60,8 +57,8 @@ def make_database(
 ) -> DatabasePool:
     """Build the closed pool that a settings file describes."""
     return DatabasePool(
-        ConnectionSettings(**settings.database.model_dump()),
-        PoolSettings(**settings.pool.model_dump()),
+        settings.database,
+        settings.pool,
         name=settings.database.dbname,
         registry=registry,
     )
@@ -70,7 +67,7 @@ def make_database(
 def open_or_warn(database: Database) -> None:
     """Open the pool; without a database now, warn and leave it trying on its own.
 
-    The process is live and not ready until then. Raises only what waiting cannot mend,
+    The process is live and not ready until then. Raises only what waiting cannot fix,
     such as a libpq that is too old.
     """
     try:

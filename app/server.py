@@ -1,18 +1,27 @@
-"""Running an ASGI application under uvicorn, the same way for api and worker."""
+"""Running an ASGI application under uvicorn, and what api and worker answer alike."""
 
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from http import HTTPStatus
 from types import FrameType
+from typing import Any
 
+import anyio
 import uvicorn
+from anyio import to_thread
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
 from app.connection import BoundedServer, bounded
+from app.database import Database, ping
+from app.pool import DatabaseUnavailable, Deadline
 from app.settings import HttpSettings
 
-# Longer than a load balancer keeps an idle connection, so that it is never us who cut one.
+# Longer than a load balancer keeps an idle connection, so that this side never closes one first.
 KEEP_ALIVE_SECONDS = 75
 BACKLOG = 2048
 # Measured: 8 kB each that waits, 16 kB with half a head in it; 32 MB of API_MEMORY_MB at most.
@@ -21,10 +30,14 @@ CONNECTIONS_MAX = 2000
 # How long kept-alive connections may stay idle at the end of a process that retires.
 LAME_DUCK_SECONDS = 5.0
 CONNECTION_CLOSE = (b"connection", b"close")
+READY_SECONDS = 1.0
+# A little less, so that the pool says what is wrong before the second is over.
+PROBE_SECONDS = 0.9
+PROBE_THREADS = 4
 
 
 class Server(BoundedServer):
-    """Uvicorn that tells its owner when it serves and of a stop signal, and that can retire.
+    """Uvicorn that notifies its owner of its start and of a stop signal, and that can retire.
 
     `on_started` is called once it serves, `on_stop` at a stop signal, before it drains.
     """
@@ -45,8 +58,8 @@ class Server(BoundedServer):
         """Make way for another process on the same socket; returns at once, from any thread.
 
         Nothing more is accepted. Every answer says `Connection: close`, so that a caller
-        who keeps a connection hears of it before it goes; only one that is still idle at
-        the end of LAME_DUCK_SECONDS is closed without a word.
+        who keeps a connection learns of it before it goes; only one that is still idle at
+        the end of LAME_DUCK_SECONDS is closed without notice.
         """
         self._retiring = True
 
@@ -57,7 +70,7 @@ class Server(BoundedServer):
             self._on_started()
 
     async def on_tick(self, counter: int) -> bool:
-        """Tell, ten times a second, whether it is time to shut down."""
+        """Return True if it is time to shut down; called ten times a second."""
         if not self._retiring:
             return await super().on_tick(counter)
         if self._lame_until is None:
@@ -108,3 +121,68 @@ def make_server(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: None)
     return Server(config, on_stop, on_started)
+
+
+def error_response(
+    status: int,
+    code: str,
+    message: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    **details: Any,
+) -> JSONResponse:
+    """Build an error answer, {"error": {"code", "message", ...}}; details of None are left out."""
+    body = {"code": code, "message": message}
+    body |= {name: value for name, value in details.items() if value is not None}
+    return JSONResponse({"error": body}, status_code=status, headers=dict(headers or {}))
+
+
+class Health:
+    """Answers liveness, readiness and metrics; none of them waits for the requests' threads.
+
+    `fault` says why the process is not fit for work, before the database is asked.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        registry: CollectorRegistry,
+        fault: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        self._database = database
+        self._registry = registry
+        self._fault = fault
+        # Their own few threads: requests stuck on the database must not silence readiness.
+        self._limiter = anyio.CapacityLimiter(PROBE_THREADS)
+
+    def live(self) -> Response:
+        """Answer at once; touches no database and no thread."""
+        return JSONResponse({"status": "live"})
+
+    async def ready(self) -> Response:
+        """Run a query through the pool within a second, or answer 503 with why that failed."""
+        fault: str | None = f"the pooled path did not answer within {READY_SECONDS:g} s"
+        with anyio.move_on_after(READY_SECONDS):
+            fault = await to_thread.run_sync(
+                self._probe, limiter=self._limiter, abandon_on_cancel=True
+            )
+        pool = asdict(self._database.state())
+        if fault is None:
+            return JSONResponse({"status": "ready", "pool": pool})
+        retry = {"Retry-After": "1"}
+        status = HTTPStatus.SERVICE_UNAVAILABLE
+        return error_response(status, "not_ready", fault, headers=retry, pool=pool)
+
+    def metrics(self) -> Response:
+        """Return every metric of this process as Prometheus text."""
+        return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
+
+    def _probe(self) -> str | None:
+        if (fault := self._fault()) is not None:
+            return fault
+        deadline = Deadline.after(PROBE_SECONDS)
+        try:
+            self._database.run(ping, deadline=deadline, name="ready", read_only=True)
+        except DatabaseUnavailable as error:
+            return error.reason
+        return None

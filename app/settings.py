@@ -1,18 +1,36 @@
-"""What api.json and worker.json hold, and how they are read.
+"""What api.json, worker.json and migrate.json hold, how they are read, what changes live.
 
 The files are rendered from the env file; nothing else configures the service. A field
 that is missing, misspelt or out of range stops the process before it opens anything.
+
+While a process runs, its settings are one frozen document that is replaced as a whole. Code
+that reads a live field keeps the holder and asks it each time it needs the value; whoever
+keeps the document keeps the values of that moment.
 """
 
 import os
+from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, InitErrorDetails
+
+from app.pool import ConnectionSettings, PoolSettings
 
 SETTINGS_VARIABLE = "SLUICE_SETTINGS"
 # One transaction stores them all: 1,000 sites are 320,000 tasks.
 SITES_HARD_MAX = 1000
+LogFormat = Literal["json", "text"]
 
 
 class SettingsError(Exception):
@@ -37,48 +55,33 @@ class HttpSettings(Section):
     shutdown_grace_seconds: float = Field(ge=0)
 
 
-class DatabaseSettings(Section):
-    """One connection: field by field what app.pool.ConnectionSettings takes."""
+def _complete(kind: type) -> WrapValidator:
+    """Return the check that a section names every field: defaults are for users of the library."""
+    names = [one.name for one in fields(kind)]
 
-    host: str = Field(min_length=1)
-    port: int = Field(ge=1, le=65535)
-    dbname: str = Field(min_length=1)
-    user: str = Field(min_length=1)
-    password_file: str = Field(min_length=1)
-    sslmode: str
-    sslrootcert: str
-    load_balance_hosts: str
-    application_name: str
-    connect_timeout_seconds: int = Field(ge=2)
-    tcp_user_timeout_ms: int = Field(ge=0)
-    keepalives_idle_seconds: int = Field(ge=1)
-    keepalives_interval_seconds: int = Field(ge=1)
-    keepalives_count: int = Field(ge=1)
-    prepare_threshold: int | None = Field(ge=0)
-    prepared_max: int = Field(ge=0)
+    def check(section: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+        given = section if isinstance(section, dict) else names
+        faults = [
+            InitErrorDetails(type="missing", loc=(name,), input=section)
+            for name in names
+            if name not in given
+        ]
+        try:
+            made = validate(section)
+        except ValidationError as error:
+            # All at once: what is missing, and what is wrong with the rest.
+            faults += [cast(InitErrorDetails, fault) for fault in error.errors(include_url=False)]
+            raise ValidationError.from_exception_data(kind.__name__, faults) from error
+        if faults:
+            raise ValidationError.from_exception_data(kind.__name__, faults)
+        return made
+
+    return WrapValidator(check)
 
 
-class PoolSection(Section):
-    """One pool: field by field what app.pool.PoolSettings takes."""
-
-    min_size: int = Field(ge=0)
-    max_size: int = Field(ge=1)
-    timeout_seconds: float = Field(gt=0)
-    max_waiting: int = Field(ge=1)
-    max_lifetime_seconds: float = Field(gt=0)
-    max_idle_seconds: float = Field(gt=0)
-    reconnect_timeout_seconds: float = Field(gt=0)
-    num_workers: int = Field(ge=1)
-    check_idle_seconds: float = Field(ge=0)
-    leak_threshold_seconds: float = Field(gt=0)
-    retry_budget_seconds: float = Field(ge=0)
-    retry_attempts_max: int = Field(ge=1)
-
-    @model_validator(mode="after")
-    def _sizes_are_ordered(self) -> "PoolSection":
-        if self.min_size > self.max_size:
-            raise ValueError(f"min_size={self.min_size} exceeds max_size={self.max_size}")
-        return self
+# The library checks their ranges itself.
+Database = Annotated[ConnectionSettings, _complete(ConnectionSettings)]
+Pool = Annotated[PoolSettings, _complete(PoolSettings)]
 
 
 class LimitSettings(Section):
@@ -88,9 +91,10 @@ class LimitSettings(Section):
 
 
 class LogSettings(Section):
-    """How much is logged."""
+    """How much is logged, and as what: JSON for programs, text for people."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+    format: LogFormat = "json"
 
 
 class WorkSettings(Section):
@@ -130,8 +134,8 @@ class ApiSettings(Section):
 
     service: Literal["api"]
     http: HttpSettings
-    database: DatabaseSettings
-    pool: PoolSection
+    database: Database
+    pool: Pool
     limits: LimitSettings
     log: LogSettings
     control: ControlSettings
@@ -142,8 +146,8 @@ class WorkerSettings(Section):
 
     service: Literal["worker"]
     http: HttpSettings
-    database: DatabaseSettings
-    pool: PoolSection
+    database: Database
+    pool: Pool
     worker: WorkSettings
     log: LogSettings
     control: ControlSettings
@@ -158,7 +162,23 @@ class WorkerSettings(Section):
         return self
 
 
+class ReferenceSettings(Section):
+    """The synthetic reference data: the step of their grid, in degrees."""
+
+    grid_degrees: float = Field(ge=0.1, le=1.0, allow_inf_nan=False)
+
+
+class MigrateSettings(Section):
+    """The whole of migrate.json."""
+
+    service: Literal["migrate"]
+    database: Database
+    reference: ReferenceSettings
+    log: LogSettings
+
+
 S = TypeVar("S", bound=Section)
+Service = TypeVar("Service", ApiSettings, WorkerSettings)
 
 
 def settings_path(service: str) -> Path:
@@ -182,11 +202,87 @@ def load_settings(path: Path, model: type[S]) -> S:
 
 
 def _describe(path: Path, error: ValidationError) -> str:
-    lines = [f"{path}: {error.error_count()} fault(s); correct the env file and compile it again"]
-    for fault in error.errors(include_url=False, include_context=False):
-        field = ".".join(str(part) for part in fault["loc"]) or "(whole file)"
-        shown = (
-            "" if isinstance(fault["input"], (dict, list, bytes)) else f"={fault['input']!r:.60}"
-        )
-        lines.append(f"  {field}{shown}: {fault['msg']}")
-    return "\n".join(lines)
+    faults = [
+        line
+        for fault in error.errors(include_url=False, include_context=False)
+        for line in _fault_lines(fault)
+    ]
+    head = f"{path}: {len(faults)} fault(s); correct the env file and compile it again"
+    return "\n".join([head, *(f"  {line}" for line in faults)])
+
+
+def _fault_lines(fault: ErrorDetails) -> Iterator[str]:
+    """Yield one line for each fault: a section that checks itself names all of its own."""
+    field = ".".join(str(part) for part in fault["loc"]) or "(whole file)"
+    value = fault["input"]
+    shown = "" if isinstance(value, (dict, list, bytes)) else f"={value!r:.60}"
+    for text in fault["msg"].removeprefix("Value error, ").splitlines():
+        yield text if text.startswith(f"{field}.") else f"{field}{shown}: {text}"
+
+
+# The fields that the process can take over without a restart. The setting table says the
+# same of the settings behind them.
+LIVE_FIELDS = frozenset(
+    {
+        "pool.min_size",
+        "pool.max_size",
+        "log.level",
+        "log.format",
+        "limits.sites_max",
+        "http.event_streams_max",
+        "worker.batch_tasks",
+        "worker.lease_seconds",
+        "worker.poll_interval_seconds",
+        "worker.attempts_max",
+        "worker.retry_delay_seconds",
+        "worker.batch_deadline_seconds",
+    }
+)
+
+
+class Live(Generic[S]):
+    """The running settings. Reading and replacing are one assignment each: no lock."""
+
+    def __init__(self, settings: S) -> None:
+        self.current = settings
+
+    def replace(self, settings: S) -> None:
+        """Apply other settings, for whoever asks from now on."""
+        self.current = settings
+
+
+def flat(settings: Section) -> dict[str, object]:
+    """Return every value under its dotted name, such as `pool.max_size`."""
+    document = settings.model_dump(mode="json")
+    return dict(_leaves(document, ""))
+
+
+def differing(running: Section, wanted: Section) -> tuple[str, ...]:
+    """Return the dotted names of the fields whose values differ, sorted."""
+    ours, theirs = flat(running), flat(wanted)
+    return tuple(sorted(name for name in ours if ours[name] != theirs[name]))
+
+
+def merged(running: S, wanted: S) -> S:
+    """Return the running settings with the live fields of `wanted`.
+
+    Raises:
+        ValidationError: the new live values do not go with those that need a restart.
+
+    """
+    document = running.model_dump(mode="json")
+    theirs = flat(wanted)
+    for name in LIVE_FIELDS & theirs.keys():
+        section, field = name.split(".")
+        document[section][field] = theirs[name]
+    return type(running).model_validate(document)
+
+
+def _leaves(value: object, prefix: str) -> list[tuple[str, object]]:
+    if not isinstance(value, dict):
+        return [(prefix, value)]
+    return [
+        leaf
+        for name, part in value.items()
+        for leaf in _leaves(part, f"{prefix}.{name}" if prefix else name)
+    ]

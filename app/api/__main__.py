@@ -12,23 +12,23 @@ from app.settings import ApiSettings, HttpSettings, SettingsError, load_settings
 
 
 def main() -> int:
-    """Become the supervisor; return the exit code where that cannot be."""
+    """Become the supervisor; return the exit code where that fails."""
     try:
         settings = load_settings(settings_path("api"), ApiSettings)
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2
     try:
-        _become_supervisor(_bound(settings.http))
+        _become_supervisor(_bound(settings.http), settings.log.format)
     except OSError as error:
         sys.stderr.write(f"{settings.http.host}:{settings.http.port}: {error.strerror}\n")
         return 1
 
 
-def _become_supervisor(listener: socket.socket) -> NoReturn:
+def _become_supervisor(listener: socket.socket, log_format: str) -> NoReturn:
     """Start anew, without all that reading settings has loaded: it stays for the whole time."""
     listener.set_inheritable(True)
-    command = [sys.executable, "-m", "app.api.supervisor", str(listener.fileno())]
+    command = [sys.executable, "-m", "app.api.supervisor", str(listener.fileno()), log_format]
     os.execv(sys.executable, command)  # noqa: S606  # no shell is wanted
 
 

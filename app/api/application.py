@@ -5,17 +5,17 @@ from collections.abc import AsyncIterator, Callable
 
 from anyio import to_thread
 from fastapi import FastAPI
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 
-from app.api import events, health, reading, submission
-from app.api.body_limit import BodyLimit
-from app.api.context import RequestContext
+from app.api import events, reading, submission
+from app.api.body import BodyLimit
+from app.api.context import RequestContext, Services
 from app.api.errors import register_handlers
-from app.api.services import Services
+from app.api.models import ErrorBody
 from app.database import Database, make_database, open_or_warn
-from app.live import Live
 from app.metrics import HttpMetrics, make_registry
-from app.settings import ApiSettings
+from app.server import Health
+from app.settings import ApiSettings, Live
 
 CLOSE_SECONDS = 5.0
 # Enough to keep the threads busy through a burst, few enough to answer in time.
@@ -44,15 +44,15 @@ def create_app(
         title="Sluice risk service", version="1", description=DESCRIPTION, lifespan=_lifespan
     )
     app.state.services = services
-    for router in (submission.router, reading.router, events.router, health.router):
+    for router in (submission.router, reading.router, events.router):
         app.include_router(router)
-    _add_root(app)
+    _add_operation(app, Health(pool, registry))
     register_handlers(app)
     _add_layers(app, services)
     return app
 
 
-def _add_root(app: FastAPI) -> None:
+def _add_operation(app: FastAPI, health: Health) -> None:
     @app.get("/", tags=["operation"], summary="What this is, and where to go")
     async def root() -> JSONResponse:
         """Name the service and the paths to begin with."""
@@ -68,6 +68,32 @@ def _add_root(app: FastAPI) -> None:
                 "metrics": "/metrics",
             }
         )
+
+    @app.get("/health/live", tags=["operation"], summary="The process is up")
+    async def live() -> Response:
+        """Answer at once; touches no database and no thread."""
+        return health.live()
+
+    @app.get(
+        "/health/ready",
+        tags=["operation"],
+        responses={503: {"model": ErrorBody}},
+        summary="The pooled path answers within a second",
+    )
+    async def ready() -> Response:
+        """Run a query through the pool, or say why that failed."""
+        return await health.ready()
+
+    @app.get(
+        "/metrics",
+        tags=["operation"],
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {}}}},
+        summary="Prometheus text",
+    )
+    async def metrics() -> Response:
+        """Return every metric of this process."""
+        return health.metrics()
 
 
 def _add_layers(app: FastAPI, services: Services) -> None:

@@ -46,7 +46,7 @@ def wait(end: socket.socket) -> tuple[str, str] | None:
 
 
 def is_closed(end: socket.socket) -> bool:
-    """Tell whether the other side is gone and everything it said has been received."""
+    """Return True if the other side is gone and everything it sent has been received."""
     try:
         return not end.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK)
     except BlockingIOError:

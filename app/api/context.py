@@ -1,27 +1,37 @@
-"""The outermost layer: request id, deadline, admission, access log and metrics."""
+"""What every request is given: an id, a deadline, admission, and what endpoints work with."""
 
 import re
 import time
 import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, cast
 
+import anyio
 import structlog
+from fastapi import Depends, Request
+from prometheus_client import CollectorRegistry
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.errors import error_response, unavailable_response
+from app.api.errors import unavailable_response
+from app.database import Database, open_or_warn
 from app.log import get_logger
 from app.metrics import HttpMetrics, LastMinute
 from app.pool import Deadline
+from app.server import error_response
+from app.settings import ApiSettings, Live
 
 SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}", re.ASCII)
+STREAM_THREADS = 4
 log = get_logger("app.api.access")
 
 
 class RequestContext:
-    """Gives each request an id and a deadline, and accounts for its answer.
+    """The outermost layer: gives an id and a deadline, counts and logs the answer.
 
-    At most `admitted_max` api requests are in hand at once; the next is told to come
-    back. An endless queue for the thread pool would answer no one in time.
+    At most `admitted_max` api requests are in hand at once; the next gets 503 with
+    Retry-After. An endless queue for the thread pool would answer no one in time.
     """
 
     def __init__(
@@ -117,10 +127,47 @@ class _Answer:
 
 
 def _counted(path: str) -> bool:
-    """Tell whether a path uses the thread pool; event streams have a bound of their own."""
+    """Return True if a path uses the thread pool; event streams have a bound of their own."""
     return path.startswith("/api/") and not path.endswith("/events")
 
 
 def _request_id(scope: Scope) -> str:
     given = Headers(scope=scope).get("x-request-id", "")
     return given if SANE_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+@dataclass(slots=True)
+class Services:
+    """One per application, made by `create_app`; the limiter needs no running loop."""
+
+    live: Live[ApiSettings]
+    database: Database
+    registry: CollectorRegistry
+    opening: Callable[[Database], None] = open_or_warn
+    # Set when this process makes way for a new one: streams end, their clients come back.
+    ending: bool = False
+    streams_open: int = 0
+    last_minute: LastMinute = field(default_factory=LastMinute)
+    # Their own few threads: 50 event streams must not take threads from requests.
+    stream_limiter: anyio.CapacityLimiter = field(
+        default_factory=lambda: anyio.CapacityLimiter(STREAM_THREADS)
+    )
+
+    @property
+    def settings(self) -> ApiSettings:
+        """Return the running settings."""
+        return self.live.current
+
+
+async def get_services(request: Request) -> Services:
+    """Return the application's services."""
+    return cast(Services, request.app.state.services)
+
+
+async def get_deadline(request: Request) -> Deadline:
+    """Return the moment by which this request must be answered."""
+    return cast(Deadline, request.state.deadline)
+
+
+ServicesDep = Annotated[Services, Depends(get_services)]
+DeadlineDep = Annotated[Deadline, Depends(get_deadline)]

@@ -10,10 +10,10 @@ from fastapi import APIRouter
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.types import Receive, Scope, Send
 
+from app.api.context import DeadlineDep, Services, ServicesDep
 from app.api.errors import ServiceBusyError
 from app.api.models import ErrorBody
 from app.api.reading import fetch_status
-from app.api.services import DeadlineDep, Services, ServicesDep
 from app.api.submission import PATH
 from app.assessments.status import Status
 from app.log import get_logger
@@ -21,9 +21,9 @@ from app.pool import DatabaseUnavailable, Deadline
 
 POLL_SECONDS = 0.5
 PING_SECONDS = 15
-# A client that stopped reading must not keep its stream for ever.
+# A client that stopped reading must not keep its stream forever.
 SEND_SECONDS_MAX = 10.0
-# How long a stream may take to say goodbye when the service stops.
+# How long a stream may take to send its last event when the service stops.
 STOP_SECONDS = 2.0
 STREAM_SECONDS_MAX = 3600.0
 log = get_logger("app.api.events")

@@ -123,7 +123,7 @@ class AssessmentStatus(BaseModel):
 
 
 class ResultRow(BaseModel):
-    """One site, scenario, year and peril; a number that cannot be had is null."""
+    """One site, scenario, year and peril; a number that is not available is null."""
 
     site_id: str
     scenario: Scenario

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlencode
 from uuid import UUID
@@ -12,7 +11,8 @@ from uuid import UUID
 from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import JSONResponse, Response
 
-from app.api.faults import Fault, InvalidRequestError, shorten
+from app.api.context import DeadlineDep, Services, ServicesDep
+from app.api.errors import Fault, InvalidRequestError, shorten
 from app.api.models import (
     YEAR_FIRST,
     YEAR_LAST,
@@ -22,18 +22,17 @@ from app.api.models import (
     ResultsPage,
     SiteId,
 )
-from app.api.services import DeadlineDep, Services, ServicesDep
 from app.api.submission import PATH
-from app.assessments.results import (
+from app.assessments.read_results import (
     COLUMNS,
     ResultFilter,
     ResultKey,
     ResultPage,
     UnknownSiteError,
     read_results,
+    read_summary,
 )
 from app.assessments.status import Status, read_status
-from app.assessments.summary import read_summary
 from app.database import Work
 from app.pool import Deadline
 from app.risk.types import RiskType, Scenario
@@ -55,7 +54,8 @@ ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": ErrorBody} for code i
 def get_status(assessment_id: UUID, services: ServicesDep, deadline: DeadlineDep) -> JSONResponse:
     """Return how far the assessment is, by site, and the first failed tasks."""
     status = fetch_status(services, assessment_id, deadline)
-    return JSONResponse(status_body(status))
+    body = AssessmentStatus.model_validate(status, from_attributes=True)
+    return JSONResponse(body.model_dump(mode="json"))
 
 
 @router.get(
@@ -126,19 +126,6 @@ def fetch_status(services: Services, assessment_id: UUID, deadline: Deadline) ->
     return _read(
         services, deadline, "status", lambda connection: read_status(connection, assessment_id)
     )
-
-
-def status_body(status: Status) -> dict[str, Any]:
-    """Return the JSON form of a status."""
-    body = AssessmentStatus.model_validate(
-        {
-            **asdict(status),
-            "done_tasks": status.done_tasks,
-            "failed_tasks": status.failed_tasks,
-            "missing_inputs": status.missing_inputs,
-        }
-    )
-    return body.model_dump(mode="json")
 
 
 def _read(services: Services, deadline: Deadline, name: str, work: Callable[[Work], T | None]) -> T:

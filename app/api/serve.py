@@ -1,19 +1,76 @@
-"""`python -m app.api.serve`: the process that answers, started by the supervisor."""
+"""`python -m app.api.serve`: the process that answers, started by the supervisor.
+
+Its side of a restart: say that it is ready, ask for a new process, make way for it.
+"""
 
 import argparse
+import os
+import signal
 import socket
 import sys
+import threading
+from collections.abc import Callable
 
+from app.api import channel
 from app.api.application import create_app
-from app.api.handover import Handover
-from app.control.process import Process
+from app.api.supervisor import READY_SECONDS_MAX
+from app.control.process import NotRestartedError, Process
 from app.control.server import ControlServer
 from app.database import Database, open_or_fail, open_or_warn
-from app.live import Live
 from app.log import configure_logging, get_logger
 from app.pool import DatabaseUnavailable
 from app.server import make_server
-from app.settings import ApiSettings, SettingsError, load_settings, settings_path
+from app.settings import ApiSettings, Live, SettingsError, load_settings, settings_path
+
+ANSWER_SECONDS_MAX = READY_SECONDS_MAX + 5.0
+
+
+class Handover:
+    """The channel to the supervisor. Methods may be called from any thread."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
+        self._one_at_a_time = threading.Lock()
+        self._answered = threading.Event()
+        self._refusal = ""
+
+    def ready(self) -> None:
+        """Say that requests are answered from now on."""
+        channel.send(self._end, channel.READY)
+
+    def failed(self, reason: str) -> None:
+        """Say why this process is about to end."""
+        channel.send(self._end, channel.FAILED, reason)
+
+    def listen(self, retire: Callable[[], None]) -> None:
+        """Call `retire` when a new process serves; returns at once."""
+        threading.Thread(target=self._listen, args=(retire,), name="handover", daemon=True).start()
+
+    def restart(self) -> None:
+        """Have a new process take over; return once it serves, and this one makes way.
+
+        Raises:
+            NotRestartedError: the new process did not become ready.
+
+        """
+        with self._one_at_a_time:
+            self._answered.clear()
+            channel.send(self._end, channel.RESTART)
+            if not self._answered.wait(ANSWER_SECONDS_MAX):
+                raise NotRestartedError("the supervisor has not answered")
+            if self._refusal:
+                raise NotRestartedError(self._refusal)
+
+    def _listen(self, retire: Callable[[], None]) -> None:
+        while (message := channel.wait(self._end)) is not None:
+            word, text = message
+            if word == channel.RETIRE:
+                retire()
+            elif word in (channel.RESTARTED, channel.REFUSED):
+                self._refusal = text if word == channel.REFUSED else ""
+                self._answered.set()
+        # Nobody would ever stop a process that its supervisor has left.
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def main() -> int:
@@ -27,11 +84,11 @@ def main() -> int:
         handover.failed(str(error))
         sys.stderr.write(f"{error}\n")
         return 2
-    configure_logging("api", settings.log.level)
+    configure_logging("api", settings.log.level, settings.log.format)
     log = get_logger("app.api")
     log.info("starting", host=settings.http.host, port=settings.http.port)
 
-    def open_or_tell(database: Database) -> None:
+    def open_or_report(database: Database) -> None:
         try:
             open_or_fail(database)
         except DatabaseUnavailable as error:
@@ -40,7 +97,7 @@ def main() -> int:
 
     live = Live(settings)
     # The first process may wait for its database; one that replaces a good one may not.
-    app = create_app(live, opening=open_or_tell if options.replacement else open_or_warn)
+    app = create_app(live, opening=open_or_report if options.replacement else open_or_warn)
     services = app.state.services
     server = make_server(app, settings.http, on_started=handover.ready)
     process = Process(
@@ -67,7 +124,10 @@ def main() -> int:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m app.api.serve", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m app.api.serve",
+        description="The process that answers, started by the supervisor.",
+    )
     parser.add_argument("--listener", type=int, required=True, help="descriptor of the socket")
     parser.add_argument("--channel", type=int, required=True, help="descriptor to the supervisor")
     parser.add_argument("--replacement", action="store_true", help="be ready, or do not serve")

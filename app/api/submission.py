@@ -11,10 +11,10 @@ import structlog
 from fastapi import APIRouter, Header
 from fastapi.responses import JSONResponse
 
-from app.api.faults import Fault, InvalidRequestError, shorten
+from app.api.body import StrictJsonRoute
+from app.api.context import DeadlineDep, ServicesDep
+from app.api.errors import Fault, InvalidRequestError, shorten
 from app.api.models import AssessmentAccepted, AssessmentRequest, ErrorBody
-from app.api.services import DeadlineDep, ServicesDep
-from app.api.strict_json import StrictJsonRoute
 from app.assessments.submit import Accepted, Site, SitesOutsideAreaError, Submission, find, submit
 from app.log import get_logger
 from app.risk.types import Scenario

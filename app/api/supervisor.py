@@ -2,7 +2,7 @@
 
 `python -m app.api` becomes it. Only the standard library, and no work of its own: it starts a
 serving process on the socket it was given, and on SIGHUP, or when the serving process asks, a
-second one. When that is ready the first is told to retire; when it never is, the first goes on.
+second one. When that is ready the first retires; when it never is, the first goes on.
 
 uvicorn's own supervisor is not used: it closes idle kept-alive connections at once, which resets
 a request on its way to them; it is deaf to signals while the old process drains; and it tells
@@ -29,6 +29,7 @@ READY_SECONDS_MAX = 60.0
 RETIRING_SECONDS_MAX = 60.0
 SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 NEVER = float("inf")
+LOGGER = "app.api.supervisor"
 
 
 @dataclass(eq=False, slots=True)
@@ -45,8 +46,11 @@ class Child:
 class Supervisor:
     """Keeps one process serving on the socket with this file descriptor."""
 
-    def __init__(self, listener: int, *, module: str = "app.api.serve") -> None:
+    def __init__(
+        self, listener: int, *, module: str = "app.api.serve", log_format: str = "json"
+    ) -> None:
         self._listener = listener
+        self._log_as_text = log_format == "text"
         self._module = module
         self._selector = selectors.DefaultSelector()
         self._serving: Child | None = None
@@ -95,7 +99,7 @@ class Supervisor:
             pid = os.posix_spawn(sys.executable, command, os.environ)
         child = Child(pid, ours, until)
         self._selector.register(ours, selectors.EVENT_READ, child)
-        _log("info", "process started", pid=pid)
+        self._log("info", "process started", pid=pid)
         return child
 
     def _replace(self) -> None:
@@ -108,7 +112,7 @@ class Supervisor:
         self._coming = self._start(time.monotonic() + READY_SECONDS_MAX, "--replacement")
 
     def _refuse(self, reason: str) -> None:
-        _log("error", "not restarted; the old process goes on", reason=reason)
+        self._log("error", "not restarted; the old process goes on", reason=reason)
         if self._serving is not None:
             channel.send(self._serving.channel, channel.REFUSED, reason)
 
@@ -127,7 +131,7 @@ class Supervisor:
 
     def _on_ready(self, child: Child) -> None:
         child.ready, child.until = True, NEVER
-        _log("info", "process is ready", pid=child.pid)
+        self._log("info", "process is ready", pid=child.pid)
         if child is not self._coming:
             return
         old, self._serving, self._coming = self._serving, child, None
@@ -151,7 +155,7 @@ class Supervisor:
         with suppress(KeyError, ValueError):
             self._selector.unregister(child.channel)
         child.channel.close()
-        _log("info" if code == 0 else "error", "process ended", pid=child.pid, exit_code=code)
+        self._log("info" if code == 0 else "error", "process ended", pid=child.pid, exit_code=code)
         if child in self._retiring:
             self._retiring.remove(child)
         elif child is self._coming:
@@ -179,7 +183,7 @@ class Supervisor:
             if time.monotonic() >= child.until:
                 child.reason = child.reason or f"not ready within {READY_SECONDS_MAX:g} s"
                 child.until = NEVER
-                _log("error", "process is late and is killed", pid=child.pid)
+                self._log("error", "process is late and is killed", pid=child.pid)
                 os.kill(child.pid, signal.SIGKILL)
 
     def _end(self) -> None:
@@ -187,6 +191,19 @@ class Supervisor:
         self._ending = True
         for child in self._children():
             os.kill(child.pid, signal.SIGTERM)
+
+    def _log(self, level: str, event: str, **fields: object) -> None:
+        """Write a line as `app.log` does, which would be too much to import."""
+        now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        fields |= {"service": "api"}
+        if self._log_as_text:
+            shown = "".join(f" {name}={json.dumps(value)}" for name, value in fields.items())
+            line = f"{now} {level:<8} {LOGGER}: {event}{shown}"
+        else:
+            place = {"logger": LOGGER, "level": level, "timestamp": now}
+            line = json.dumps({"event": event, **place, **fields})
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
 
 
 def _signal_socket() -> socket.socket:
@@ -205,12 +222,5 @@ def _noted(_number: int, _frame: FrameType | None) -> None:
     """Have a handler, so that process 1 gets the signal; the byte is in the socket."""
 
 
-def _log(level: str, event: str, **fields: object) -> None:
-    line = {"event": event, "service": "api", "logger": "app.api.supervisor", "level": level}
-    now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-    sys.stdout.write(json.dumps({**line, **fields, "timestamp": now}) + "\n")
-    sys.stdout.flush()
-
-
 if __name__ == "__main__":
-    sys.exit(Supervisor(int(sys.argv[1])).run())
+    sys.exit(Supervisor(int(sys.argv[1]), log_format=sys.argv[2]).run())

@@ -125,7 +125,7 @@ def submit(connection: Work, submission: Submission) -> Accepted:
     """Store the submission, or return what is stored under its idempotency key.
 
     Raises SitesOutsideAreaError or ReferenceDataMissingError; nothing is stored then. The caller
-    compares `request_hash` to tell a repeat from another request under the same key.
+    compares `request_hash` to distinguish a repeat from another request under the same key.
     """
     cells = _locate(connection, submission.sites)
     parameters = _parameters(submission, cells)

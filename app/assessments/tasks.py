@@ -1,4 +1,4 @@
-"""Tasks and their leases: claim, complete, give back.
+"""Tasks and their leases: claim, complete, give back; and the end of an assessment.
 
 A claim leases up to a batch of one site's tasks under a fresh token and returns each
 task's attempt. Attempt and token together fence every later write: a holder whose lease
@@ -8,9 +8,10 @@ ran out and was claimed again changes nothing. All times are the database's.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from app.assessments.batch import Batch, Task, TaskFailure, TaskResults
-from app.assessments.result_rows import write_results
+from app.assessments.write_results import write_results
 from app.database import Work
 from app.risk.types import AssetTerms, Scenario
 
@@ -134,8 +135,8 @@ SET state = 'queued', attempt = task.attempt - 1, lease_expires_at = NULL, lease
 {OURS}
 """  # noqa: S608  # constant text only
 
-# A failure that was stored has given its lease up: only its attempt and its error tell it
-# from one whose lease ran out.
+# A failure that was stored has given its lease up: only its attempt and its error
+# distinguish it from one whose lease ran out.
 COUNT_OUTCOMES = """
 SELECT count(*) FILTER (WHERE task.state = 'running' AND task.leased_by = %(token)s),
        count(*) FILTER (WHERE task.state = 'done' AND task.leased_by = %(token)s),
@@ -211,10 +212,10 @@ def release(connection: Work, batch: Batch) -> int:
 def committed(
     connection: Work, batch: Batch, done: int, failures: Sequence[TaskFailure]
 ) -> bool | None:
-    """Tell, after an ambiguous commit, whether the batch's outcome is stored.
+    """Return, after an ambiguous commit, whether the batch's outcome is stored.
 
     True when it is, None when the lease is still ours (nothing was stored); raises
-    FenceRefusedError when it is neither, or cannot be told any more: failures alone
+    FenceRefusedError when it is neither, or no longer known: failures alone
     leave no trace once their tasks were claimed again.
     """
     errors = {failure.task: failure.error for failure in failures}
@@ -256,3 +257,62 @@ def _batch(rows: Sequence[tuple[Any, ...]], token: str) -> Batch | None:
         token=token,
         tasks=tuple(Task(Scenario(row[6]), row[7], row[8]) for row in rows),
     )
+
+
+FINISH = """
+UPDATE risk.assessments AS assessment
+SET status = CASE WHEN EXISTS (
+                      SELECT FROM risk.tasks AS task
+                      WHERE task.assessment_id = assessment.assessment_id
+                        AND task.state = 'failed')
+                  THEN 'failed' ELSE 'succeeded' END,
+    finished_at = now()
+WHERE assessment.finished_at IS NULL
+  AND (%(assessment_id)s::uuid IS NULL OR assessment.assessment_id = %(assessment_id)s)
+  AND NOT EXISTS (
+      SELECT FROM risk.tasks AS task
+      WHERE task.assessment_id = assessment.assessment_id
+        AND task.state IN ('queued', 'running'))
+RETURNING assessment.assessment_id, assessment.status
+"""
+
+# What a task did to the workers that held it is not known here; that it never came
+# back within its lease, as often as allowed, can.
+FAIL_LOST = """
+UPDATE risk.tasks AS task
+SET state = 'failed', lease_expires_at = NULL,
+    error = format('its lease ran out on attempt %%s of %%s, last held by %%s: the worker died, '
+                   'hung or lost the database each time',
+                   task.attempt, %(attempts_max)s::integer, task.leased_by)
+FROM (
+    SELECT lost.assessment_id, lost.site_no, lost.scenario, lost.year
+    FROM risk.tasks AS lost
+    WHERE lost.state IN ('queued', 'running')
+      AND lost.attempt >= %(attempts_max)s
+      AND (lost.state = 'queued' OR lost.lease_expires_at < now())
+    FOR UPDATE SKIP LOCKED
+) AS lost
+WHERE (task.assessment_id, task.site_no, task.scenario, task.year)
+    = (lost.assessment_id, lost.site_no, lost.scenario, lost.year)
+RETURNING task.assessment_id, task.site_no, task.scenario::text, task.year, task.error
+"""
+
+Ended = list[tuple[UUID, str]]
+Lost = list[tuple[UUID, int, str, int, str]]
+
+
+def finish(connection: Work, assessment_id: UUID | None) -> Ended:
+    """End the assessment (every one when None) if no task of it is left to do.
+
+    Returns (assessment_id, status) of each that ended now. Run it after the commit that
+    ended a task: before, two workers could each still see the other's task as open.
+    """
+    return connection.execute(FINISH, {"assessment_id": assessment_id}).fetchall()
+
+
+def fail_lost(connection: Work, attempts_max: int) -> Lost:
+    """Fail the tasks that lost their lease on the last attempt.
+
+    Returns (assessment_id, site_no, scenario, year, error) of each.
+    """
+    return connection.execute(FAIL_LOST, {"attempts_max": attempts_max}).fetchall()

@@ -1,4 +1,4 @@
-"""What an operator may ask of this process: what is in force, reload, drain."""
+"""What an operator may ask of this process: its running settings, reload, drain, restart."""
 
 import os
 import socket
@@ -7,38 +7,24 @@ from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Generic, Protocol
+from typing import Any, Generic
 
 from pydantic import ValidationError
 
-from app.live import LIVE_FIELDS, Live, Service, differing, merged
-from app.log import get_logger, set_level
+from app.database import Resizable
+from app.log import get_logger, set_logging
 from app.metrics import LastMinute
-from app.pool import PoolState
-from app.settings import SettingsError, load_settings
+from app.settings import LIVE_FIELDS, Live, Service, SettingsError, differing, load_settings, merged
 
 log = get_logger("app.control")
 
 
 class ReloadRefusedError(Exception):
-    """The settings file cannot be put in force; the message says why, the old values serve."""
+    """The settings file cannot be applied; the message says why, the running values stay."""
 
 
 class NotRestartedError(Exception):
     """No new process has taken over; this one goes on serving. The message says why."""
-
-
-class Resizable(Protocol):
-    """What control needs of the connection pool."""
-
-    def state(self) -> PoolState:
-        """Return sizes and queue length now."""
-
-    def resize(self, min_size: int, max_size: int) -> None:
-        """Set the limits; raise ValueError for sizes that cannot be."""
-
-    def drain(self) -> None:
-        """Replace every connection."""
 
 
 class Process(Generic[Service]):
@@ -62,7 +48,7 @@ class Process(Generic[Service]):
         self._started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
 
     def state(self) -> dict[str, Any]:
-        """Return the settings in force, the pool's numbers and what the file would change.
+        """Return the running settings, the pool's numbers and what the file would change.
 
         `last_minute` is of the requests, and None where the process answers none.
         `needs_reload` names fields that a reload can change, `needs_restart` the others;
@@ -84,22 +70,23 @@ class Process(Generic[Service]):
         }
 
     def reload(self) -> None:
-        """Read the settings file and put its live fields in force, all or none.
+        """Read the settings file and apply its live fields, all or none.
 
         Raises:
-            ReloadRefusedError: the file, or its live part with the rest in force, is invalid.
+            ReloadRefusedError: the file, or its live part with the rest of the running values, is
+                invalid.
 
         """
         with self._changing:
-            in_force = self._live.current
+            running = self._live.current
             wanted = self._wanted()
-            settings = _merged(in_force, wanted)
+            settings = _merged(running, wanted)
             self._resize(settings)
             self._live.replace(settings)
-            set_level(settings.log.level)
+            set_logging(settings.log.level, settings.log.format)
         log.info(
             "settings reloaded",
-            changed=list(differing(in_force, settings)),
+            changed=list(differing(running, settings)),
             needs_restart=list(differing(settings, wanted)),
         )
 
@@ -142,12 +129,12 @@ class Process(Generic[Service]):
             return (), str(error)
 
 
-def _merged(in_force: Service, wanted: Service) -> Service:
+def _merged(running: Service, wanted: Service) -> Service:
     try:
-        return merged(in_force, wanted)
+        return merged(running, wanted)
     except ValidationError as error:
         reasons = "; ".join(fault["msg"] for fault in error.errors(include_url=False))
         raise ReloadRefusedError(
-            f"the file needs a restart as a whole: its live values do not go with those "
-            f"in force that only a restart changes ({reasons})"
+            "the file needs a restart as a whole: its live values do not go with the running "
+            f"values that only a restart changes ({reasons})"
         ) from error

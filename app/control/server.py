@@ -1,18 +1,35 @@
-"""The control plane's server: a thread with an event loop of its own."""
+"""The control plane of a process: endpoints, certificate, address, and the thread that serves.
 
+The endpoints answer JSON, and nothing without the token.
+"""
+
+import errno
+import hmac
+import os
 import socket
+import ssl
 import threading
+from collections.abc import Callable
+from contextlib import closing
+from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import uvicorn
+from anyio import to_thread
+from starlette.applications import Starlette
+from starlette.datastructures import Headers
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.connection import BoundedServer, bounded
-from app.control.address import bound_socket, is_still_ours
-from app.control.application import Controlled, create_control_app
-from app.control.certificate import Certificate
+from app.control.process import NotRestartedError, Process, ReloadRefusedError
 from app.log import get_logger
+from app.server import error_response
 from app.settings import ControlSettings
 
 RETRY_SECONDS = 1.0
@@ -22,7 +39,162 @@ KEEP_ALIVE_SECONDS = 5
 BACKLOG = 64
 # For a few operators and their tools.
 CONNECTIONS_MAX = 64
+Stamp = tuple[tuple[int, int], ...]
 log = get_logger("app.control")
+
+
+class TokenGuard:
+    """Lets a request through that carries the token.
+
+    The file is read for each request, so that a rotated token counts from the next one;
+    without a token in it nobody gets in.
+    """
+
+    def __init__(self, app: ASGIApp, *, token_file: Path) -> None:
+        self._app = app
+        self._token_file = token_file
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI connection."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if self._admits(Headers(scope=scope).get("authorization", "")):
+            await self._app(scope, receive, send)
+            return
+        log.warning("control refused", path=scope["path"], client=(scope["client"] or ("",))[0])
+        message = "the bearer token of this service is needed"
+        response = error_response(HTTPStatus.UNAUTHORIZED, "unauthorized", message)
+        response.headers["WWW-Authenticate"] = "Bearer"
+        await response(scope, receive, send)
+
+    def _admits(self, authorization: str) -> bool:
+        try:
+            token = self._token_file.read_bytes().strip()
+        except OSError as error:
+            log.error("token cannot be read", file=str(self._token_file), reason=error.strerror)
+            return False
+        scheme, _, given = authorization.partition(" ")
+        same = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), token)
+        return bool(token) and scheme.lower() == "bearer" and same
+
+
+def create_control_app(process: Process[Any], token_file: Path) -> Starlette:
+    """Build the control plane of one process."""
+
+    async def state(_request: Request) -> Response:
+        return JSONResponse(await to_thread.run_sync(process.state))
+
+    async def reload(_request: Request) -> Response:
+        try:
+            return await change("reload", process.reload)
+        except ReloadRefusedError as error:
+            log.warning("reload refused", reason=str(error))
+            return error_response(HTTPStatus.CONFLICT, "reload_refused", str(error))
+
+    async def drain(_request: Request) -> Response:
+        return await change("drain", process.drain)
+
+    async def restart(_request: Request) -> Response:
+        try:
+            return await change("restart", process.restart)
+        except NotRestartedError as error:
+            log.warning("not restarted", reason=str(error))
+            return error_response(HTTPStatus.CONFLICT, "not_restarted", str(error))
+
+    async def change(what: str, work: Callable[[], None]) -> Response:
+        log.info("control", what=what)
+        await to_thread.run_sync(work)
+        return JSONResponse(await to_thread.run_sync(process.state))
+
+    return Starlette(
+        routes=[
+            Route("/control/state", state, methods=["GET"]),
+            Route("/control/reload", reload, methods=["POST"]),
+            Route("/control/drain", drain, methods=["POST"]),
+            Route("/control/restart", restart, methods=["POST"]),
+        ],
+        middleware=[Middleware(TokenGuard, token_file=token_file)],
+    )
+
+
+class Certificate:
+    """A TLS context that follows its files, so that a renewal needs no reload.
+
+    An operator who has the new CA could not reach a process that shows the old
+    certificate, and so could not reload it either.
+    """
+
+    def __init__(self, settings: ControlSettings) -> None:
+        """Load the pair; raise OSError (ssl.SSLError included) when it cannot be used."""
+        self._files = (settings.certificate_file, settings.key_file)
+        self._seen = self._stamp()
+        self.context = self._loaded()
+
+    def refresh(self) -> None:
+        """Load the pair again if it changed; one that cannot be used is left for later."""
+        try:
+            stamp = self._stamp()
+            if stamp == self._seen:
+                return
+            # First on the side: a pair that does not match would spoil the context in use.
+            self._loaded()
+            self.context.load_cert_chain(*self._files)
+        except OSError as error:
+            log.warning("control certificate not taken yet", reason=str(error))
+            return
+        self._seen = stamp
+        log.info("control certificate renewed")
+
+    def _loaded(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.load_cert_chain(*self._files)
+        return context
+
+    def _stamp(self) -> Stamp:
+        found = (os.stat(path) for path in self._files)
+        return tuple((status.st_ino, status.st_mtime_ns) for status in found)
+
+
+def bound_socket(alias: str, port: int) -> socket.socket:
+    """Return a socket bound to whichever address of `alias` is this host's own.
+
+    All replicas share the alias, and each has one of its addresses.
+
+    Raises:
+        OSError: the name is not known, none of its addresses is ours, or the port is taken.
+
+    """
+    # The family that operators resolve the alias with.
+    known = socket.getaddrinfo(alias, port, socket.AF_INET, socket.SOCK_STREAM)
+    for family, kind, protocol, _name, address in known:
+        bound = _bound(socket.socket(family, kind, protocol), address)
+        if bound is not None:
+            return bound
+    addresses = ", ".join(str(one[4][0]) for one in known)
+    raise OSError(errno.EADDRNOTAVAIL, f"{alias} ({addresses}) names no address of this host")
+
+
+def is_still_ours(bound: socket.socket) -> bool:
+    """Return True if the address of a bound socket still belongs to this host."""
+    host = bound.getsockname()[0]
+    with closing(socket.socket(bound.family, bound.type)) as trial:
+        return _bound(trial, (host, 0)) is not None
+
+
+def _bound(candidate: socket.socket, address: tuple[object, ...]) -> socket.socket | None:
+    candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # A process that replaces another listens beside it until that makes way.
+    candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        candidate.bind(address)
+    except OSError as error:
+        candidate.close()
+        if error.errno == errno.EADDRNOTAVAIL:
+            return None
+        raise
+    return candidate
 
 
 class ControlServer:
@@ -32,7 +204,7 @@ class ControlServer:
     the network of its operators.
     """
 
-    def __init__(self, process: Controlled, settings: ControlSettings) -> None:
+    def __init__(self, process: Process[Any], settings: ControlSettings) -> None:
         self._settings = settings
         self._app = create_control_app(process, Path(settings.token_file))
         self._stopping = threading.Event()

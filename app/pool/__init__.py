@@ -5,17 +5,18 @@ the settings and what is guaranteed.
 """
 
 from .classification import RULES, FailureClass, classify
-from .deadline import Deadline
-from .errors import (
+from .pool import DatabasePool
+from .types import (
     CommitOutcomeUnknown,
+    ConnectionSettings,
     DatabaseUnavailable,
+    Deadline,
     DeadlineExceeded,
     PoolSaturated,
+    PoolSettings,
+    PoolState,
     TransactionMisuse,
 )
-from .pool import DatabasePool
-from .settings import ConnectionSettings, PoolSettings
-from .state import PoolState
 
 __all__ = [
     "RULES",

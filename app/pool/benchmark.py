@@ -28,11 +28,9 @@ from psycopg import Connection
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
 
-from .connection import connect_arguments, driver_arguments
-from .deadline import Deadline
+from .connection import connect_arguments, driver_arguments, read_password
 from .pool import DatabasePool
-from .settings import ConnectionSettings, PoolSettings
-from .state import ConnectRecord
+from .types import ConnectionSettings, ConnectRecord, Deadline, PoolSettings
 
 BATCH = 50  # checkouts of one way before the next way has its turn
 CONNECTS = 2  # of a batch, for the way that is a thousand times slower
@@ -134,9 +132,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _library_pool(
     connection: ConnectionSettings, pool: PoolSettings, check: Any
 ) -> ConnectionPool[Connection[TupleRow]]:
-    password = Path(connection.password_file).read_text(encoding="utf-8").rstrip("\r\n")
     return ConnectionPool(
-        kwargs=driver_arguments(connection) | {"password": password},
+        kwargs=driver_arguments(connection) | {"password": read_password(connection)},
         min_size=pool.min_size,
         max_size=pool.max_size,
         timeout=pool.timeout_seconds,

@@ -1,6 +1,6 @@
 """Which failure means what, as data: the retry table of the pool.
 
-Errors are told apart by SQLSTATE and, for PgBouncer, by message text: its own errors
+Errors are classified by SQLSTATE and, for PgBouncer, by message text: its own errors
 all carry 08P01 (protocol violation), whatever happened. Exception classes do not
 help: one class covers states that need opposite answers.
 """
@@ -198,7 +198,7 @@ def is_unreachable(error: BaseException) -> bool:
 
 
 def is_fatal(error: BaseException) -> bool:
-    """Tell whether the server said that it ends the connection after this error."""
+    """Return True if the server said that it ends the connection after this error."""
     severity = error.diag.severity_nonlocalized if isinstance(error, psycopg.Error) else None
     return severity in ("FATAL", "PANIC")
 

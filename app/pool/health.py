@@ -1,4 +1,4 @@
-"""Is this connection still good, and is any server reached at all, told as cheaply as can be.
+"""Whether a connection is still good, and any server reached at all, as cheaply as possible.
 
 A connection gets a poll of its socket, and a round trip only in doubt.
 """
@@ -14,9 +14,8 @@ import psycopg
 import structlog
 
 from .classification import is_unreachable
-from .connection import PooledConnection
+from .connection import GONE, PooledConnection
 from .metrics import Tally
-from .polling import GONE
 from .watchdog import Lease, Watchdog
 
 log = structlog.get_logger(__name__)
@@ -115,7 +114,7 @@ class Health:
         self._silent = False
 
     def doubtful(self, connection: PooledConnection) -> bool:
-        """Tell whether an idle connection needs a closer look before it is lent.
+        """Return True if an idle connection needs a closer look before it is lent.
 
         Costs one poll (a microsecond) and two comparisons: every checkout pays it.
         """

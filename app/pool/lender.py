@@ -13,13 +13,20 @@ from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
 from .classification import FailureClass
 from .connection import PooledConnection, configure, connect_arguments, restore
-from .deadline import Deadline
-from .errors import DatabaseUnavailable, DeadlineExceeded, PoolSaturated
 from .health import PROBE_NAME, Health, Outage
 from .metrics import Tally
 from .reservoir import Reservoir
-from .settings import ConnectionSettings, PoolSettings
-from .state import ConnectRecord, PoolState, is_outage
+from .types import (
+    ConnectionSettings,
+    ConnectRecord,
+    DatabaseUnavailable,
+    Deadline,
+    DeadlineExceeded,
+    PoolSaturated,
+    PoolSettings,
+    PoolState,
+    is_outage,
+)
 from .watchdog import LeakReport, Lease, Watchdog
 
 HARMLESS = frozenset({"dirty", FailureClass.STALE_PLAN, FailureClass.WRONG_SERVER})
@@ -41,7 +48,7 @@ class Lender:
         self.tally = Tally()
         self.watchdog: Watchdog[PooledConnection] = Watchdog(name, on_leak=self._report_leak)
         self.reservoir = _reservoir(connection, pool, name, self.connects)
-        # A caller is refused sooner only once waiting has proved vain for a whole budget.
+        # A caller is refused at once only after waiting has failed for a whole budget.
         patience = max(pool.retry_budget_seconds, pool.timeout_seconds)
         self.outage = Outage(after_seconds=patience, probe=self._probe)
         self.health = Health(
@@ -147,11 +154,11 @@ class Lender:
             raise PoolSaturated(f"{name}: the queue is full", self.state(), 1.0) from error
         except PoolTimeout as error:
             self.reservoir.forget_timed_out()
-            raise self._waited_in_vain(deadline, name) from error
+            raise self._acquire_timeout_error(deadline, name) from error
         except PoolClosed as error:
             raise DatabaseUnavailable(f"{name}: the pool is closed", self.state()) from error
 
-    def _waited_in_vain(self, deadline: Deadline, name: str) -> DatabaseUnavailable:
+    def _acquire_timeout_error(self, deadline: Deadline, name: str) -> DatabaseUnavailable:
         state = self.state()
         if is_outage(state, self.connects):
             self.tally.add("timeouts", "outage")

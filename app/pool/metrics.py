@@ -22,7 +22,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from .state import PoolState
+from .types import PoolState
 
 BUCKETS_SECONDS = (
     *(5e-6, 10e-6, 20e-6, 50e-6, 100e-6, 200e-6, 500e-6),

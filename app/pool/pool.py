@@ -13,13 +13,18 @@ from prometheus_client import CollectorRegistry
 from psycopg import Connection, capabilities
 from psycopg.rows import TupleRow
 
-from .deadline import Deadline
-from .errors import DatabaseUnavailable
 from .lender import Lender, Loan
 from .metrics import Source, collector_for
 from .runner import Runner
-from .settings import ConnectionSettings, PoolSettings, size_faults
-from .state import PoolState, is_outage
+from .types import (
+    ConnectionSettings,
+    DatabaseUnavailable,
+    Deadline,
+    PoolSettings,
+    PoolState,
+    is_outage,
+    size_faults,
+)
 
 T = TypeVar("T")
 Work = Callable[[Connection[TupleRow]], T]

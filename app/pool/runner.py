@@ -1,4 +1,7 @@
-"""One way to run work: try, judge the failure, repeat what is safe to repeat."""
+"""One way to run work: try, judge the failure, repeat what is safe to repeat.
+
+One try is a read in autocommit or a write in one transaction, at the end of this file.
+"""
 
 from __future__ import annotations
 
@@ -6,28 +9,41 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import uniform
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, Generic, Protocol, TypeVar
 
 import psycopg
-import tenacity
-from psycopg import Connection
+from psycopg import Connection, Transaction
+from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 
 from .classification import RULES, Answer, FailureClass, classify, is_fatal, is_unreachable
 from .connection import PooledConnection
-from .deadline import Deadline
-from .errors import CommitOutcomeUnknown, DatabaseUnavailable, DeadlineExceeded
 from .metrics import Tally
-from .settings import PoolSettings
-from .state import PoolState, summary
-from .transaction import run_read, run_write
+from .types import (
+    CommitOutcomeUnknown,
+    DatabaseUnavailable,
+    Deadline,
+    DeadlineExceeded,
+    PoolSettings,
+    PoolState,
+    TransactionMisuse,
+    summary,
+)
 from .watchdog import Lease
 
 T = TypeVar("T")
 Work = Callable[[Connection[TupleRow]], T]
 
 BACKOFF_MAX_SECONDS = 2.0
+
+
+SPOILT = {
+    TransactionStatus.IDLE: "ended the transaction; leave COMMIT and ROLLBACK to the pool",
+    TransactionStatus.INERROR: "went on after a failed statement; let its error pass, "
+    "or put the statement in a savepoint with connection.transaction()",
+    TransactionStatus.ACTIVE: "left a statement running; read its result or close its COPY",
+}
 
 
 class Lender(Protocol):
@@ -62,7 +78,6 @@ class Job(Generic[T]):
     failures: Counter[FailureClass] = field(default_factory=Counter)
     waits: int = 0
     """Tries that ended in the pool's queue."""
-    first_failure: Exception | None = None
 
 
 class _Again(Exception):  # noqa: N818 - a signal to the retry loop, never seen outside
@@ -81,14 +96,6 @@ class Runner:
         self._lender = lender
         self._settings = settings
         self._tally = tally
-        # One object serves all threads: what differs between calls is in the job.
-        self._retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(_Again),
-            stop=self._must_stop,
-            wait=_backoff,
-            before_sleep=self._count,
-            reraise=True,
-        )
 
     def job(
         self,
@@ -119,25 +126,20 @@ class Runner:
             raise self._unknown(job, error.reason) from error
 
     def _tries(self, job: Job[T]) -> T:
-        """Make the first try bare: the retry loop costs more than a checkout.
-
-        A failure that may be repeated is handed to the loop as its first outcome.
-        """
-        try:
-            return self._attempt(job)
-        except _Again as again:
-            job.first_failure = again
-        try:
-            result: T = self._retrying(self._next, job)
-        except _Again as again:
-            return self._last_resort(job, again.final)
-        return result
-
-    def _next(self, job: Job[T]) -> T:
-        first, job.first_failure = job.first_failure, None
-        if first is not None:
-            raise first
-        return self._attempt(job)
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                return self._attempt(job)
+            except _Again as again:
+                failure = again.failure
+                pause = _backoff(failure, tries)
+                # A wait in the queue has asked nothing of the database: only the time limits it.
+                spent = tries - job.waits >= self._settings.retry_attempts_max
+                if spent or monotonic() + pause >= job.give_up_at:
+                    return self._last_resort(job, again.final)
+            self._tally.add("retries", failure.value)
+            sleep(pause)
 
     def _last_resort(self, job: Job[T], final: DatabaseUnavailable) -> T:
         """Look an open commit up once more after the last try; otherwise give up."""
@@ -266,25 +268,65 @@ class Runner:
             f"{job.name}: COMMIT got no answer ({reason})", self._lender.state()
         )
 
-    def _must_stop(self, call: tenacity.RetryCallState) -> bool:
-        job: Job[Any] = call.args[0]
-        # A wait in the queue has asked nothing of the database: only the time limits it.
-        if call.attempt_number - job.waits >= self._settings.retry_attempts_max:
-            return True
-        return monotonic() + call.upcoming_sleep >= job.give_up_at
 
-    def _count(self, call: tenacity.RetryCallState) -> None:
-        self._tally.add("retries", _again(call).failure.value)
-
-
-def _again(call: tenacity.RetryCallState) -> _Again:
-    error = call.outcome.exception() if call.outcome else None
-    if not isinstance(error, _Again):
-        raise TypeError(f"the retry loop met {error!r} where it repeats only _Again")
-    return error
-
-
-def _backoff(call: tenacity.RetryCallState) -> float:
+def _backoff(failure: FailureClass, tries: int) -> float:
     """Return the seconds to wait: the class's own, doubled each time, half to half again."""
-    base: float = RULES[_again(call).failure].backoff_seconds * 2.0 ** (call.attempt_number - 1)
+    base: float = RULES[failure].backoff_seconds * 2.0 ** (tries - 1)
     return min(BACKOFF_MAX_SECONDS, base) * uniform(0.5, 1.5)  # noqa: S311 - jitter, not a secret
+
+
+def run_read(work: Callable[[Connection[TupleRow]], T], lease: Lease[PooledConnection]) -> T:
+    """Run work in autocommit: no transaction around it, two round trips saved.
+
+    Raises:
+        TransactionMisuse: work opened a transaction and left it open.
+
+    """
+    result = work(lease.connection)
+    status = TransactionStatus(lease.connection.pgconn.transaction_status)
+    if status in (TransactionStatus.IDLE, TransactionStatus.UNKNOWN):
+        return result
+    raise TransactionMisuse(
+        f"{lease.name}: read-only work left its connection {status.name}; "
+        "use connection.transaction(), or run it with read_only=False"
+    )
+
+
+def run_write(work: Callable[[Connection[TupleRow]], T], lease: Lease[PooledConnection]) -> T:
+    """Run work in one transaction and commit it.
+
+    `lease.committing` is set just before COMMIT is sent: a failure until then means
+    that nothing was committed, a lost connection after it leaves the outcome open.
+
+    Raises:
+        TransactionMisuse: work ended the transaction, or left it failed or busy.
+
+    """
+    with lease.connection.transaction() as transaction:
+        result = _guarded(work, lease)
+        _require_open(lease)
+        lease.committing = True
+    # psycopg leaves the block in silence when libpq knows already that the
+    # connection is gone, and then it never sent COMMIT.
+    if transaction.status is not Transaction.Status.COMMITTED:
+        lease.committing = False
+        raise psycopg.OperationalError("the connection is lost before COMMIT was sent")
+    return result
+
+
+def _guarded(work: Callable[[Connection[TupleRow]], T], lease: Lease[PooledConnection]) -> T:
+    try:
+        return work(lease.connection)
+    except psycopg.Rollback as rollback:
+        # psycopg would swallow it at the end of the block, and with it the result.
+        raise TransactionMisuse(
+            f"{lease.name}: work raised psycopg.Rollback; raise an exception of your own"
+        ) from rollback
+
+
+def _require_open(lease: Lease[PooledConnection]) -> None:
+    status = TransactionStatus(lease.connection.pgconn.transaction_status)
+    if status is TransactionStatus.UNKNOWN:
+        raise psycopg.OperationalError("the connection is lost before COMMIT was sent")
+    if status is not TransactionStatus.INTRANS:
+        raise TransactionMisuse(f"{lease.name}: work {SPOILT[status]}")

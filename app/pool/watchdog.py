@@ -114,7 +114,7 @@ class Watchdog(Generic[C]):
                 self._changed.notify_all()
 
     def disarm(self, lease: Lease[C]) -> bool:
-        """Stop watching a loan; tell whether its connection was cut. Calls may repeat."""
+        """Stop watching a loan; return True if its connection was cut. Calls may repeat."""
         with self._lock:
             if lease.active:
                 lease.active = False

@@ -1,4 +1,4 @@
-"""The pure risk model: types in `types`, the entry points in `model`."""
+"""The pure risk model: types in `types`, sub-scores in `factors`, the rest in `model`."""
 
 from app.risk.model import SiteModel, assess_task
 from app.risk.types import (

@@ -117,7 +117,7 @@ class AssetTerms:
 
 @dataclass(frozen=True, slots=True)
 class RiskResult:
-    """One peril of one task. A number that cannot be had is None, never zero.
+    """One peril of one task. A number that is not available is None, never zero.
 
     Scores and `integrated_risk` are 0-100; `base_aal` and `final_aal` are shares of the
     asset value per year (0-1 and 0-1.1); `expected_loss` is money per year. The three

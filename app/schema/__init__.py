@@ -1,1 +1,1 @@
-"""The database schema: its migrations, and the synthetic reference data."""
+"""The database schema: its migrations, its reference data, synthetic or loaded from files."""

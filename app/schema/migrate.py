@@ -1,32 +1,37 @@
 """Bring the database to the newest schema and make sure that it has reference data.
 
-`python -m app.schema.migrate` is idempotent and safe to run twice at once. It connects
-directly, never through the pooler: it holds a session lock and changes session settings.
+It is idempotent and safe to run twice at once. It connects directly, never through the pooler:
+it holds a session lock and changes session settings.
 """
 
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
 import sqlalchemy
 from alembic import command
 from alembic.config import Config
-from psycopg.rows import TupleRow
+from psycopg import sql
+from psycopg.rows import TupleRow, class_row
 
 from app.log import Logger, configure_logging, get_logger
-from app.pool.connection import driver_arguments
-from app.pool.settings import ConnectionSettings
-from app.schema.reference import ReferenceInUseError, ensure_reference
-from app.schema.settings import MigrateSettings, load_migrate_settings, read_password
-from app.settings import DatabaseSettings, SettingsError, settings_path
+from app.pool import ConnectionSettings, Deadline
+from app.pool.connection import driver_arguments, read_password
+from app.settings import MigrateSettings, SettingsError, load_settings, settings_path
 
 # Any number will do, as long as every migration of this database uses the same.
 MIGRATION_LOCK = 7_216_043_905
 CONNECT_WAIT_SECONDS = 60.0
 CONNECT_PAUSE_SECONDS = 1.0
+
+TABLES = ("grid_cells", "hazard_results", "probability_results", "buildings", "population")
+
+READ_GRID = "SELECT source, step_degrees FROM reference.grid"
+COUNT_UNFINISHED = "SELECT count(*) FROM risk.assessments WHERE finished_at IS NULL"
 
 # The role's limits suit requests; a migration may take minutes. Only waiting for
 # somebody else's lock stays bounded.
@@ -38,15 +43,27 @@ SET lock_timeout = '60s';
 """
 
 
-def main() -> int:
-    """Migrate; return the exit status."""
+class ReferenceInUseError(Exception):
+    """The synthetic grid cannot be changed while assessments on the present one are unfinished."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Where the reference data come from, and the step of their grid in degrees."""
+
+    source: str
+    step_degrees: float
+
+
+def run() -> int:
+    """Migrate; return the exit code."""
     log = get_logger("migrate")
     try:
-        settings = load_migrate_settings(settings_path("migrate"))
+        settings = load_settings(settings_path("migrate"), MigrateSettings)
     except SettingsError as error:
         print(error, file=sys.stderr)  # noqa: T201  # the log level is not known yet
         return 1
-    configure_logging("migrate", settings.log.level)
+    configure_logging("migrate", settings.log.level, settings.log.format)
     try:
         migrate(settings, log)
     except (SettingsError, ReferenceInUseError, psycopg.Error, sqlalchemy.exc.DBAPIError) as error:
@@ -65,14 +82,14 @@ def migrate(settings: MigrateSettings, log: Logger) -> None:
         ensure_reference(connection, settings.reference.grid_degrees, log)
 
 
-def connect(settings: DatabaseSettings, log: Logger) -> psycopg.Connection[TupleRow]:
+def connect(settings: ConnectionSettings, log: Logger) -> psycopg.Connection[TupleRow]:
     """Return an autocommit connection, waiting a bounded time for a server that starts."""
-    give_up_at = time.monotonic() + CONNECT_WAIT_SECONDS
+    deadline = Deadline.after(CONNECT_WAIT_SECONDS)
     while True:
         try:
             connection = connect_once(settings)
         except psycopg.OperationalError as error:
-            if time.monotonic() > give_up_at:
+            if deadline.expired:
                 raise
             log.warning("database not reachable yet", reason=str(error).strip())
             time.sleep(CONNECT_PAUSE_SECONDS)
@@ -81,10 +98,15 @@ def connect(settings: DatabaseSettings, log: Logger) -> psycopg.Connection[Tuple
             return connection
 
 
-def connect_once(settings: DatabaseSettings) -> psycopg.Connection[TupleRow]:
+def connect_once(settings: ConnectionSettings) -> psycopg.Connection[TupleRow]:
     """Connect with the same arguments as the service's pools."""
-    arguments = driver_arguments(ConnectionSettings(**settings.model_dump()))
-    return psycopg.connect(**arguments, password=read_password(settings))
+    try:
+        password = read_password(settings)
+    except OSError as error:
+        raise SettingsError(
+            f"database.password_file={settings.password_file}: cannot be read ({error.strerror})"
+        ) from error
+    return psycopg.connect(**driver_arguments(settings), password=password)
 
 
 @contextmanager
@@ -136,5 +158,66 @@ def schema_version(connection: psycopg.Connection[TupleRow]) -> str | None:
     return None if row is None else str(row[0])
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def ensure_reference(
+    connection: psycopg.Connection[TupleRow],
+    grid_degrees: float,
+    log: Logger,
+) -> None:
+    """Make synthetic reference data when there are none, or only those of another step.
+
+    Loaded data are left alone. Raises ReferenceInUseError, psycopg.Error.
+    """
+    grid = read_grid(connection)
+    if grid is not None and grid.source == "loaded":
+        log.info("reference data were loaded; left as they are", step_degrees=grid.step_degrees)
+        return
+    if grid is not None and grid.step_degrees == grid_degrees:
+        log.info("synthetic reference data are there", step_degrees=grid_degrees)
+        return
+    started = time.monotonic()
+    with connection.transaction():
+        # A submission holds the grid from looking its cells up until its commit; behind
+        # this lock every assessment on the present grid can be seen.
+        connection.execute("LOCK TABLE reference.grid IN ACCESS EXCLUSIVE MODE")
+        if grid is not None:
+            refuse_while_unfinished(connection, grid, grid_degrees)
+        connection.execute("SELECT reference.synthesize(%s)", (grid_degrees,))
+    vacuum(connection)
+    log.info(
+        "synthetic reference data made; not for decisions about real places",
+        step_degrees=grid_degrees,
+        seconds=round(time.monotonic() - started, 2),
+        rows={table: count_rows(connection, table) for table in TABLES},
+    )
+
+
+def read_grid(connection: psycopg.Connection[TupleRow]) -> Grid | None:
+    """Return the grid, or None when schema reference is empty."""
+    with connection.cursor(row_factory=class_row(Grid)) as cursor:
+        return cursor.execute(READ_GRID).fetchone()
+
+
+def refuse_while_unfinished(
+    connection: psycopg.Connection[TupleRow], grid: Grid, grid_degrees: float
+) -> None:
+    """Raise ReferenceInUseError when tasks still refer to cells of the present grid."""
+    row = connection.execute(COUNT_UNFINISHED).fetchone()
+    if row is not None and row[0]:
+        raise ReferenceInUseError(
+            f"reference.grid_degrees={grid_degrees} differs from {grid.step_degrees} of the "
+            f"synthetic data in place, on which {row[0]} assessments are unfinished; set it back, "
+            "let them finish, then change it"
+        )
+
+
+def vacuum(connection: psycopg.Connection[TupleRow]) -> None:
+    """Give the planner fresh statistics, and index-only scans their visibility map."""
+    names = sql.SQL(", ").join(sql.Identifier("reference", table) for table in TABLES)
+    connection.execute(sql.SQL("VACUUM (ANALYZE) {}").format(names))
+
+
+def count_rows(connection: psycopg.Connection[TupleRow], table: str) -> int:
+    """Return the number of rows of a table in schema reference."""
+    query = sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier("reference", table))
+    row = connection.execute(query).fetchone()
+    return 0 if row is None else int(row[0])

@@ -7,13 +7,11 @@ from prometheus_client import CollectorRegistry
 from app.control.process import Process
 from app.control.server import ControlServer
 from app.database import Database, make_database
-from app.live import Live
 from app.log import configure_logging, get_logger
 from app.metrics import WorkMetrics, make_registry
 from app.server import Server, make_server
-from app.settings import SettingsError, WorkerSettings, load_settings, settings_path
-from app.worker.crew import Crew
-from app.worker.status import create_status_app
+from app.settings import Live, SettingsError, WorkerSettings, load_settings, settings_path
+from app.worker.crew import Crew, create_status_app
 
 
 def main() -> int:
@@ -24,7 +22,7 @@ def main() -> int:
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    configure_logging("worker", settings.log.level)
+    configure_logging("worker", settings.log.level, settings.log.format)
     live = Live(settings)
     registry = make_registry()
     database = make_database(settings, registry)
@@ -39,7 +37,7 @@ def main() -> int:
 def _assemble(
     live: Live[WorkerSettings], database: Database, registry: CollectorRegistry
 ) -> tuple[Crew, Server]:
-    # The server needs the crew to tell it to stop, the crew the server to end the process.
+    # The server needs the crew to stop it, the crew the server to end the process.
     servers: list[Server] = []
 
     def end_process() -> None:

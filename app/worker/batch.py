@@ -1,31 +1,66 @@
 """One batch from claim to commit: read, assess, store, and account for what failed."""
 
+import random
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import psycopg
 import structlog
 
-from app.assessments.batch import Batch, Task, TaskFailure, TaskResults
-from app.assessments.reference import read_site, read_tasks
+from app.assessments.batch import Batch, Task, TaskFailure, TaskResults, read_site, read_tasks
 from app.assessments.tasks import FenceRefusedError, committed, complete, fail
 from app.database import Database, Work
-from app.live import Live
 from app.log import get_logger
 from app.metrics import WorkMetrics
 from app.pool import DatabaseUnavailable, Deadline
 from app.risk import SiteModel
-from app.settings import WorkerSettings, WorkSettings
-from app.worker.jitter import jittered
-from app.worker.sites import SiteModels
+from app.settings import Live, WorkerSettings, WorkSettings
 
 T = TypeVar("T")
 ERROR_CHARACTERS_MAX = 1000
 OUTAGE_PAUSE_SECONDS = 0.5
+# Site models that are kept; new reference data must show without a restart.
+CELLS_MAX = 256
+AGE_MAX_SECONDS = 60.0
 # Classes 22 and 23: all other errors of a statement are the schema's or the server's.
 REFUSALS = (psycopg.DataError, psycopg.IntegrityError)
 log = get_logger("app.worker")
+
+
+class SiteModels:
+    """A small least-recently-used cache of site models by cell; safe for threads."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._models: OrderedDict[int, tuple[float, SiteModel]] = OrderedDict()
+
+    def get(self, cell_id: int, load: Callable[[], SiteModel]) -> SiteModel:
+        """Return the cell's model; `load` makes it when there is none, or an old one.
+
+        Loading happens outside the lock: two threads may both load, neither waits.
+        """
+        found = self._fresh(cell_id)
+        if found is not None:
+            return found
+        model = load()
+        with self._lock:
+            self._models[cell_id] = (self._clock() + AGE_MAX_SECONDS, model)
+            self._models.move_to_end(cell_id)
+            while len(self._models) > CELLS_MAX:
+                self._models.popitem(last=False)
+        return model
+
+    def _fresh(self, cell_id: int) -> SiteModel | None:
+        with self._lock:
+            entry = self._models.get(cell_id)
+            if entry is None or entry[0] < self._clock():
+                return None
+            self._models.move_to_end(cell_id)
+            return entry[1]
 
 
 class BatchRunner:
@@ -218,3 +253,8 @@ def _all_failed(batch: Batch, error: Exception) -> list[TaskFailure]:
 def _failure(task: Task, error: Exception) -> TaskFailure:
     text = f"{type(error).__name__}: {error}".replace("\x00", "")
     return TaskFailure(task, text.encode("utf-8", "replace").decode()[:ERROR_CHARACTERS_MAX])
+
+
+def jittered(seconds: float) -> float:
+    """Return a random wait between half and one and a half of the given one."""
+    return seconds * random.uniform(0.5, 1.5)  # noqa: S311  # spreads load, hides nothing

@@ -1,17 +1,25 @@
-"""The worker's threads as a whole: start, watch, stop."""
+"""The worker's threads as a whole, and the server that reports their health."""
 
+import contextlib
 import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+
+from anyio import to_thread
+from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from app.database import Database, open_or_warn
-from app.live import Live
 from app.log import get_logger
 from app.metrics import WorkMetrics
 from app.pool import DatabaseUnavailable, Deadline
-from app.settings import WorkerSettings, WorkSettings
+from app.server import Health
+from app.settings import Live, WorkerSettings, WorkSettings
 from app.worker.batch import BatchRunner
 from app.worker.loop import CALL_SECONDS, Shared, WorkLoop
 
@@ -23,7 +31,7 @@ log = get_logger("app.worker")
 
 
 class Crew:
-    """Threads that work until told to stop; `on_crash` is called when one dies of a bug."""
+    """Threads that work until stopped; `on_crash` is called when one dies of a bug."""
 
     def __init__(
         self,
@@ -102,3 +110,32 @@ class Crew:
             loop.give_back(deadline)
         except DatabaseUnavailable as error:
             log.warning("leases not given back; they will run out", reason=error.reason)
+
+
+def create_status_app(crew: Crew, database: Database, registry: CollectorRegistry) -> Starlette:
+    """Build the server of health and metrics; its lifespan starts the crew and shuts it down."""
+    health = Health(database, registry, crew.fault)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        await to_thread.run_sync(crew.start)
+        try:
+            yield
+        finally:
+            await to_thread.run_sync(crew.shut_down)
+
+    async def live(_request: Request) -> Response:
+        return health.live()
+
+    async def ready(_request: Request) -> Response:
+        return await health.ready()
+
+    async def metrics(_request: Request) -> Response:
+        return health.metrics()
+
+    routes = [
+        Route("/health/live", live),
+        Route("/health/ready", ready),
+        Route("/metrics", metrics),
+    ]
+    return Starlette(routes=routes, lifespan=lifespan)

@@ -1,4 +1,4 @@
-"""What each worker thread does, turn after turn, until it is told to stop."""
+"""What each worker thread does, turn after turn, until it is stopped."""
 
 import threading
 import time
@@ -10,16 +10,13 @@ from uuid import UUID
 import psycopg
 
 from app.assessments.batch import Batch, Task
-from app.assessments.finish import Ended, fail_lost, finish
-from app.assessments.tasks import ClaimRules, claim, find_claim, release
+from app.assessments.tasks import ClaimRules, Ended, claim, fail_lost, find_claim, finish, release
 from app.database import Database
-from app.live import Live
 from app.log import get_logger
 from app.metrics import WorkMetrics
 from app.pool import DatabaseUnavailable, Deadline
-from app.settings import WorkerSettings, WorkSettings
-from app.worker.batch import BatchRunner
-from app.worker.jitter import jittered
+from app.settings import Live, WorkerSettings, WorkSettings
+from app.worker.batch import BatchRunner, jittered
 
 CALL_SECONDS = 10.0
 BACKOFF_FIRST_SECONDS = 0.2
@@ -34,7 +31,7 @@ log = get_logger("app.worker")
 
 
 class SweepTimer:
-    """Tells one thread at a time that a sweep is due."""
+    """Gives one thread at a time the sweep that is due."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -93,7 +90,7 @@ class Shared:
 
     @property
     def settings(self) -> WorkSettings:
-        """Return the settings in force now."""
+        """Return the running settings."""
         return self.live.current.worker
 
 
@@ -120,7 +117,7 @@ class WorkLoop:
                 self._shared.recovering_until = time.monotonic() + RECOVERY_SECONDS
             except psycopg.Error as error:
                 # A schema that is not there yet, a right that is missing: an operator
-                # mends those, and the worker goes on.
+                # fixes those, and the worker goes on.
                 self._back_off("database_error", f"{type(error).__name__}: {error}")
             else:
                 if not busy:
@@ -171,7 +168,7 @@ class WorkLoop:
         rules = ClaimRules(
             settings.batch_tasks, settings.lease_seconds, settings.attempts_max, fresh_only
         )
-        # Fresh for every claim, so that it also tells this claim from our own earlier ones.
+        # Fresh for every claim, so that it also distinguishes this claim from our own earlier ones.
         token = f"{self._name}/{uuid.uuid4().hex}"
         return self._shared.database.run(
             lambda connection: claim(connection, rules, token),

@@ -19,7 +19,6 @@ from infra.ops.cli_options import (
     Settings,
     Wait,
     default_env_file,
-    read_settings,
 )
 
 _COMPILED = Path("/etc/sluice/ops/compiled.json")
@@ -43,7 +42,6 @@ def create_app() -> typer.Typer:
     app.command("plan")(_plan)
     app.command("apply")(_apply)
     app.command("preset")(_preset)
-    app.command("load-reference")(_load_reference)
     cli_live.register(app)
     cli_rotate.register(app)
     return app
@@ -132,19 +130,3 @@ def _preset(
         print_text=text,
     )
     sys.exit(code)
-
-
-def _load_reference(
-    table: Annotated[str, typer.Argument(help="Table of the schema reference.")],
-    csv: Annotated[Path, typer.Argument(help="CSV file with a header line.", exists=True)],
-    replace: Annotated[
-        bool, typer.Option(help="Also remove rows whose key is not in the file.")
-    ] = False,
-    settings: Settings = SETTINGS,
-    as_json: AsJson = False,
-) -> None:
-    """Load the rows of a CSV file into one table of reference data: all or none."""
-    from infra.ops import loading
-
-    read = read_settings(settings, as_json=as_json)
-    sys.exit(loading.run(table, csv, read, replace=replace, as_json=as_json))

@@ -98,9 +98,11 @@ def test_a_rotation_names_the_servers_that_show_new_certificates(
 
 def test_a_bad_row_is_told_field_by_field(stack: Stack, tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text(STRAW, encoding="ascii")
+    # The service has a user of its own.
+    tmp_path.chmod(0o755)
     mounted = ("run", "--rm", "--no-deps", "--no-TTY", "--volume", f"{tmp_path}:/data:ro")
     command = ("load-reference", "buildings", "/data/rows.csv", "--json")
-    done = stack.compose(*mounted, "ops", *command)
+    done = stack.compose(*mounted, "migrate", *command)
     assert done.returncode == BAD_INPUT, done.stdout + done.stderr
     document = json.loads(done.stdout)
     assert document["exit_code"] == BAD_INPUT

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.fix_sql import Sql
-from tests.fix_stack import Stack
+from tests.fix_stack import REPOSITORY
 
 GOOD_HEADER = (
     "cell_id,structure,storeys,built_year,has_basement,"
@@ -17,17 +17,21 @@ GOOD_HEADER = (
 )
 
 
-def load(
-    stack: Stack, folder: Path, table: str, content: str | bytes
-) -> subprocess.CompletedProcess[str]:
+def load(folder: Path, table: str, content: str | bytes) -> subprocess.CompletedProcess[str]:
     """Write a CSV file and load it as the README says."""
     data = content.encode() if isinstance(content, str) else content
     (folder / "rows.csv").write_bytes(data)
-    volume = f"{folder}:/data:ro"
-    return stack.compose(
-        "run", "--rm", "--no-deps", "-T", "--volume", volume,
-        "ops", "load-reference", table, "/data/rows.csv",
-    )  # fmt: skip
+    # The service has a user of its own.
+    folder.chmod(0o755)
+    file = f"FILE={folder}/rows.csv"
+    return subprocess.run(
+        ["make", "--no-print-directory", "load-reference", f"TABLE={table}", file],
+        cwd=REPOSITORY,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 @pytest.fixture
@@ -54,9 +58,9 @@ def digest(sql: Sql) -> Iterator[None]:
 
 @pytest.mark.usefixtures("_source_kept", "digest")
 def test_good_rows_are_loaded_and_the_source_says_so(
-    stack: Stack, sql: Sql, tmp_path: Path, building: list[str]
+    sql: Sql, tmp_path: Path, building: list[str]
 ) -> None:
-    result = load(stack, tmp_path, "buildings", f"{GOOD_HEADER}\n{','.join(building)}\n")
+    result = load(tmp_path, "buildings", f"{GOOD_HEADER}\n{','.join(building)}\n")
     assert result.returncode == 0, result.stdout + result.stderr
     assert sql.value("SELECT source FROM reference.grid") == "loaded"
 
@@ -77,11 +81,11 @@ def test_good_rows_are_loaded_and_the_source_says_so(
     ],
 )
 def test_a_bad_value_is_refused_with_file_line_column_and_reason(
-    stack: Stack, tmp_path: Path, building: list[str], column: int, value: str, reason: str
+    tmp_path: Path, building: list[str], column: int, value: str, reason: str
 ) -> None:
     bad = [*building[:column], value, *building[column + 1 :]]
     text = f"{GOOD_HEADER}\n{','.join(building)}\n{','.join(bad)}\n"
-    result = load(stack, tmp_path, "buildings", text)
+    result = load(tmp_path, "buildings", text)
     said = (result.stdout + result.stderr).replace("\n", " ")
     assert result.returncode != 0
     assert "rows.csv:3" in said
@@ -101,14 +105,14 @@ def test_a_bad_value_is_refused_with_file_line_column_and_reason(
     ids=["empty", "too few fields", "misspelt column", "not UTF-8", "NUL"],
 )
 def test_a_wrong_file_is_refused_with_the_reason(
-    stack: Stack, tmp_path: Path, content: str | bytes, reason: str
+    tmp_path: Path, content: str | bytes, reason: str
 ) -> None:
-    result = load(stack, tmp_path, "buildings", content)
+    result = load(tmp_path, "buildings", content)
     assert result.returncode != 0
     assert reason.lower() in (result.stdout + result.stderr).lower()
 
 
-def test_an_unknown_table_is_refused_with_the_known_names(stack: Stack, tmp_path: Path) -> None:
-    result = load(stack, tmp_path, "building", f"{GOOD_HEADER}\n")
+def test_an_unknown_table_is_refused_with_the_known_names(tmp_path: Path) -> None:
+    result = load(tmp_path, "building", f"{GOOD_HEADER}\n")
     assert result.returncode != 0
     assert "buildings" in result.stdout + result.stderr

@@ -20,13 +20,11 @@ from unittest import mock
 
 from prometheus_client import CollectorRegistry
 
-from app.assessments.finish import finish
-from app.assessments.tasks import ClaimRules, claim, fail
-from app.live import Live
+from app.assessments.tasks import ClaimRules, claim, fail, finish
 from app.metrics import WorkMetrics
 from app.pool import DatabasePool, Deadline
 from app.risk import SiteModel
-from app.settings import WorkerSettings, load_settings, settings_path
+from app.settings import Live, WorkerSettings, load_settings, settings_path
 from app.worker.batch import BatchRunner
 from tests.stack.probes.proxy import Loss, Proxy
 from tests.stack.probes.settings import load

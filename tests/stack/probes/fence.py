@@ -17,10 +17,16 @@ from typing import Any, TypeVar
 
 import psycopg
 
-from app.assessments.batch import Batch, TaskResults
-from app.assessments.finish import fail_lost, finish
-from app.assessments.reference import read_site, read_tasks
-from app.assessments.tasks import ClaimRules, FenceRefusedError, claim, complete, release
+from app.assessments.batch import Batch, TaskResults, read_site, read_tasks
+from app.assessments.tasks import (
+    ClaimRules,
+    FenceRefusedError,
+    claim,
+    complete,
+    fail_lost,
+    finish,
+    release,
+)
 from app.pool import DatabasePool, Deadline
 from app.risk import SiteModel
 from tests.stack.probes.settings import load

@@ -19,7 +19,7 @@ import psycopg
 
 from app.pool.classification import classify
 from app.pool.connection import PooledConnection, connect_arguments
-from app.pool.state import ConnectRecord
+from app.pool.types import ConnectRecord
 from tests.stack.probes.settings import load
 
 Connection = psycopg.Connection[Any]

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from app.control.process import Process
-from app.live import Live
 from app.pool import PoolState
-from app.settings import ControlSettings, WorkerSettings, load_settings
+from app.settings import ControlSettings, Live, WorkerSettings, load_settings
 from infra.config import issuing
 from infra.config.issuing import Pair
 from tests.unit.service.conftest import WORKER

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from app.control.application import create_control_app
 from app.control.process import Process
+from app.control.server import create_control_app
 from app.settings import WorkerSettings
 from tests.unit.control.conftest import TOKEN, SettingsFile, StandInPool
 

@@ -5,8 +5,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from app.live import LIVE_FIELDS, Live, differing, flat, merged
-from app.settings import ApiSettings, WorkerSettings
+from app.settings import LIVE_FIELDS, ApiSettings, Live, WorkerSettings, differing, flat, merged
 from infra.config import app_settings, catalogue
 from infra.config.settings import Change, Setting, Value, Values
 from tests.unit.service.conftest import API, WORKER

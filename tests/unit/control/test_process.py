@@ -1,4 +1,4 @@
-"""Reload takes over what is live, all or none; state says what is in force."""
+"""Reload takes over what is live, all or none; state shows the running settings."""
 
 import logging
 import os
@@ -8,9 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from app.control.process import Process, ReloadRefusedError
-from app.live import Live
 from app.metrics import LastMinute
-from app.settings import WorkerSettings
+from app.settings import Live, WorkerSettings
 from tests.unit.control.conftest import SettingsFile, StandInPool
 from tests.unit.service.conftest import WORKER
 

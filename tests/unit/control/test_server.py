@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from app import connection
-from app.control import address, server
+from app.control import server
 from app.control.process import Process
 from app.control.server import ControlServer
 from app.settings import ControlSettings, WorkerSettings
@@ -148,12 +148,12 @@ def test_leaving_the_block_stops_it_also_before_it_could_start(
 
 
 def test_only_an_address_of_this_host_is_bound() -> None:
-    with address.bound_socket("127.0.0.1", 0) as bound:
+    with server.bound_socket("127.0.0.1", 0) as bound:
         assert bound.getsockname()[0] == "127.0.0.1"
-        assert address.is_still_ours(bound)
+        assert server.is_still_ours(bound)
     with pytest.raises(OSError, match="names no address of this host") as caught:
         # A documentation address (RFC 5737): nobody's.
-        address.bound_socket("192.0.2.1", 0)
+        server.bound_socket("192.0.2.1", 0)
     assert caught.value.errno == errno.EADDRNOTAVAIL
 
 

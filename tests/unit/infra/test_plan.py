@@ -115,13 +115,3 @@ def test_an_unchanged_file_has_no_differences(tmp_path: Path) -> None:
     record = next(file.content for file in made.files if file.path == "ops/compiled.json")
     (tmp_path / "none").write_bytes(record)
     assert json.loads(_plan(tmp_path / "stack.env", "--json").stdout)["differences"] == []
-
-
-def test_loading_without_compiled_settings_says_who_writes_them(tmp_path: Path) -> None:
-    table = tmp_path / "t.csv"
-    table.write_text("a\n")
-    settings = tmp_path / "ops.json"
-    arguments = ["load-reference", "grid_cells", str(table), "--settings", str(settings)]
-    result = CliRunner().invoke(create_app(), arguments)
-    assert result.exit_code == 1
-    assert f"{settings}: No such file or directory" in result.stderr

@@ -25,7 +25,6 @@ NEED_SETTINGS = [
     ["pgbouncer", "retire", "sluice-pgbouncer-1"],
     ["pgbouncer", "spread", "2"],
     ["rotate", "passwords"],
-    ["load-reference", "grid_cells", __file__],
 ]
 
 

@@ -15,11 +15,9 @@ import psycopg
 from psycopg import Transaction
 from psycopg.pq import TransactionStatus
 
-from app.pool.deadline import Deadline
 from app.pool.metrics import Tally
 from app.pool.runner import Runner
-from app.pool.settings import PoolSettings
-from app.pool.state import PoolState
+from app.pool.types import Deadline, PoolSettings, PoolState
 from app.pool.watchdog import Lease
 
 NEVER = float("inf")

@@ -7,7 +7,7 @@ from app.pool.classification import is_unreachable
 from app.pool.health import Outage
 from app.pool.lender import Lender
 from tests.unit.pool.fakes import Bench, Script, error
-from tests.unit.pool.test_settings import PLACE
+from tests.unit.pool.test_types import PLACE
 
 AFTER_SECONDS = 8.0
 FAILING = "server login has been failing, cached error: connect failed (server_login_retry)"

@@ -9,11 +9,14 @@ from psycopg.pq import TransactionStatus
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
 from app.pool import (
+    RULES,
     CommitOutcomeUnknown,
     DatabaseUnavailable,
     DeadlineExceeded,
+    FailureClass,
     PoolSaturated,
     TransactionMisuse,
+    runner,
 )
 from tests.unit.pool.fakes import STATE, Bench, FakeConnection, Script, error
 
@@ -120,26 +123,38 @@ def test_tries_end_with_the_retry_budget() -> None:
     assert work.calls == 1
 
 
+def test_the_wait_between_tries_doubles_and_is_spread_by_half(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(runner, "sleep", waits.append)
+    bench, work = Bench(retry_attempts_max=4), Script(*[error("40001")] * 3, "done")
+    assert bench.run(work) == "done"
+    first = RULES[FailureClass.CONFLICT].backoff_seconds
+    for seconds, mean in zip(waits, (first, 2 * first, 4 * first), strict=True):
+        assert 0.5 * mean <= seconds <= 1.5 * mean
+
+
 def test_a_full_queue_is_not_joined_again() -> None:
     bench = Bench(refused(TooManyRequests("x"), PoolSaturated))
     with pytest.raises(PoolSaturated):
         bench.run(Script("done"))
 
 
-def test_a_wait_in_vain_is_repeated() -> None:
+def test_a_wait_that_timed_out_is_repeated() -> None:
     bench = Bench(refused(PoolTimeout("x"), PoolSaturated))
     assert bench.run(Script("done")) == "done"
     assert bench.count("retries", "pool_timeout") == 1
 
 
-def test_waits_in_vain_are_limited_by_the_time_and_not_by_the_number_of_tries() -> None:
+def test_waits_that_timed_out_are_limited_by_the_time_and_not_by_the_number_of_tries() -> None:
     waits = [refused(PoolTimeout("x"), PoolSaturated) for _ in range(3)]
     bench, work = Bench(*waits, retry_attempts_max=2), Script(error("40001"), "done")
     assert bench.run(work) == "done"
     assert bench.count("retries", "pool_timeout") == 3
 
 
-def test_waits_in_vain_end_with_the_retry_budget() -> None:
+def test_waits_that_timed_out_end_with_the_retry_budget() -> None:
     waits = [refused(PoolTimeout("x"), PoolSaturated) for _ in range(3)]
     with pytest.raises(PoolSaturated):
         Bench(*waits, retry_budget_seconds=0.0).run(Script("done"))

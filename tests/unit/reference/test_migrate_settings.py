@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from app.schema.settings import load_migrate_settings, read_password
-from app.settings import SettingsError
+from app.pool.connection import read_password
+from app.schema.migrate import connect_once
+from app.settings import MigrateSettings, SettingsError, load_settings
 
 Write = Callable[[dict[str, Any]], Path]
 
@@ -50,12 +51,16 @@ def write(tmp_path: Path) -> Write:
     return write_file
 
 
+def load_migrate_settings(path: Path) -> MigrateSettings:
+    return load_settings(path, MigrateSettings)
+
+
 def test_a_rendered_file_is_accepted(write: Write) -> None:
     assert load_migrate_settings(write(settings())).reference.grid_degrees == 0.5
 
 
 @pytest.mark.parametrize("grid_degrees", [0.09, 1.01, 0, -0.5, "wide", None])
-def test_a_silly_grid_is_refused_by_name(write: Write, grid_degrees: object) -> None:
+def test_a_grid_out_of_range_is_refused_by_name(write: Write, grid_degrees: object) -> None:
     path = write(settings(reference={"grid_degrees": grid_degrees}))
     with pytest.raises(SettingsError, match=r"reference\.grid_degrees"):
         load_migrate_settings(path)
@@ -86,4 +91,4 @@ def test_an_absent_password_file_is_named(write: Write, tmp_path: Path) -> None:
     content = settings()
     content["database"]["password_file"] = str(tmp_path / "nowhere")
     with pytest.raises(SettingsError, match=r"database\.password_file=.*nowhere"):
-        read_password(load_migrate_settings(write(content)).database)
+        connect_once(load_migrate_settings(write(content)).database)

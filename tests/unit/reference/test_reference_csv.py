@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.ops.reference_csv import (
+from app.schema.reference_csv import (
     FAULTS_KEPT_MAX,
     Column,
     Fault,

@@ -3,10 +3,16 @@
 import pytest
 
 from app.risk import AssetTerms, ProbabilityBins, RiskLevel, RiskType, SiteModel, assess_task
-from app.risk.exposure import EXPOSURE_PERCENTS
-from app.risk.integrated import integrated_risk, risk_level
-from app.risk.loss import base_aal, expected_loss, final_aal
-from app.risk.vulnerability import EXPOSURE_PERCENT, VULNERABILITY_PERCENTS
+from app.risk.model import (
+    EXPOSURE_PERCENT,
+    EXPOSURE_PERCENTS,
+    VULNERABILITY_PERCENTS,
+    base_aal,
+    expected_loss,
+    final_aal,
+    integrated_risk,
+    risk_level,
+)
 from tests.unit.risk.risk_strategies import KNOWN_SITE, TERMS, known_task
 
 # Worked out from the tables with 100,000 people (60 points), 50 m up, 1 km from a river

@@ -17,8 +17,7 @@ from app.risk import (
     TaskInputs,
     assess_task,
 )
-from app.risk.integrated import LEVELS, risk_level
-from app.risk.loss import base_aal
+from app.risk.model import LEVELS, base_aal, risk_level
 from tests.unit.risk.risk_strategies import (
     TERMS,
     bins,

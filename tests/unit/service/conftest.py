@@ -9,10 +9,9 @@ from fastapi.testclient import TestClient
 from psycopg import Connection
 
 from app.api.application import create_app
-from app.live import Live
 from app.log import configure_logging
 from app.pool import Deadline, PoolState
-from app.settings import ApiSettings
+from app.settings import ApiSettings, Live
 
 API: dict[str, Any] = {
     "service": "api",
@@ -58,7 +57,7 @@ API: dict[str, Any] = {
         "retry_attempts_max": 3,
     },
     "limits": {"sites_max": 5},
-    "log": {"level": "INFO"},
+    "log": {"level": "INFO", "format": "json"},
     "control": {
         "alias": "localhost",
         "port": 0,

@@ -11,7 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.api.models import AssessmentStatus, AssessmentSummary, ResultsPage
-from app.assessments.results import ResultKey, ResultPage, UnknownSiteError
+from app.assessments.read_results import ResultKey, ResultPage, UnknownSiteError
 from app.assessments.status import FailedTask, SiteProgress, Status
 from app.assessments.submit import Accepted, Area, ReferenceDataMissingError, SitesOutsideAreaError
 from app.pool import CommitOutcomeUnknown, DatabaseUnavailable, DeadlineExceeded, PoolSaturated

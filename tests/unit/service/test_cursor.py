@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.assessments.results import ResultKey
+from app.assessments.read_results import ResultKey
 from app.risk.types import YEARS, RiskType, Scenario
 
 KEYS = st.builds(

@@ -39,6 +39,66 @@ def test_every_fault_is_listed_with_its_field(tmp_path: Path, api_document: Docu
     assert "  log: " in text
 
 
+def test_every_fault_of_a_section_is_a_line_with_its_field(
+    tmp_path: Path, api_document: Document
+) -> None:
+    api_document["pool"] |= {"max_waiting": 0, "min_size": 17}
+    api_document["database"] |= {"host": "", "port": 65536, "connect_timeout_seconds": 1}
+    with pytest.raises(SettingsError) as caught:
+        load_settings(write(tmp_path, api_document), ApiSettings)
+    head, *lines = str(caught.value).splitlines()
+    assert "5 fault(s)" in head
+    assert [line.split("=")[0].split(" is")[0] for line in lines] == [
+        "  database.host",
+        "  database.connect_timeout_seconds",
+        "  database.port",
+        "  pool.max_waiting",
+        "  pool.min_size",
+    ]
+
+
+def test_a_misspelt_field_is_named_beside_the_one_that_is_missing_and_a_wrong_one(
+    tmp_path: Path, api_document: Document
+) -> None:
+    api_document["pool"]["max_sise"] = api_document["pool"].pop("max_size")
+    api_document["pool"]["num_workers"] = "many"
+    with pytest.raises(SettingsError) as caught:
+        load_settings(write(tmp_path, api_document), ApiSettings)
+    head, *lines = str(caught.value).splitlines()
+    assert "3 fault(s)" in head
+    assert sorted(line.split(":")[0].split("=")[0] for line in lines) == [
+        "  pool.max_sise",
+        "  pool.max_size",
+        "  pool.num_workers",
+    ]
+
+
+@pytest.mark.parametrize("section", ["pool", "database"])
+def test_a_default_of_the_library_is_none_of_the_service(
+    tmp_path: Path, api_document: Document, section: str
+) -> None:
+    name = next(reversed(api_document[section]))
+    del api_document[section][name]
+    with pytest.raises(SettingsError, match=rf"{section}\.{name}: Field required"):
+        load_settings(write(tmp_path, api_document), ApiSettings)
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_a_log_is_json_or_text(tmp_path: Path, api_document: Document, form: str) -> None:
+    api_document["log"]["format"] = form
+    assert load_settings(write(tmp_path, api_document), ApiSettings).log.format == form
+
+
+def test_a_log_is_json_unless_said_otherwise_and_never_something_else(
+    tmp_path: Path, api_document: Document
+) -> None:
+    del api_document["log"]["format"]
+    assert load_settings(write(tmp_path, api_document), ApiSettings).log.format == "json"
+    api_document["log"]["format"] = "xml"
+    with pytest.raises(SettingsError, match=r"log\.format='xml'"):
+        load_settings(write(tmp_path, api_document), ApiSettings)
+
+
 @pytest.mark.parametrize(
     ("section", "field", "value", "rule"),
     [

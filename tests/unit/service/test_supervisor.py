@@ -21,7 +21,8 @@ PROGRAM = """
 import sys
 from app.api import supervisor
 supervisor.READY_SECONDS_MAX = float(sys.argv[2])
-sys.exit(supervisor.Supervisor(int(sys.argv[1]), module=sys.argv[3]).run())
+listener, _, module, log_format = sys.argv[1:]
+sys.exit(supervisor.Supervisor(int(listener), module=module, log_format=log_format).run())
 """
 
 
@@ -58,14 +59,24 @@ class Running:
 
 
 @contextmanager
-def supervised(folder: Path, *behaviours: str, ready_seconds: float = SECONDS) -> Iterator[Running]:
+def supervised(
+    folder: Path, *behaviours: str, ready_seconds: float = SECONDS, log_format: str = "json"
+) -> Iterator[Running]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         # As a container's start leaves it; the first child listens anew.
         listener.listen(16)
         listener.set_inheritable(True)
         process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(listener.fileno()), str(ready_seconds), MODULE],
+            [
+                sys.executable,
+                "-c",
+                PROGRAM,
+                str(listener.fileno()),
+                str(ready_seconds),
+                MODULE,
+                log_format,
+            ],
             env={
                 **os.environ,
                 "BEHAVIOURS": ",".join(behaviours),
@@ -162,3 +173,11 @@ def test_a_second_restart_during_a_first_is_refused(tmp_path: Path) -> None:
         _, log = running.end()
     assert running.started() == 2
     assert "another restart is under way" in log
+
+
+def test_its_log_is_text_where_the_settings_say_so(tmp_path: Path) -> None:
+    with supervised(tmp_path, "serves", log_format="text") as running:
+        running.until(lambda: running.started() == 1, "a process")
+        _, log = running.end()
+    assert " info     app.api.supervisor: process started pid=" in log
+    assert "{" not in log

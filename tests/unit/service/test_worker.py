@@ -12,17 +12,15 @@ from prometheus_client import CollectorRegistry
 
 from app.assessments.batch import Batch, Task, TaskFailure, TaskResults
 from app.assessments.tasks import FenceRefusedError
-from app.live import Live
 from app.metrics import WorkMetrics
 from app.pool import DatabaseUnavailable, Deadline
 from app.risk import SiteModel
 from app.risk.types import AssetTerms, Scenario, SiteInputs, TaskInputs
-from app.settings import WorkerSettings
+from app.settings import Live, WorkerSettings
 from app.worker import loop
-from app.worker.batch import BatchRunner
+from app.worker.batch import AGE_MAX_SECONDS, CELLS_MAX, BatchRunner, SiteModels
 from app.worker.crew import Crew
 from app.worker.loop import INTERRUPTIONS_MAX
-from app.worker.sites import AGE_MAX_SECONDS, CELLS_MAX, SiteModels
 
 from .conftest import STATE, StandInDatabase
 

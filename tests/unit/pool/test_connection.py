@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.pool.polling import GONE, SocketPoll
+from app.pool.connection import GONE, SocketPoll
 
 Pair = tuple[socket.socket, socket.socket]
 

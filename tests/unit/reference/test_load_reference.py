@@ -9,38 +9,42 @@ from typing import Any
 import psycopg
 import pytest
 
-from infra.ops import exits, loading
-from infra.ops.load_reference import Loaded, RefusedError
-from infra.ops.reference_csv import Fault, ReferenceFileError
-from infra.ops.settings import OpsSettings
+from app.pool import ConnectionSettings
+from app.schema import load_reference as loading
+from app.schema.__main__ import main
+from app.schema.load_reference import BAD_INPUT, FAILED, OK, Loaded, RefusedError
+from app.schema.reference_csv import Fault, ReferenceFileError
 
 FAULT = Fault(3, "storeys", "many\x1b", "is not a number")
 Captured = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> OpsSettings:
+def settings(tmp_path: Path) -> ConnectionSettings:
     """Return settings by which the owner could log in."""
     password = tmp_path / "owner.password"
     password.write_text("secret")
-    return OpsSettings(
-        {
-            "postgres": {"host": "postgres", "port": 5432, "dbname": "risk"},
-            "users": {"owner": {"name": "risk_owner", "password_file": str(password)}},
-            "sslmode": "verify-full",
-            "sslrootcert": "ca.crt",
-            "connect_timeout_seconds": 3,
-        }
+    return ConnectionSettings(
+        host="postgres",
+        port=5432,
+        dbname="risk",
+        user="risk_owner",
+        password_file=str(password),
+        sslrootcert="ca.crt",
     )
 
 
 def load(
-    monkeypatch: pytest.MonkeyPatch, settings: OpsSettings, result: object, *, as_json: bool = True
+    monkeypatch: pytest.MonkeyPatch,
+    settings: ConnectionSettings,
+    result: object,
+    *,
+    as_json: bool = True,
 ) -> int:
     """Run the command with what comes of the load."""
 
     def loaded(*_: object, **options: Any) -> object:
-        options["telling"].say("reading rows.csv")
+        options["say"]("reading rows.csv")
         if isinstance(result, Exception):
             raise result
         return result
@@ -50,28 +54,28 @@ def load(
 
 
 def test_a_load_counts_rows(
-    monkeypatch: pytest.MonkeyPatch, settings: OpsSettings, capsys: Captured
+    monkeypatch: pytest.MonkeyPatch, settings: ConnectionSettings, capsys: Captured
 ) -> None:
-    assert load(monkeypatch, settings, Loaded(5, 2, 0)) == exits.OK
+    assert load(monkeypatch, settings, Loaded(5, 2, 0)) == OK
     captured = capsys.readouterr()
     told = json.loads(captured.out)
     assert (told["rows_loaded"], told["rows_removed"], told["rows_left"]) == (5, 2, 0)
-    assert (told["exit_code"], told["faults"], told["fault_count"]) == (exits.OK, [], 0)
+    assert (told["exit_code"], told["faults"], told["fault_count"]) == (OK, [], 0)
     assert told["steps"] == ["reading rows.csv"]
     assert captured.err == "reading rows.csv\n"
 
 
 def test_a_person_reads_what_was_loaded_and_what_stays(
-    monkeypatch: pytest.MonkeyPatch, settings: OpsSettings, capsys: Captured
+    monkeypatch: pytest.MonkeyPatch, settings: ConnectionSettings, capsys: Captured
 ) -> None:
-    assert load(monkeypatch, settings, Loaded(5, 0, 7), as_json=False) == exits.OK
+    assert load(monkeypatch, settings, Loaded(5, 0, 7), as_json=False) == OK
     assert capsys.readouterr().out.startswith("reference.buildings: 5 rows loaded; 7 earlier rows")
 
 
 def test_bad_rows_are_told_field_by_field(
-    monkeypatch: pytest.MonkeyPatch, settings: OpsSettings, capsys: Captured
+    monkeypatch: pytest.MonkeyPatch, settings: ConnectionSettings, capsys: Captured
 ) -> None:
-    assert load(monkeypatch, settings, RefusedError([FAULT], 51)) == exits.BAD_INPUT
+    assert load(monkeypatch, settings, RefusedError([FAULT], 51)) == BAD_INPUT
     told = json.loads(capsys.readouterr().out)
     assert told["bad_values"] == [
         {"line": 3, "column": "storeys", "value": "many\\x1b", "reason": "is not a number"}
@@ -103,7 +107,7 @@ def test_bad_rows_are_told_field_by_field(
 )
 def test_a_load_that_did_not_come_about_says_why(
     monkeypatch: pytest.MonkeyPatch,
-    settings: OpsSettings,
+    settings: ConnectionSettings,
     capsys: Captured,
     error: Exception,
     code: int,
@@ -119,9 +123,29 @@ def test_a_load_that_did_not_come_about_says_why(
 
 
 def test_a_password_that_is_not_there_is_no_fault_of_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: OpsSettings, capsys: Captured
+    tmp_path: Path, settings: ConnectionSettings, capsys: Captured
 ) -> None:
     (tmp_path / "owner.password").unlink()
-    assert load(monkeypatch, settings, Loaded(1, 0, 0)) == exits.FAILED
+    assert loading.run("buildings", Path("rows.csv"), settings, as_json=True) == FAILED
     (fault,) = json.loads(capsys.readouterr().out)["faults"]
     assert fault == f"{tmp_path}/owner.password: cannot be read: No such file or directory"
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_loading_without_compiled_settings_says_who_writes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured, options: list[str]
+) -> None:
+    settings = tmp_path / "migrate.json"
+    monkeypatch.setenv("SLUICE_SETTINGS", str(settings))
+    assert main(["load-reference", "grid_cells", "t.csv", *options]) == FAILED
+    captured = capsys.readouterr()
+    fault = json.loads(captured.out)["faults"][0] if options else captured.err
+    assert f"{settings}: cannot be read (No such file or directory)" in fault
+    assert "config service" in fault
+
+
+@pytest.mark.parametrize("arguments", [[], ["load-reference", "grid_cells"], ["load"]])
+def test_a_command_that_cannot_be_is_an_invalid_option(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == BAD_INPUT

@@ -1,0 +1,69 @@
+"""A log line as JSON and as text, and the change from one to the other."""
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from app.log import configure_logging, get_logger, set_logging
+
+Captured = pytest.CaptureFixture[str]
+
+
+@contextmanager
+def logging_as_text() -> Iterator[None]:
+    """Log to the present standard output; afterwards as before."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    root.handlers.clear()
+    configure_logging("test", "INFO", "text")
+    try:
+        yield
+    finally:
+        set_logging("INFO", "json")
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
+def test_text_is_one_line_of_time_level_logger_event_and_fields(capsys: Captured) -> None:
+    with logging_as_text():
+        get_logger("app.some").warning("it happened", count=3, why="two words", path="/a")
+        (line,) = capsys.readouterr().out.splitlines()
+        time, rest = line.split(" ", 1)
+        assert time.endswith("Z")
+        fields = 'count=3 why="two words" path=/a service=test'
+        assert rest == f"warning  app.some: it happened {fields}"
+
+
+def test_what_a_caller_sent_cannot_begin_a_line_or_reach_the_terminal(capsys: Captured) -> None:
+    with logging_as_text():
+        get_logger("app.some").info("a\nb", given='x\n\x1b[2J="y"')
+        (line,) = capsys.readouterr().out.splitlines()
+        assert "\x1b" not in line
+        assert line.split("app.some: ")[1].startswith('a\\nb given="x\\n\\u001b[2J=\\"y\\""')
+
+
+def test_a_traceback_follows_indented(capsys: Captured) -> None:
+    with logging_as_text():
+        try:
+            raise ValueError("bad\nworse")
+        except ValueError:
+            get_logger("app.some").exception("failed")
+        first, *others = capsys.readouterr().out.splitlines()
+        assert "app.some: failed" in first
+        assert others[0] == "    Traceback (most recent call last):"
+        assert all(line.startswith("    ") for line in others)
+
+
+def test_level_and_format_change_while_the_process_runs(capsys: Captured) -> None:
+    with logging_as_text():
+        log = get_logger("app.some")
+        set_logging("ERROR", "json")
+        log.info("not written")
+        log.error("written")
+        logging.getLogger("a.library").error("as well: %s", 7)
+        ours, theirs = map(json.loads, capsys.readouterr().out.splitlines())
+        assert (ours["event"], ours["level"], ours["service"]) == ("written", "error", "test")
+        assert (theirs["event"], theirs["logger"]) == ("as well: 7", "a.library")
