@@ -7,6 +7,7 @@ from typing import Final
 import psycopg
 
 from infra.ops import exits
+from infra.ops.clients.processes import OpsSettings
 from infra.ops.load_reference import Loaded, RefusedError, Telling, load_reference
 from infra.ops.outcome import Outcome, plain_console, report
 from infra.ops.reference_csv import (
@@ -16,7 +17,6 @@ from infra.ops.reference_csv import (
     ReferenceFileError,
     printable,
 )
-from infra.ops.settings import OpsSettings
 
 NOTHING_LOADED: Final = "nothing was loaded"
 

@@ -1,4 +1,4 @@
-"""What came of a command: lines for a person, or the one JSON document of `--json`."""
+"""What came of a command: errors, and lines for a person or the one JSON document of `--json`."""
 
 import json
 from collections.abc import Mapping
@@ -9,9 +9,17 @@ from rich.console import Console
 from infra.ops import exits
 
 
+class RefusedError(Exception):
+    """A precondition is not met; nothing was changed, or all was put back."""
+
+
+class FailedError(Exception):
+    """A step did not do what it should; the message says which and where to look."""
+
+
 @dataclass(slots=True)
 class Outcome:
-    """What every command that changes something tells; a command adds fields of its own.
+    """What every command says at its end; a command adds fields of its own.
 
     `faults` say why the exit code is not 0, `steps` what was done in which order, `state` what
     holds now.
@@ -32,11 +40,11 @@ def report(outcome: Outcome, *, as_json: bool) -> int:
     if as_json:
         print_document(outcome.as_dict())
         return outcome.exit_code
-    told, failed = plain_console(), plain_console(stderr=True)
+    done, failed = plain_console(), plain_console(stderr=True)
     for fault in outcome.faults:
         failed.print(fault)
     if outcome.state:
-        (failed if outcome.faults else told).print(outcome.state)
+        (failed if outcome.faults else done).print(outcome.state)
     return outcome.exit_code
 
 

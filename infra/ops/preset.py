@@ -1,4 +1,4 @@
-"""The command `preset`: a starting point, as stack.env would have it, against what is in force.
+"""The command `preset`: the plan of a starting point, as stack.env would have it.
 
 A preset is an overlay: the values that differ from the defaults, each with its reason. The
 operator's API_PORT is kept: it says where callers find the service, not how large it is.

@@ -160,7 +160,7 @@ def lock_held(stack: Stack) -> Iterator[None]:
     volume = {f"{stack.project}_ops-config": {"bind": "/out/ops", "mode": "rw"}}
     image = stack.containers("config", all_states=True)[0].attrs["Config"]["Image"]
     script = (
-        "import time; from pathlib import Path; from infra.ops.lock import operation_lock\n"
+        "import time; from pathlib import Path; from infra.ops.operation import operation_lock\n"
         "with operation_lock(Path('/out/ops'), 'apply'):\n"
         "    print('held', flush=True); time.sleep(60)"
     )

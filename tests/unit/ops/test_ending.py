@@ -4,12 +4,12 @@ import os
 import subprocess
 import sys
 
-from infra.ops.ending import LIFELINE
+from infra.ops.operation import LIFELINE
 
 # Waits where a signal to another thread would not wake it.
 WAITS = """
 import threading
-from infra.ops.ending import EndedBySignalError, Ending
+from infra.ops.operation import EndedBySignalError, Ending
 try:
     with Ending().signals_raise():
         print("begun", flush=True)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from infra.ops import exits
 from infra.ops.cli import create_app
-from infra.ops.lock import operation_lock
+from infra.ops.operation import operation_lock
 
 APP = create_app()
 # Each command that needs the compiled settings, with the arguments it cannot do without.

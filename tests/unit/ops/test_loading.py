@@ -10,9 +10,9 @@ import psycopg
 import pytest
 
 from infra.ops import exits, loading
+from infra.ops.clients.processes import OpsSettings
 from infra.ops.load_reference import Loaded, RefusedError
 from infra.ops.reference_csv import Fault, ReferenceFileError
-from infra.ops.settings import OpsSettings
 
 FAULT = Fault(3, "storeys", "many\x1b", "is not a number")
 Captured = pytest.CaptureFixture[str]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from infra.ops.lock import LockHeldError, holder, operation_lock
+from infra.ops.operation import LockHeldError, holder, operation_lock
 
 HOLD = (
-    "import sys, time; from pathlib import Path; from infra.ops.lock import operation_lock\n"
+    "import sys, time; from pathlib import Path; from infra.ops.operation import operation_lock\n"
     "with operation_lock(Path(sys.argv[1]), 'restart'):\n"
     "    print('held', flush=True); time.sleep(60)"
 )

@@ -12,9 +12,8 @@ import psycopg
 import pytest
 
 from infra.ops import exits
-from infra.ops.ending import EndedBySignalError
-from infra.ops.lock import operation_lock
-from infra.ops.operation import FailedError, Operation, RefusedError, Request, operate
+from infra.ops.operation import EndedBySignalError, Operation, Request, operate, operation_lock
+from infra.ops.outcome import FailedError, RefusedError
 
 Captured = pytest.CaptureFixture[str]
 

@@ -13,7 +13,7 @@ from infra.config import build, catalogue, issuing, recovery, write
 from infra.config.host import Host
 from infra.config.secrets import PASSWORDS
 from infra.ops import exits, restore_secrets
-from infra.ops.apply import Paths
+from infra.ops.operation import Paths
 from tests.unit.infra.support import write_env
 from tests.unit.ops.support import Run
 

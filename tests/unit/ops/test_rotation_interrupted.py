@@ -25,11 +25,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from infra.config import build, catalogue, certificates, control, issuing, write
 from infra.config.secrets import STAGED, SecretError
 from infra.ops import exits
-from infra.ops.apply import Paths
-from infra.ops.operation import FailedError, Request
+from infra.ops.clients.processes import Target
+from infra.ops.operation import Paths, Request
+from infra.ops.outcome import FailedError
 from infra.ops.rotation import certificates as rotation
 from infra.ops.rotation import handshake, pending
-from infra.ops.targets import Target
 from tests.unit.ops.support import SETTINGS
 
 KILLED = 137

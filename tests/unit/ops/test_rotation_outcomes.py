@@ -10,8 +10,8 @@ import pytest
 from infra.config.faults import Fault, FaultyInputError
 from infra.config.secrets import TOKENS
 from infra.ops import exits
-from infra.ops.apply import Paths
-from infra.ops.operation import FailedError
+from infra.ops.operation import Paths
+from infra.ops.outcome import FailedError
 from infra.ops.rotation import certificates, passwords, pending
 from tests.unit.ops.support import POOLERS, SETTINGS, Run, processes
 
@@ -23,8 +23,8 @@ def test_a_rotation_that_refuses_what_it_was_given_names_every_fault(
     def faulty(_: object) -> None:
         raise FaultyInputError([Fault("a.password", "has 5 characters"), Fault("b", "is no PEM")])
 
-    monkeypatch.setattr(passwords, "in_force", lambda _: None)
-    monkeypatch.setattr(certificates, "in_force", lambda *_: None)
+    monkeypatch.setattr(passwords, "compiled_values", lambda _: None)
+    monkeypatch.setattr(certificates, "compiled_values", lambda *_: None)
     monkeypatch.setattr(passwords.PasswordRotation, "run", faulty)
     monkeypatch.setattr(certificates.CertificateRotation, "run", faulty)
     paths = Paths(tmp_path, tmp_path)
@@ -54,7 +54,7 @@ def rotated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Paths:
 
     new = dict.fromkeys(("risk_api.password", "risk_api.scram", *TOKENS), b"a-new-secret")
     begun = pending.begin(tmp_path, "passwords", old={}, new=new)
-    monkeypatch.setattr(passwords, "in_force", lambda _: None)
+    monkeypatch.setattr(passwords, "compiled_values", lambda _: None)
     rotation = passwords.PasswordRotation
     monkeypatch.setattr(pending, "load", lambda *_: None)
     monkeypatch.setattr(rotation, "_begun", lambda _: (begun, None, POOLERS))

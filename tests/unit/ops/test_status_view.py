@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from infra.ops.status import host_facts
+from infra.ops.status.collect import host_facts
 from infra.ops.status.sample import (
     AppProcess,
     Container,
@@ -105,4 +105,4 @@ def test_the_line_that_ends_a_lock_can_be_pasted() -> None:
 @pytest.mark.parametrize("text", ["nonsense", "[]", '{"service": "api"}', '{"disk": {"size": 1}}'])
 def test_facts_that_the_host_did_not_print_are_refused_in_one_line(text: str) -> None:
     with pytest.raises(ValueError, match=r"^\w+Error: .+$"):
-        host_facts.parse(text)
+        host_facts(text)
