@@ -1,4 +1,4 @@
-"""`apply` on the running stack: what is live becomes in force everywhere, and no request fails."""
+"""`apply` on the running stack: what is live is applied everywhere, and no request fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`plan` on the running stack: the difference to what the processes have in force."""
+"""`plan` on the running stack: the difference to the running configuration."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_person_reads_the_difference(ops: Commands, env: EnvDir) -> None:
     env.set(PGBOUNCER_BATCH_POOL_SIZE=7, API_LOCK_TIMEOUT_MS=900)
     text = ops.run("plan", env_dir=env.path).text
     for part in (
-        "Compared with what is in force now",
+        "Compared with the running configuration",
         "PGBOUNCER_BATCH_POOL_SIZE",
         "Effect on the budget",
         "pooled sessions",
