@@ -6,8 +6,8 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=infra/host/apt.sh
 . infra/host/apt.sh
-# shellcheck source=infra/host/operate.sh
-. infra/host/operate.sh
+# shellcheck source=infra/host/common.sh
+. infra/host/common.sh
 
 readonly IMAGE=${BASE_IMAGE:-debian:trixie-slim}
 readonly SUITE=trixie

@@ -9,8 +9,8 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=infra/host/apt.sh
 . infra/host/apt.sh
-# shellcheck source=infra/host/operate.sh
-. infra/host/operate.sh
+# shellcheck source=infra/host/common.sh
+. infra/host/common.sh
 
 readonly STATE_DIR=/var/lib/sluice
 readonly PID_FILE=$STATE_DIR/dockerd.pid

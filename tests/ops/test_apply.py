@@ -287,12 +287,12 @@ def test_with_restart_what_was_held_back_is_in_force_in_the_end(
     try:
         with make_load(threads=4) as load:
             wait_for_traffic(load)
-            done = ops.script("apply.sh", "--restart", env=env)
+            done = ops.script("apply", "--restart", env=env)
         assert done.exit_code == 0, done.text
         assert sql.value("SHOW max_connections") == "80"
         assert {one["risk_batch"][0] for one in witness.entries(stack, console).values()} == {16}
         assert ops.run("plan", "--json", env_dir=env.path).document["differences"] == []
         oracle.check_no_failure(load)
     finally:
-        back = ops.script("apply.sh", "--restart", env=env.reset())
+        back = ops.script("apply", "--restart", env=env.reset())
         assert back.exit_code == 0, back.text

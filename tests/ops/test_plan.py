@@ -174,7 +174,7 @@ def test_a_preset_is_planned_against_what_is_in_force(ops: Commands, name: str) 
 def test_a_preset_becomes_the_env_file(ops: Commands, env: EnvDir) -> None:
     # The present file may be one that Compose cannot read.
     env.set(POSTGRES_MEMORY_MB="2GB")
-    done = ops.script("preset.sh", "laptop", env=env)
+    done = ops.script("preset", "laptop", env=env)
     assert done.exit_code == 0, done.text
     adopted = env.file.read_text()
     assert "POSTGRES_MEMORY_MB=1024" in adopted
@@ -188,7 +188,7 @@ def test_a_preset_that_the_host_cannot_carry_changes_nothing(ops: Commands, env:
     text = preset.read_text().replace("POSTGRES_CPUS=4.0", "POSTGRES_CPUS=200")
     preset.write_text(text.replace("POSTGRES_MEMORY_MB=6144", "POSTGRES_MEMORY_MB=1048576"))
     before = env.file.read_bytes()
-    done = ops.script("preset.sh", "small", env=env)
+    done = ops.script("preset", "small", env=env)
     assert done.exit_code == 2, done.text
     assert "infra/env/presets/small.env: POSTGRES_CPUS=200 exceeds the" in done.stderr
     assert "infra/env/presets/small.env: POSTGRES_MEMORY_MB=1048576 + " in done.stderr
@@ -198,7 +198,7 @@ def test_a_preset_that_the_host_cannot_carry_changes_nothing(ops: Commands, env:
 
 def test_an_unknown_preset_changes_nothing(ops: Commands, env: EnvDir) -> None:
     before = env.file.read_bytes()
-    done = ops.script("preset.sh", "huge", env=env)
+    done = ops.script("preset", "huge", env=env)
     assert done.exit_code == 2, done.text
     assert "laptop, large, medium, small" in done.text
     assert env.file.read_bytes() == before

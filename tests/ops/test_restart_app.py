@@ -22,7 +22,7 @@ from tests.fix_ops import Commands, EnvDir
 from tests.fix_sql import AdminConsole, Sql
 from tests.fix_stack import Stack, poll, run_in
 
-SCRIPT = "restart-app.sh"
+SCRIPT = "restart-app"
 FAILED = 1
 
 

@@ -23,7 +23,7 @@ from tests.fix_host import EnvFile, Host
 from tests.fix_sql import AdminConsole, Sql
 from tests.fix_stack import Stack, poll
 
-SCRIPT = "restart-postgres.sh"
+SCRIPT = "restart-postgres"
 # More than the api has connections: the others wait in its pool while the pause lasts.
 CALLERS = 40
 PAUSE_MAX_SECONDS = 10.0
