@@ -9,8 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from rich.console import Console
-
 from infra.config.build import Compiled, compile_values
 from infra.config.faults import FaultyInputError
 from infra.config.settings import Values
@@ -19,6 +17,7 @@ from infra.ops import exits, plan, plan_view, running
 from infra.ops.clients import app_control
 from infra.ops.clients.processes import OpsSettings, first_line
 from infra.ops.operation import EndedBySignalError, Operation, Paths, Request, operate
+from infra.ops.outcome import plain_console
 from infra.ops.plan import LivePart, Plan, Step
 from infra.ops.reloading import Reloader, StepError
 from infra.ops.rotation import pending
@@ -52,7 +51,7 @@ def run(
     `prepare_restart` the files are left as the env file wants them, ready for the restarts that
     the host is asked for.
     """
-    console = Console(stderr=request.as_json, soft_wrap=True, highlight=False, markup=False)
+    console = plain_console(stderr=request.as_json)
 
     def planned() -> Plan:
         compiled = paths.out / "ops" / "compiled.json"

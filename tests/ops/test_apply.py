@@ -77,7 +77,7 @@ SIZES = (
 )
 
 
-def check_in_force(stack: Stack, console: AdminConsole, sql: Sql, settings: dict[str, int]) -> None:
+def check_running(stack: Stack, console: AdminConsole, sql: Sql, settings: dict[str, int]) -> None:
     """Check the pool settings on every process, without the operator's own read-back."""
     for name, pool in witness.app_pools(stack).items():
         prefix = "API" if "-api-" in name else "WORKER"
@@ -125,7 +125,7 @@ def test_twenty_applies_that_grow_and_shrink_every_pool_fail_no_request(
                 for sizes in some:
                     done = ops.apply(env.set(**sizes))
                     assert done.exit_code == 0, done.text
-                    check_in_force(stack, console, sql, sizes)
+                    check_running(stack, console, sql, sizes)
                 assert load.samples[-1].ended > time.monotonic() - 10, "the load ended before"
             oracle.check_no_failure(load)
             oracle.check_writes(load, sql)
@@ -195,7 +195,7 @@ def test_what_was_applied_holds_after_a_restart_of_every_container(
         for container in stack.containers(service):
             container.restart()
     stack.wait_healthy(seconds=120)
-    check_in_force(stack, console, sql, SIZES[1])
+    check_running(stack, console, sql, SIZES[1])
     setting = "SELECT rolconfig::text FROM pg_roles WHERE rolname = 'risk_api'"
     assert "lock_timeout=950ms" in sql.value(setting)
     assert ops.apply(env).exit_code == 0
@@ -269,11 +269,11 @@ def test_a_killed_apply_leaves_a_stack_that_the_next_one_finishes(
         container.kill()
     done = ops.apply(env, "--wait", "30")
     assert done.exit_code == 0, done.text
-    check_in_force(stack, console, sql, SIZES[2])
+    check_running(stack, console, sql, SIZES[2])
 
 
 @pytest.mark.slow
-def test_with_restart_what_was_held_back_is_in_force_in_the_end(
+def test_with_restart_what_was_held_back_runs_in_the_end(
     stack: Stack,
     console: AdminConsole,
     sql: Sql,

@@ -28,7 +28,7 @@ def names(stack: Stack, service: str) -> set[str]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("whole_again")
-def test_a_rolling_restart_tells_of_every_replica(stack: Stack, ops: Commands, env: EnvDir) -> None:
+def test_a_rolling_restart_reports_every_replica(stack: Stack, ops: Commands, env: EnvDir) -> None:
     replicas = names(stack, "pgbouncer")
     done = ops.script("restart-pgbouncer", "--json", env=env)
     assert done.exit_code == done.document["exit_code"] == 0, done.text
@@ -41,7 +41,7 @@ def test_a_rolling_restart_tells_of_every_replica(stack: Stack, ops: Commands, e
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("whole_again")
-def test_a_restart_of_postgres_tells_how_long_clients_waited(ops: Commands, env: EnvDir) -> None:
+def test_a_restart_of_postgres_reports_how_long_clients_waited(ops: Commands, env: EnvDir) -> None:
     done = ops.script("restart-postgres", "--json", env=env)
     assert done.exit_code == done.document["exit_code"] == 0, done.text
     commands = {one["command"]: one["document"] for one in done.document["commands"]}
@@ -51,7 +51,7 @@ def test_a_restart_of_postgres_tells_how_long_clients_waited(ops: Commands, env:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("whole_again")
-def test_a_restart_of_the_app_tells_of_every_process(
+def test_a_restart_of_the_app_reports_every_process(
     stack: Stack, ops: Commands, env: EnvDir
 ) -> None:
     processes = names(stack, "api") | names(stack, "worker")

@@ -88,7 +88,7 @@ def test_quiet_prints_faults_and_warnings_only(ops: Commands, env: EnvDir) -> No
     assert "API_THREADS=many is not a whole number" in bad.stderr
 
 
-def test_what_a_process_does_not_have_in_force_is_found(
+def test_a_process_that_runs_other_values_is_found(
     ops: Commands, console: AdminConsole, stack: Stack
 ) -> None:
     """Somebody changed one replica by hand: plan says which, and what it has."""
@@ -162,7 +162,7 @@ def test_on_a_stopped_stack_the_last_compile_is_compared(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("name", ["laptop", "small", "medium", "large"])
-def test_a_preset_is_planned_against_what_is_in_force(ops: Commands, name: str) -> None:
+def test_a_preset_is_planned_against_the_running_configuration(ops: Commands, name: str) -> None:
     done = ops.run("preset", name, "--json")
     assert done.exit_code == 0, done.text
     plan = done.document

@@ -215,9 +215,9 @@ def test_an_expired_certificate_is_named_and_one_command_gets_out_of_it(
     certificate, key = _pair(secrets, days_left=SOON_DAYS)
     # Placed as an earlier release would have taken it, so that no rotation races its end.
     secrets.sh(PLACE, certificate.decode(), key.decode())
-    told = ops.run("plan", "--quiet")
-    assert told.exit_code == 0, told.text
-    assert "pgbouncer.crt: expires at" in told.stderr
+    printed = ops.run("plan", "--quiet")
+    assert printed.exit_code == 0, printed.text
+    assert "pgbouncer.crt: expires at" in printed.stderr
     assert ops.run("apply").exit_code == 0
     expired = poll(
         lambda: done if (done := ops.run("plan", "--quiet")).exit_code == BAD_INPUT else None,

@@ -15,7 +15,7 @@ from tests.unit.ops.support import Run
 
 
 @pytest.fixture
-def told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+def document_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     """Return a function that runs a command for a program, and returns its document."""
 
     def run(command: Callable[[Request], int]) -> dict[str, Any]:

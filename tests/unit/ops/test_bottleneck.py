@@ -223,7 +223,7 @@ def test_what_does_not_answer_comes_first_and_is_named() -> None:
     assert "api-1: ConnectTimeout" in verdict.line
 
 
-def test_busy_processors_without_a_queue_are_told_of() -> None:
+def test_busy_processors_without_a_queue_are_reported() -> None:
     verdict = bottleneck(sample(server=replace(IDLE_SERVER, on_cpu=3)))
     assert verdict.where == "postgres cpu"
     assert "nothing queues" in verdict.line

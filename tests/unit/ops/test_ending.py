@@ -1,4 +1,4 @@
-"""A command that is told to end, or whose caller is gone, puts back what it has begun."""
+"""A command that is to end, or whose caller is gone, puts back what it has begun."""
 
 import os
 import subprocess
@@ -14,8 +14,8 @@ try:
     with Ending().signals_raise():
         print("begun", flush=True)
         threading.Event().wait(60)
-except EndedBySignalError as told:
-    print("put back:", told, flush=True)
+except EndedBySignalError as ended:
+    print("put back:", ended, flush=True)
 """
 
 

@@ -60,7 +60,7 @@ class Ran:
 
     @property
     def commands(self) -> list[str]:
-        """Return the commands of which the document tells."""
+        """Return the commands that the document names."""
         return [one["command"] for one in self.document["commands"]]
 
 
@@ -187,7 +187,7 @@ def test_a_command_that_died_without_a_word_is_a_fault(docker: Docker) -> None:
     }
 
 
-def test_a_restart_of_postgres_tells_of_all_that_it_did(docker: Docker) -> None:
+def test_a_restart_of_postgres_reports_all_that_it_did(docker: Docker) -> None:
     docker.tell("apply --restart", code=NEEDS_RESTART, stderr="host: restart postgres\n")
     docker.tell("restart postgres", stderr="host: restart-postgres\n", paused_seconds=1.5)
     ran = docker.run("restart-postgres", "--json")
@@ -265,7 +265,7 @@ def test_apply_without_restarts_runs_one_command(docker: Docker, options: tuple[
         assert ran.commands == ["apply"]
 
 
-def test_a_changed_number_of_replicas_tells_of_every_command(docker: Docker) -> None:
+def test_a_changed_number_of_replicas_reports_every_command(docker: Docker) -> None:
     for name in ("plan --quiet", "apply --restart", "pgbouncer spread 2"):
         docker.tell(name)
     ran = docker.run("scale-pgbouncer", "--json", "2")
@@ -393,7 +393,7 @@ def test_the_clones_own_project_and_one_that_was_moved_are_its_own(
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)])
-def test_a_step_of_the_host_that_fails_is_told_with_its_last_lines(
+def test_a_step_of_the_host_that_fails_is_reported_with_its_last_lines(
     docker: Docker, options: tuple[str, ...]
 ) -> None:
     step = "host: restart-postgres\n"
@@ -460,20 +460,20 @@ def test_a_change_of_replicas_that_ends_early_says_how_to_finish_and_how_to_go_b
     file = docker.folder / "stack.env"
     file.chmod(0o640)
     ran = docker.run("scale-pgbouncer", *options, "3")
-    told = (
+    printed = (
         "PGBOUNCER_REPLICAS is 3; to finish: make scale-pgbouncer N=3; "
         "to go back: make scale-pgbouncer N=2"
     )
     assert ran.exit_code == 1
-    assert f"scale-pgbouncer: {told}\n" in ran.stderr
+    assert f"scale-pgbouncer: {printed}\n" in ran.stderr
     assert file.read_text().startswith("PGBOUNCER_REPLICAS=3\n")
     assert file.stat().st_mode & 0o777 == 0o640
     if options:
-        assert ran.document["faults"] == [told]
+        assert ran.document["faults"] == [printed]
 
 
 @pytest.mark.parametrize("script", ["restart-pgbouncer", "scale-pgbouncer"])
-def test_a_container_that_cannot_be_removed_is_told_with_the_reason(
+def test_a_container_that_cannot_be_removed_is_reported_with_the_reason(
     docker: Docker, script: str
 ) -> None:
     steps = {"restart pgbouncer": "replace-pgbouncer", "pgbouncer retire": "remove-pgbouncer"}
@@ -485,7 +485,7 @@ def test_a_container_that_cannot_be_removed_is_told_with_the_reason(
     assert "docker rm --force p1 failed (1):\ndevice or resource busy\n" in ran.stderr
 
 
-def test_a_disk_that_cannot_be_looked_at_is_told_with_the_reason(docker: Docker) -> None:
+def test_a_disk_that_cannot_be_looked_at_is_reported_with_the_reason(docker: Docker) -> None:
     docker.answer("ps --all --quiet", stdout="one\n")
     docker.answer("inspect --format", stdout='{"service": "postgres"}\n')
     docker.answer("--block-size=1", code=1, stderr='before\nservice "postgres" is not running\n')
@@ -497,7 +497,7 @@ def test_a_disk_that_cannot_be_looked_at_is_told_with_the_reason(docker: Docker)
     )
 
 
-def test_the_disk_is_told_in_one_line(docker: Docker) -> None:
+def test_the_disk_is_reported_in_one_line(docker: Docker) -> None:
     docker.answer("ps --all --quiet", stdout="one\n")
     docker.answer("df --block-size=1", stdout="  1B-blocks     Avail\n  1000   10\n")
     ran = docker.run("containers.sh")

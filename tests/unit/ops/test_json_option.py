@@ -61,9 +61,9 @@ def test_without_compiled_settings_the_document_says_who_writes_them(
     settings = tmp_path / "ops.json"
     result = run(*arguments, "--settings", settings)
     assert result.exit_code == exits.FAILED
-    told = document(result)
-    assert told["exit_code"] == exits.FAILED
-    assert told["faults"] == [
+    printed = document(result)
+    assert printed["exit_code"] == exits.FAILED
+    assert printed["faults"] == [
         f"{settings}: No such file or directory; the config service writes it"
     ]
 
@@ -81,9 +81,9 @@ def test_a_rotation_of_certificates_before_the_first_start_is_refused_without_se
 def test_settings_that_are_not_json_are_a_document_too(tmp_path: Path) -> None:
     settings = tmp_path / "ops.json"
     settings.write_text("{")
-    told = document(run("restart", "pgbouncer", "--settings", settings))
-    assert told["exit_code"] == exits.FAILED
-    assert told["faults"][0].startswith(f"{settings}: is not JSON: ")
+    printed = document(run("restart", "pgbouncer", "--settings", settings))
+    assert printed["exit_code"] == exits.FAILED
+    assert printed["faults"][0].startswith(f"{settings}: is not JSON: ")
 
 
 @pytest.mark.parametrize("arguments", NEED_SETTINGS[1:-1], ids=" ".join)
@@ -98,10 +98,10 @@ def test_while_another_operation_runs_the_document_says_which(
     with operation_lock(locks, "apply"):
         result = run(*arguments, "--settings", settings, *where)
     assert result.exit_code == exits.REFUSED
-    told = document(result)
-    assert told["exit_code"] == exits.REFUSED
-    assert told["faults"][0].startswith("refused: apply in container")
-    assert told["processes"] == []
+    printed = document(result)
+    assert printed["exit_code"] == exits.REFUSED
+    assert printed["faults"][0].startswith("refused: apply in container")
+    assert printed["processes"] == []
 
 
 def test_a_restart_that_cannot_lock_is_a_document(tmp_path: Path) -> None:
@@ -123,6 +123,6 @@ def test_apply_that_cannot_lock_is_a_document(tmp_path: Path) -> None:
 def test_an_unknown_preset_is_a_document() -> None:
     result = run("preset", "huge")
     assert result.exit_code == exits.BAD_INPUT
-    told = document(result)
-    assert told["exit_code"] == exits.BAD_INPUT
-    assert "'huge' is not one of laptop" in told["faults"][0]
+    printed = document(result)
+    assert printed["exit_code"] == exits.BAD_INPUT
+    assert "'huge' is not one of laptop" in printed["faults"][0]

@@ -1,4 +1,4 @@
-"""The lock of all operations: one holder, told by name, released when the holder dies."""
+"""The lock of all operations: one holder, named, released when the holder dies."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What an operation tells a program: one document, with the exit code and the reasons."""
+"""What an operation prints for a program: one document, with the exit code and the reasons."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def test_all_that_was_done_is_in_the_document_and_progress_is_beside_it(
     request = Request(tmp_path, as_json=True)
     assert operate(request, "a test", work, paused_seconds=None) == exits.OK
     captured = capsys.readouterr()
-    told = json.loads(captured.out)
-    assert told.pop("seconds") >= 0
-    assert told == {
+    printed = json.loads(captured.out)
+    assert printed.pop("seconds") >= 0
+    assert printed == {
         "operation": "a test",
         "exit_code": 0,
         "faults": [],
@@ -94,14 +94,20 @@ def test_a_failure_is_a_document_with_the_reason(
 ) -> None:
     request = Request(tmp_path, as_json=True)
     assert operate(request, "a test", raising(error), paused_seconds=None) == code
-    told = document(capsys)
-    assert told["exit_code"] == code
-    assert told["faults"][0].startswith(fault)
+    printed = document(capsys)
+    assert printed["exit_code"] == code
+    assert printed["faults"][0].startswith(fault)
     # What is always there, also where nothing came of it.
-    assert (told["steps"], told["processes"], told["paused_seconds"]) == (["begun"], [], None)
+    assert (printed["steps"], printed["processes"], printed["paused_seconds"]) == (
+        ["begun"],
+        [],
+        None,
+    )
 
 
-def test_a_failure_is_told_to_a_person_on_standard_error(tmp_path: Path, capsys: Captured) -> None:
+def test_a_failure_is_printed_for_a_person_on_standard_error(
+    tmp_path: Path, capsys: Captured
+) -> None:
     def work(operation: Operation) -> None:
         operation.fail(exits.BAD_INPUT, "a.password: has 5 characters", "b.password: has 6")
         operation.ends_as("nothing was changed")
@@ -119,10 +125,10 @@ def test_a_failure_is_told_to_a_person_on_standard_error(tmp_path: Path, capsys:
 def test_a_held_lock_is_a_document_that_names_its_holder(tmp_path: Path, capsys: Captured) -> None:
     with operation_lock(tmp_path, "apply"):
         code = operate(Request(tmp_path, as_json=True), "a test", raising(AssertionError()))
-    told = document(capsys)
-    assert code == told["exit_code"] == exits.REFUSED
-    assert told["faults"][0].startswith("refused: apply in container")
-    assert told["steps"] == []
+    printed = document(capsys)
+    assert code == printed["exit_code"] == exits.REFUSED
+    assert printed["faults"][0].startswith("refused: apply in container")
+    assert printed["steps"] == []
 
 
 def test_a_directory_that_is_not_there_is_a_document(tmp_path: Path, capsys: Captured) -> None:
@@ -137,6 +143,6 @@ def test_a_signal_ends_the_work_and_not_the_document(tmp_path: Path, capsys: Cap
         signal.raise_signal(signal.SIGTERM)
 
     assert operate(Request(tmp_path, as_json=True), "a test", work) == exits.FAILED
-    told = document(capsys)
-    assert told["faults"] == ["a test: ended by SIGTERM"]
-    assert [one["process"] for one in told["processes"]] == ["p1"]
+    printed = document(capsys)
+    assert printed["faults"] == ["a test: ended by SIGTERM"]
+    assert [one["process"] for one in printed["processes"]] == ["p1"]

@@ -1,4 +1,4 @@
-"""What a restart or a change of replicas tells: per process, with the times that are known."""
+"""What a restart or a change of replicas reports: per process, with the times that are known."""
 
 from __future__ import annotations
 
@@ -101,8 +101,10 @@ DRAINED = [("api-1", "connections replaced"), ("worker-1", "connections replaced
 
 
 @pytest.mark.usefixtures("app", "replicas")
-def test_a_rolling_restart_tells_of_every_replica_and_whose_connections_moved(told: Run) -> None:
-    document = told(lambda request: rolling.restart(SETTINGS, request))
+def test_a_rolling_restart_reports_every_replica_and_whose_connections_moved(
+    document_of: Run,
+) -> None:
+    document = document_of(lambda request: rolling.restart(SETTINGS, request))
     assert processes(document) == [(one.name, "restarted") for one in POOLERS] + DRAINED
     assert all(one["seconds"] >= 0 for one in document["processes"][: len(POOLERS)])
     assert document["state"] == "3 PgBouncer replicas serve"
@@ -111,20 +113,20 @@ def test_a_rolling_restart_tells_of_every_replica_and_whose_connections_moved(to
 
 @pytest.mark.usefixtures("app", "replicas")
 def test_a_replica_that_was_taken_out_ends_soon_where_the_restart_is_interrupted(
-    told: Run, monkeypatch: pytest.MonkeyPatch
+    document_of: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def ended(*_: object) -> None:
         raise EndedBySignalError("SIGHUP")
 
     monkeypatch.setattr(Operation, "ask_host", ended)
-    document = told(lambda request: rolling.restart(SETTINGS, request))
+    document = document_of(lambda request: rolling.restart(SETTINGS, request))
     assert document["exit_code"] == exits.FAILED
     assert Console.shutdowns == ["WAIT_FOR_CLIENTS", "WAIT_FOR_SERVERS"]
 
 
 @pytest.mark.usefixtures("app", "replicas")
 def test_what_an_interrupted_restart_left_out_is_started_first(
-    told: Run, monkeypatch: pytest.MonkeyPatch
+    document_of: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[str, ...]] = []
 
@@ -136,34 +138,36 @@ def test_what_an_interrupted_restart_left_out_is_started_first(
     monkeypatch.setattr(pgbouncer, "require", require)
     monkeypatch.setattr(rolling, "DRAIN_AGAIN_SECONDS", 0.0)
     monkeypatch.setattr(Operation, "ask_host", lambda _, *step: asked.append(step))
-    assert told(lambda request: rolling.restart(SETTINGS, request))["exit_code"] == exits.OK
+    assert document_of(lambda request: rolling.restart(SETTINGS, request))["exit_code"] == exits.OK
     assert asked[0] == ("start", "pgbouncer=3")
     assert asked[1] == ("replace-pgbouncer", "pgbouncer-1")
 
 
 @pytest.mark.usefixtures("app", "replicas")
-def test_a_replica_that_stays_away_is_a_refusal(told: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_replica_that_stays_away_is_a_refusal(
+    document_of: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def require(*_: object) -> tuple[Target, ...]:
         raise pgbouncer.NotServingError("2 of 3 PgBouncer replicas run")
 
     monkeypatch.setattr(pgbouncer, "require", require)
     monkeypatch.setattr(rolling, "TAKE_OVER_SECONDS", 0.0)
-    document = told(lambda request: rolling.restart(SETTINGS, request))
+    document = document_of(lambda request: rolling.restart(SETTINGS, request))
     assert document["exit_code"] == exits.REFUSED
     assert document["faults"] == ["refused: 2 of 3 PgBouncer replicas run"]
 
 
 @pytest.mark.usefixtures("app", "replicas")
-def test_a_retired_replica_is_told(told: Run) -> None:
-    document = told(lambda request: rolling.retire(SETTINGS, request, "pgbouncer-3"))
+def test_a_retired_replica_is_reported(document_of: Run) -> None:
+    document = document_of(lambda request: rolling.retire(SETTINGS, request, "pgbouncer-3"))
     assert processes(document) == [("pgbouncer-3", "removed")]
     assert document["operation"] == "retire pgbouncer-3"
     assert document["state"] == "2 PgBouncer replicas serve"
 
 
 @pytest.mark.usefixtures("app", "replicas")
-def test_a_refused_retirement_says_what_runs(told: Run) -> None:
-    document = told(lambda request: rolling.retire(SETTINGS, request, "pgbouncer-7"))
+def test_a_refused_retirement_says_what_runs(document_of: Run) -> None:
+    document = document_of(lambda request: rolling.retire(SETTINGS, request, "pgbouncer-7"))
     assert document["exit_code"] == exits.REFUSED
     (fault,) = document["faults"]
     assert fault.startswith("refused: pgbouncer-7 is not one of several replicas that run: ")
@@ -171,17 +175,17 @@ def test_a_refused_retirement_says_what_runs(told: Run) -> None:
 
 @pytest.mark.usefixtures("replicas")
 def test_who_does_not_replace_its_connections_is_a_warning(
-    told: Run, monkeypatch: pytest.MonkeyPatch
+    document_of: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(monkeypatch, App(silent="worker-1"))
-    document = told(lambda request: rolling.spread(SETTINGS, request, 3))
+    document = document_of(lambda request: rolling.spread(SETTINGS, request, 3))
     assert document["exit_code"] == exits.OK
     assert processes(document) == DRAINED[:1]
     assert document["warnings"] == [f"{WORKER}: drain: ConnectError"]
 
 
-def test_an_app_restart_tells_of_every_process(
-    told: Run, app: App, monkeypatch: pytest.MonkeyPatch
+def test_an_app_restart_reports_every_process(
+    document_of: Run, app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(restart, "_is_ready", lambda _: True)
     steps: list[str] = []
@@ -191,7 +195,7 @@ def test_an_app_restart_tells_of_every_process(
         app.replace_worker(name)
 
     monkeypatch.setattr(Operation, "ask_host", host)
-    document = told(
+    document = document_of(
         lambda request: restart.app(SETTINGS, request, ("api", "worker"), new_api_container=False)
     )
     assert processes(document) == [("api-1", "restarted"), ("worker-1", "restarted")]
@@ -200,7 +204,7 @@ def test_an_app_restart_tells_of_every_process(
 
 
 def test_an_app_restart_first_starts_the_workers_that_are_missing(
-    told: Run, app: App, monkeypatch: pytest.MonkeyPatch
+    document_of: Run, app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(restart, "_is_ready", lambda _: True)
     there: list[Target] = []
@@ -215,7 +219,7 @@ def test_an_app_restart_first_starts_the_workers_that_are_missing(
 
     monkeypatch.setattr(app, "targets", lambda *_: tuple(there))
     monkeypatch.setattr(Operation, "ask_host", host)
-    document = told(
+    document = document_of(
         lambda request: restart.app(SETTINGS, request, ("worker",), new_api_container=False)
     )
     assert document["exit_code"] == exits.OK
@@ -272,8 +276,8 @@ def paused(monkeypatch: pytest.MonkeyPatch) -> Pause:
 
 
 @pytest.mark.usefixtures("paused")
-def test_a_restart_of_postgres_tells_how_long_clients_waited(told: Run) -> None:
-    document = told(lambda request: restart.postgres(SETTINGS, request))
+def test_a_restart_of_postgres_reports_how_long_clients_waited(document_of: Run) -> None:
+    document = document_of(lambda request: restart.postgres(SETTINGS, request))
     assert document["exit_code"] == exits.OK
     assert document["paused_seconds"] == 1.5
     assert document["state"] == "postgres restarted; clients waited for at most 1.50 s"
@@ -283,9 +287,9 @@ def test_a_restart_of_postgres_tells_how_long_clients_waited(told: Run) -> None:
     ]
 
 
-def test_a_replica_that_was_not_resumed_is_a_fault(told: Run, paused: Pause) -> None:
+def test_a_replica_that_was_not_resumed_is_a_fault(document_of: Run, paused: Pause) -> None:
     paused.not_resumed = ["pgbouncer-2: no answer to RESUME"]
-    document = told(lambda request: restart.postgres(SETTINGS, request))
+    document = document_of(lambda request: restart.postgres(SETTINGS, request))
     assert document["exit_code"] == exits.FAILED
     assert document["faults"] == ["pgbouncer-2: no answer to RESUME"]
     assert processes(document) == [("postgres.invalid", "restarted")]
@@ -293,10 +297,10 @@ def test_a_replica_that_was_not_resumed_is_a_fault(told: Run, paused: Pause) -> 
 
 @pytest.mark.usefixtures("paused")
 def test_a_server_that_does_not_come_back_leaves_the_length_of_the_pause(
-    told: Run, monkeypatch: pytest.MonkeyPatch
+    document_of: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Server, "started_at", lambda _: "the same")
-    document = told(lambda request: restart.postgres(SETTINGS, request))
+    document = document_of(lambda request: restart.postgres(SETTINGS, request))
     assert document["exit_code"] == exits.FAILED
     assert document["paused_seconds"] == 1.5
     assert "was not back after PAUSE_MAX_SECONDS=2" in document["faults"][0]
@@ -304,13 +308,13 @@ def test_a_server_that_does_not_come_back_leaves_the_length_of_the_pause(
 
 
 @pytest.mark.usefixtures("paused")
-def test_a_transaction_in_the_way_is_named_and_no_pause_is_told(
-    told: Run, monkeypatch: pytest.MonkeyPatch
+def test_a_transaction_in_the_way_is_named_and_no_pause_is_reported(
+    document_of: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row = {"pid": 7, "usename": "risk_api", "xact_seconds": 9.0, "query": "SELECT\n 1"}
     monkeypatch.setattr(Server, "activity", lambda _: [row])
     monkeypatch.setattr(restart, "CALM_SECONDS", 0.0)
-    document = told(lambda request: restart.postgres(SETTINGS, request))
+    document = document_of(lambda request: restart.postgres(SETTINGS, request))
     assert document["exit_code"] == exits.REFUSED
     assert document["paused_seconds"] is None
     assert "process 7 (risk_api), 9.0 s, query: SELECT 1" in document["faults"][0]

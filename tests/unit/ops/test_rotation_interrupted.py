@@ -345,7 +345,7 @@ def test_without_the_key_of_the_ca_what_is_due_is_rotated_with_a_new_one(site: S
     assert site.faults() == site.leftovers() == []
 
 
-def test_a_supplied_pair_that_is_due_is_told_of_and_stays(
+def test_a_supplied_pair_that_is_due_is_reported_and_stays(
     site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     site.start(days_ago=340)

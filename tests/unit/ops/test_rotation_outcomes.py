@@ -1,4 +1,4 @@
-"""What a rotation says that it did, and that it tells no secret."""
+"""What a rotation says that it did, and that it shows no secret."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.unit.ops.support import POOLERS, SETTINGS, Run, processes
 
 @pytest.mark.parametrize("what", ["passwords", "certificates"])
 def test_a_rotation_that_refuses_what_it_was_given_names_every_fault(
-    told: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, what: str
+    document_of: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, what: str
 ) -> None:
     def faulty(_: object) -> None:
         raise FaultyInputError([Fault("a.password", "has 5 characters"), Fault("b", "is no PEM")])
@@ -28,7 +28,7 @@ def test_a_rotation_that_refuses_what_it_was_given_names_every_fault(
     monkeypatch.setattr(passwords.PasswordRotation, "run", faulty)
     monkeypatch.setattr(certificates.CertificateRotation, "run", faulty)
     paths = Paths(tmp_path, tmp_path)
-    document = told(
+    document = document_of(
         lambda request: (
             passwords.rotate(SETTINGS, paths, None, request)
             if what == "passwords"
@@ -64,8 +64,8 @@ def rotated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Paths:
     return Paths(tmp_path, tmp_path)
 
 
-def test_a_rotation_names_what_is_new_and_tells_no_secret(told: Run, rotated: Paths) -> None:
-    document = told(lambda request: passwords.rotate(SETTINGS, rotated, None, request))
+def test_a_rotation_names_what_is_new_and_shows_no_secret(document_of: Run, rotated: Paths) -> None:
+    document = document_of(lambda request: passwords.rotate(SETTINGS, rotated, None, request))
     assert document["exit_code"] == exits.OK
     assert document["secrets"] == sorted(["risk_api.password", *TOKENS])
     assert document["switch_seconds"] == 0.25
@@ -77,13 +77,13 @@ def test_a_rotation_names_what_is_new_and_tells_no_secret(told: Run, rotated: Pa
 
 
 def test_a_rotation_that_fails_after_the_switch_says_what_is_new_already(
-    told: Run, rotated: Paths, monkeypatch: pytest.MonkeyPatch
+    document_of: Run, rotated: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: object) -> None:
         raise FailedError("pgbouncer-2: the old password is still accepted")
 
     monkeypatch.setattr(passwords.PasswordRotation, "_prove", fails)
-    document = told(lambda request: passwords.rotate(SETTINGS, rotated, None, request))
+    document = document_of(lambda request: passwords.rotate(SETTINGS, rotated, None, request))
     assert document["exit_code"] == exits.FAILED
     assert document["faults"] == ["pgbouncer-2: the old password is still accepted"]
     assert document["secrets"]
