@@ -1,9 +1,13 @@
-"""What an operation prints for a program: one document, with the exit code and the reasons."""
+"""An operation: its one document with exit code and reasons, its lock, its end by a signal."""
 
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +16,16 @@ import psycopg
 import pytest
 
 from infra.ops import exits
-from infra.ops.operation import EndedBySignalError, Operation, Request, operate, operation_lock
+from infra.ops.operation import (
+    LIFELINE,
+    EndedBySignalError,
+    LockHeldError,
+    Operation,
+    Request,
+    holder,
+    operate,
+    operation_lock,
+)
 from infra.ops.outcome import FailedError, RefusedError
 
 Captured = pytest.CaptureFixture[str]
@@ -146,3 +159,99 @@ def test_a_signal_ends_the_work_and_not_the_document(tmp_path: Path, capsys: Cap
     printed = document(capsys)
     assert printed["faults"] == ["a test: ended by SIGTERM"]
     assert [one["process"] for one in printed["processes"]] == ["p1"]
+
+
+HOLD = (
+    "import sys, time; from pathlib import Path; from infra.ops.operation import operation_lock\n"
+    "with operation_lock(Path(sys.argv[1]), 'restart'):\n"
+    "    print('held', flush=True); time.sleep(60)"
+)
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> subprocess.Popen[str]:
+    """Return another process that holds the lock."""
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_nobody_holds_a_lock_that_was_never_taken(tmp_path: Path) -> None:
+    assert holder(tmp_path) is None
+
+
+def test_the_second_is_refused_with_the_name_of_the_first(
+    tmp_path: Path, other: subprocess.Popen[str]
+) -> None:
+    refused = r"refused: restart in container .* since 20"
+    with other:
+        with pytest.raises(LockHeldError, match=refused), operation_lock(tmp_path, "apply"):
+            pass
+        other.kill()
+
+
+def test_a_lock_is_released_when_its_holder_is_killed(
+    tmp_path: Path, other: subprocess.Popen[str]
+) -> None:
+    with other:
+        assert holder(tmp_path) is not None
+        other.kill()
+    with operation_lock(tmp_path, "apply"):
+        found = holder(tmp_path)
+        assert found is not None
+        assert found.what == "apply"
+    assert holder(tmp_path) is None
+
+
+def test_a_lock_can_be_waited_for(tmp_path: Path, other: subprocess.Popen[str]) -> None:
+    started = time.monotonic()
+    with other:
+        with pytest.raises(LockHeldError), operation_lock(tmp_path, "apply", wait_seconds=1):
+            pass
+        assert time.monotonic() - started >= 1
+        other.kill()
+    with operation_lock(tmp_path, "apply", wait_seconds=5):
+        pass
+
+
+# Waits where a signal to another thread would not wake it.
+WAITS = """
+import threading
+from infra.ops.operation import EndedBySignalError, Ending
+try:
+    with Ending().signals_raise():
+        print("begun", flush=True)
+        threading.Event().wait(60)
+except EndedBySignalError as ended:
+    print("put back:", ended, flush=True)
+"""
+
+
+def test_the_death_of_the_caller_ends_the_command() -> None:
+    command = [sys.executable, "-c", WAITS]
+    with subprocess.Popen(
+        command,
+        env={**os.environ, LIFELINE: "yes"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "begun\n"
+        output, _ = process.communicate(timeout=20)
+    assert output == "put back: SIGHUP\n"
+
+
+def test_without_a_lifeline_standard_input_is_left_alone() -> None:
+    ended = WAITS.replace("wait(60)", "wait(0.5)")
+    done = subprocess.run(
+        [sys.executable, "-c", ended],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=20,
+    )
+    assert done.stdout == "begun\n"
