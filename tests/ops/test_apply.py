@@ -239,7 +239,7 @@ def test_what_needs_a_restart_is_named_and_left_alone(
 def test_growth_that_needs_a_restart_first_is_held_back(
     stack: Stack, console: AdminConsole, ops: Commands, env: EnvDir, applied_again: None
 ) -> None:
-    env.set(POSTGRES_MAX_CONNECTIONS=80, PGBOUNCER_BATCH_POOL_SIZE=16)
+    env.set(POSTGRES_MAX_CONNECTIONS=80, PGBOUNCER_BATCH_POOL_SIZE=18)
     before = witness.entries(stack, console)
     done = ops.apply(env, "--json")
     assert done.exit_code == NEEDS_RESTART, done.text
@@ -283,14 +283,14 @@ def test_with_restart_what_was_held_back_runs_in_the_end(
     whole_again: None,
 ) -> None:
     """PostgreSQL restarts while clients wait; only then do the pools grow."""
-    env.set(POSTGRES_MAX_CONNECTIONS=80, PGBOUNCER_BATCH_POOL_SIZE=16, WORKER_POOL_TIMEOUT_MS=5100)
+    env.set(POSTGRES_MAX_CONNECTIONS=80, PGBOUNCER_BATCH_POOL_SIZE=18, WORKER_POOL_TIMEOUT_MS=5100)
     try:
         with make_load(threads=4) as load:
             wait_for_traffic(load)
             done = ops.script("apply", "--restart", env=env)
         assert done.exit_code == 0, done.text
         assert sql.value("SHOW max_connections") == "80"
-        assert {one["risk_batch"][0] for one in witness.entries(stack, console).values()} == {16}
+        assert {one["risk_batch"][0] for one in witness.entries(stack, console).values()} == {18}
         assert ops.run("plan", "--json", env_dir=env.path).document["differences"] == []
         oracle.check_no_failure(load)
     finally:
