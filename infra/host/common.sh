@@ -100,6 +100,17 @@ compose() {
 # What builds, looks or stops needs no setting, so it works whatever is in the env file.
 look() { docker compose --env-file infra/env/presets/laptop.env "$@"; }
 
+# host_archive debian|debian-security: the mirror this host uses for that archive, so that
+# no mirror is named here.
+host_archive() {
+    # shellcheck disable=SC2016  # apt's own placeholders, not the shell's
+    apt-get indextargets --format '$(REPO_URI) $(COMPONENT)' 'Created-By: Packages' \
+        | awk -v archive="$1" '$2 == "main" {
+              uri = $1; sub(/\/$/, "", uri)
+              if (uri ~ "/" archive "$") { print uri; exit }
+          }'
+}
+
 # Two clones are two projects; containers that another clone started are left alone.
 own_project() {
     local directory

@@ -7,8 +7,6 @@
 #   docker-engine.sh stop     stop the daemon that `ensure` started, if any
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-# shellcheck source=infra/host/apt.sh
-. infra/host/apt.sh
 # shellcheck source=infra/host/common.sh
 . infra/host/common.sh
 
