@@ -110,7 +110,7 @@ class Operation:
         self._console.print(line)
 
     def warn(self, line: str) -> None:
-        """Say, once, what somebody should look at, though the operation goes on."""
+        """Say, once, what deserves a look, though the operation goes on."""
         if line not in self.outcome.warnings:
             self.outcome.warnings.append(line)
             self._console.print(f"warning: {line}")
@@ -273,7 +273,7 @@ def _signature(descriptor: int) -> Holder | None:
 
 
 class EndedBySignalError(BaseException):
-    """The command was told to end; not an Exception, so that no handler takes it for a fault."""
+    """A signal to end has come; not an Exception, so that no handler takes it for a fault."""
 
 
 class Ending:

@@ -1,7 +1,7 @@
 """The record of a planned pause, and the two locks by which its two keepers see each other die.
 
 The operator's command holds `pause.lock` for as long as it holds the pause; the dead-man
-holds `dead-man.lock` for as long as it watches. The kernel lets go of a lock when its
+holds `dead-man.lock` for as long as it watches. The kernel releases a lock when its
 holder dies, however it dies, so neither has to trust the other's word.
 """
 

@@ -73,7 +73,7 @@ def postgres(settings: OpsSettings, request: Request) -> int:
 
 def _restart_postgres(settings: OpsSettings, directory: Path, operation: Operation) -> None:
     replicas = pgbouncer.require(settings, int(settings.values["pgbouncer"]["replicas"]))
-    operation.say("looking for transactions and logins in the way; CHECKPOINT")
+    operation.say("checking for long transactions and logins; CHECKPOINT")
     with PostgresAdmin(settings) as admin:
         _check_transactions(admin)
         admin.checkpoint()

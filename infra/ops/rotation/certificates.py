@@ -153,7 +153,7 @@ class CertificateRotation:
         return self.pairs.are_in_place() and (not self.pairs.new_ca or CA_FILE in rotation.new)
 
     def _go_through(self, rotation: Pending, live: bool) -> None:
-        """Take the steps under the eyes of every process, or write the files where none can."""
+        """Take the steps, read back from every process; or write the files where none can take them."""
         self.operation.note(resumed=rotation.resumed)
         with self.operation.ending.shield():
             if live:
@@ -171,7 +171,7 @@ class CertificateRotation:
             RefusedError: a process does not answer, and not because of a certificate.
 
         """
-        self.operation.say("looking whether every process is there to take them")
+        self.operation.say("checking that every process can take them")
         try:
             require_all(self.settings)
             with PostgresAdmin(self.settings) as postgres:
@@ -180,7 +180,9 @@ class CertificateRotation:
             reason = first_line(error)
             if not resumed and not self._is_down():
                 raise RefusedError(reason) from error
-            self.operation.warn(f"{reason}; the files are written, and who runs is signalled")
+            self.operation.warn(
+                f"{reason}; the files are written, and the servers that run are signalled"
+            )
             return False
         return True
 
@@ -228,7 +230,7 @@ class CertificateRotation:
         if early:
             self._take(last)
         self.operation.note(secrets=sorted(rotation.new))
-        self.operation.say("looking what every server shows, and who trusts it")
+        self.operation.say("checking the certificate that every server shows, and who trusts it")
         self._prove(rotation)
         rotation.forget()
         for shown in handshake.everyone(self.settings):

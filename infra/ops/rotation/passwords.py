@@ -119,7 +119,7 @@ class PasswordRotation:
                 Fault(name, "is the present one; choose another") for name in same
             )
         compiled = self._compile(new)
-        self.operation.say("looking whether every process is there to take them")
+        self.operation.say("checking that every process can take them")
         replicas = require_all(self.settings)
         rotation = pending.begin(self.paths.secrets, WHAT, old=old, new=compiled.new_secrets)
         return rotation, compiled, replicas

@@ -214,7 +214,7 @@ def _behind_a_full_pool(sample: Sample, pool: ServerPool, line: str) -> Verdict:
     if server.on_cpu >= server.processors:
         why = (
             f"PostgreSQL runs {server.on_cpu} queries on {server.processors} processor(s): "
-            "processors are short, more connections would not help."
+            "the processors are the limit, more connections would not help."
         )
         return _raise("postgres cpu", line + why, "POSTGRES_CPUS", _RESTART)
     if server.connections >= NEARLY_ALL * server.max_connections:

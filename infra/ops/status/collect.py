@@ -296,7 +296,7 @@ def _server(admin: PostgresAdmin, looks: Sequence[tuple[Rows, Rows]], processors
 def median_look(looks: Sequence[tuple[Rows, Rows]]) -> tuple[Rows, Rows]:
     """Return sessions and waits of the look with the median wait for a lock.
 
-    Without a wait unless half of the looks saw one: a lock held for a moment holds nobody up.
+    Without a wait unless half of the looks saw one: a lock held for a moment delays nobody.
     """
 
     def longest(look: tuple[Rows, Rows]) -> float:
