@@ -153,7 +153,7 @@ class CertificateRotation:
         return self.pairs.are_in_place() and (not self.pairs.new_ca or CA_FILE in rotation.new)
 
     def _go_through(self, rotation: Pending, live: bool) -> None:
-        """Take the steps, read back from every process; or write the files where none can take them."""
+        """Take each step and read it back, or write the files where no process can take them."""
         self.operation.note(resumed=rotation.resumed)
         with self.operation.ending.shield():
             if live:
