@@ -13,11 +13,11 @@ from infra.config.build import Compiled, compile_values
 from infra.config.faults import FaultyInputError
 from infra.config.settings import Values
 from infra.config.write import write_files, write_secrets
-from infra.ops import exits, plan, plan_view, running
+from infra.ops import plan, plan_view, running
 from infra.ops.clients import app_control
 from infra.ops.clients.processes import OpsSettings, first_line
 from infra.ops.operation import EndedBySignalError, Operation, Paths, Request, operate
-from infra.ops.outcome import plain_console
+from infra.ops.outcome import Exit, plain_console
 from infra.ops.plan import LivePart, Plan, Step
 from infra.ops.reloading import Reloader, StepError
 from infra.ops.rotation import pending
@@ -64,9 +64,9 @@ def run(
             judged = _taken_over(judged, planned, operation)
         operation.note(plan=plan_view.as_dict(judged))
         if judged.faults:
-            operation.fail(exits.BAD_INPUT, *map(str, judged.faults))
+            operation.fail(Exit.BAD_INPUT, *map(str, judged.faults))
         elif judged.before is None or not settings.exists():
-            operation.fail(exits.REFUSED, _NOTHING_COMPILED)
+            operation.fail(Exit.REFUSED, _NOTHING_COMPILED)
         else:
             plan_view.print_plan(judged, console)
             read = OpsSettings.read(settings)
@@ -132,12 +132,12 @@ class Apply:
 
         """
         if refusal := self._refusal():
-            self._operation.fail(exits.FAILED, *refusal)
+            self._operation.fail(Exit.FAILED, *refusal)
             return
         final = self._compile(self._part.values)
         self._compile(self._wanted)
         if changed := _changed_passwords(final):
-            self._operation.fail(exits.REFUSED, *changed)
+            self._operation.fail(Exit.REFUSED, *changed)
             return
         self._operation.ends_as(_NOT_CERTAIN)
         write_secrets(final.new_secrets, self._paths.secrets)
@@ -198,7 +198,7 @@ class Apply:
             deviations = found.deviations(self._before)
             self._note_deviations(deviations)
             self._operation.ends_as(_state_after(found, deviations))
-        self._operation.fail(exits.FAILED, *lines)
+        self._operation.fail(Exit.FAILED, *lines)
 
     def _back(self) -> list[str]:
         """Shrink what has grown, then grow what has shrunk; return what did not go along."""
@@ -243,7 +243,7 @@ class Apply:
             self._operation.show(f"held back until then: {', '.join(held)}")
         wrong = found.faults() + [str(one) for one in deviations if not one.needs_restart]
         if wrong:
-            self._operation.fail(exits.FAILED, *wrong)
+            self._operation.fail(Exit.FAILED, *wrong)
             self._operation.ends_as("the new configuration is in the files")
         elif not (waiting or held or deviations):
             self._operation.ends_as("running on every process, read back")
@@ -253,7 +253,7 @@ class Apply:
                 self._write(self._wanted)
                 self._ask_for("restart", restart)
                 self._ask_for("recreate", recreate)
-            self._operation.fail(exits.NEEDS_RESTART)
+            self._operation.fail(Exit.NEEDS_RESTART)
             self._operation.ends_as("what is live is applied; the rest waits")
 
     def _note_deviations(self, deviations: tuple[Deviation, ...]) -> None:

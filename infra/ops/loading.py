@@ -6,10 +6,9 @@ from typing import Final
 
 import psycopg
 
-from infra.ops import exits
 from infra.ops.clients.processes import OpsSettings
 from infra.ops.load_reference import Loaded, RefusedError, Telling, load_reference
-from infra.ops.outcome import Outcome, plain_console, report
+from infra.ops.outcome import Exit, Outcome, plain_console, report
 from infra.ops.reference_csv import (
     REASON_MAX_CHARACTERS,
     SHOWN_MAX_CHARACTERS,
@@ -57,17 +56,17 @@ def run(
     except RefusedError as refused:
         _refuse(outcome, path, refused)
     except ReferenceFileError as error:
-        _fail(outcome, exits.BAD_INPUT, *str(error).splitlines())
+        _fail(outcome, Exit.BAD_INPUT, *str(error).splitlines())
     except OSError as error:
         # The file that was given, or the owner's password.
         where = str(error.filename or path)
-        code = exits.BAD_INPUT if where == str(path) else exits.FAILED
+        code = Exit.BAD_INPUT if where == str(path) else Exit.FAILED
         _fail(outcome, code, f"{where}: cannot be read: {error.strerror or error}")
     except psycopg.errors.LockNotAvailable:
         fault = f"{table}: another load is writing this table; try again when it is done"
-        _fail(outcome, exits.REFUSED, fault)
+        _fail(outcome, Exit.REFUSED, fault)
     except psycopg.Error as error:
-        _fail(outcome, exits.FAILED, f"{table}: the database says: {str(error).strip()}")
+        _fail(outcome, Exit.FAILED, f"{table}: the database says: {str(error).strip()}")
     else:
         _succeed(outcome, loaded)
     return report(outcome, as_json=as_json)
@@ -89,7 +88,7 @@ def _refuse(outcome: LoadOutcome, path: Path, refused: RefusedError) -> None:
     lines = [fault.text(path) for fault in refused.faults]
     if refused.total > len(lines):
         lines.append(f"{path}: and {refused.total - len(lines)} more")
-    _fail(outcome, exits.BAD_INPUT, *lines)
+    _fail(outcome, Exit.BAD_INPUT, *lines)
     outcome.state = f"{path}: {refused.total} faults; {NOTHING_LOADED}"
     outcome.fault_count = refused.total
     outcome.bad_values = [_bad_value(fault) for fault in refused.faults]

@@ -25,9 +25,8 @@ import psycopg
 from rich.console import Console
 
 from infra.config.faults import FaultyInputError
-from infra.ops import exits
 from infra.ops.clients.processes import TimedOutError, first_line
-from infra.ops.outcome import FailedError, Outcome, RefusedError, plain_console, report
+from infra.ops.outcome import Exit, FailedError, Outcome, RefusedError, plain_console, report
 from infra.ops.waiting import wait_until
 
 LOCK_FILE_NAME: Final = "operation.lock"
@@ -176,18 +175,18 @@ def operate(
         ):
             work(operation)
     except LockHeldError as refusal:
-        operation.fail(exits.REFUSED, str(refusal))
+        operation.fail(Exit.REFUSED, str(refusal))
     except RefusedError as refusal:
-        operation.fail(exits.REFUSED, f"refused: {refusal}")
+        operation.fail(Exit.REFUSED, f"refused: {refusal}")
     except FaultyInputError as faulty:
-        operation.fail(exits.BAD_INPUT, *map(str, faulty.faults))
+        operation.fail(Exit.BAD_INPUT, *map(str, faulty.faults))
         operation.ends_as(operation.outcome.state or "nothing was changed")
     except FailedError as error:
-        operation.fail(exits.FAILED, str(error))
+        operation.fail(Exit.FAILED, str(error))
     except (psycopg.Error, TimedOutError, OSError) as error:
-        operation.fail(exits.FAILED, f"{what}: {first_line(error)}")
+        operation.fail(Exit.FAILED, f"{what}: {first_line(error)}")
     except EndedBySignalError as signalled:
-        operation.fail(exits.FAILED, f"{what}: ended by {signalled}")
+        operation.fail(Exit.FAILED, f"{what}: ended by {signalled}")
     return operation.over()
 
 

@@ -1,12 +1,25 @@
-"""What came of a command: errors, and lines for a person or the one JSON document of `--json`."""
+"""What came of a command: exit code, errors, lines for a person or the document of `--json`."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from enum import IntEnum
 
 from rich.console import Console
 
-from infra.ops import exits
+
+class Exit(IntEnum):
+    """Exit codes of the operator commands."""
+
+    OK = 0
+    # A process differs from what was asked, did not answer, or a step failed.
+    FAILED = 1
+    # The env file or the arguments are at fault; nothing was changed.
+    BAD_INPUT = 2
+    # Another operation is under way, or a precondition is not met; nothing was changed.
+    REFUSED = 3
+    # Done as far as it can be done live; the rest needs containers restarted or recreated.
+    NEEDS_RESTART = 4
 
 
 class RefusedError(Exception):
@@ -25,7 +38,7 @@ class Outcome:
     holds now.
     """
 
-    exit_code: int = exits.OK
+    exit_code: int = Exit.OK
     faults: list[str] = field(default_factory=list)
     steps: list[str] = field(default_factory=list)
     state: str = ""

@@ -14,11 +14,11 @@ from typing import Any
 
 import psycopg
 
-from infra.ops import exits, pause_record
+from infra.ops import pause_record
 from infra.ops.clients import pgbouncer
 from infra.ops.clients.pgbouncer import PgBouncerAdmin
 from infra.ops.clients.processes import Answer, OpsSettings, Target, everywhere
-from infra.ops.outcome import RefusedError
+from infra.ops.outcome import Exit, RefusedError
 from infra.ops.pause_record import PauseRecord, Phase
 from infra.ops.waiting import gone, wait_until
 
@@ -222,7 +222,7 @@ def watch(settings: OpsSettings, directory: Path) -> int:
                 # One from before belongs to another operation: go on watching this one.
                 return code if is_of_this else None
             is_over = record is not None and record.phase is Phase.OVER
-            return exits.OK if free and is_over and is_of_this else None
+            return Exit.OK if free and is_over and is_of_this else None
 
     with pause_record.watching(directory):
         code = wait_until(
@@ -231,7 +231,7 @@ def watch(settings: OpsSettings, directory: Path) -> int:
             seconds=DEAD_MAN_LIFETIME_SECONDS,
             every=DEAD_MAN_POLL_SECONDS,
         )
-    return exits.OK if code is None else code
+    return Exit.OK if code is None else code
 
 
 def _must_act(record: PauseRecord | None, limits: PauseLimits, *, free: bool) -> bool:
@@ -246,10 +246,10 @@ def _act(settings: OpsSettings, directory: Path, limits: PauseLimits) -> int:
     for fault in left:
         _say(fault)
     if left:
-        return exits.FAILED
+        return Exit.FAILED
     pause_record.mark_over(directory)
     _say("every PgBouncer serves again")
-    return exits.OK
+    return Exit.OK
 
 
 def _say(text: str) -> None:

@@ -10,8 +10,8 @@ from rich.table import Table
 from infra.config import connections, ops_settings
 from infra.config.faults import Fault
 from infra.config.settings import Values
-from infra.ops import budget_view, exits
-from infra.ops.outcome import print_document
+from infra.ops import budget_view
+from infra.ops.outcome import Exit, print_document
 from infra.ops.plan import Plan, tiers_to_restart
 from infra.ops.running import TIERS
 
@@ -29,7 +29,7 @@ def show(plan: Plan, *, as_json: bool = False, quiet: bool = False, full: bool =
         _print_lines([f"warning: {warning}" for warning in plan.warnings], error=True)
     else:
         print_plan(plan, Console(), full=full)
-    return exits.BAD_INPUT if plan.faults else exits.OK
+    return Exit.BAD_INPUT if plan.faults else Exit.OK
 
 
 def as_dict(plan: Plan) -> dict[str, object]:

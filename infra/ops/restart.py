@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 import httpx
 import psycopg
 
-from infra.ops import exits, pause, pause_record
+from infra.ops import pause, pause_record
 from infra.ops.clients import app_control, pgbouncer
 from infra.ops.clients.app_control import Control, ProcessState
 from infra.ops.clients.pgbouncer import PgBouncerAdmin
@@ -29,7 +29,7 @@ from infra.ops.clients.processes import (
     resolve,
 )
 from infra.ops.operation import Operation, Request, operate
-from infra.ops.outcome import FailedError, RefusedError
+from infra.ops.outcome import Exit, FailedError, RefusedError
 from infra.ops.pause import CannotPauseError, Pause, PauseLimits
 from infra.ops.pause_record import Held
 from infra.ops.waiting import gone, wait_until
@@ -122,7 +122,7 @@ def _report_pause(done: Pause, replicas: tuple[Target, ...], operation: Operatio
     """Say how long clients waited, and who may still hold some back."""
     operation.note(paused_seconds=done.seconds)
     if done.not_resumed:
-        operation.fail(exits.FAILED, *done.not_resumed)
+        operation.fail(Exit.FAILED, *done.not_resumed)
         return
     for replica in replicas:
         operation.done(replica.name, "paused and resumed", done.seconds)

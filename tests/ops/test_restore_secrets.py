@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from infra.ops import exits
+from infra.ops.outcome import Exit
 from tests.faults.oracle import check_no_failure, check_nothing_left, check_writes
 from tests.fix_faults import MakeLoad, wait_for_traffic
 from tests.fix_ops import Commands, EnvDir
@@ -59,10 +59,10 @@ def test_lost_secrets_are_refused_then_restored_under_load_without_a_failure(
             assert TOLD in refused.stderr
         for arguments in (("apply",), ("rotate", "certificates")):
             done = ops.run(*arguments)
-            assert done.exit_code in (exits.BAD_INPUT, exits.REFUSED)
+            assert done.exit_code in (Exit.BAD_INPUT, Exit.REFUSED)
             assert TOLD in done.text
         compose = stack.compose("run", "--rm", "--no-deps", "--no-TTY", "config")
-        assert compose.returncode == exits.BAD_INPUT
+        assert compose.returncode == Exit.BAD_INPUT
         assert TOLD in compose.stderr
         assert secrets.sh("ls -A /secrets") == ""
         assert (running(stack), witness.compiled(stack)) == (containers, files)

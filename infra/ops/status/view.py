@@ -12,10 +12,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from infra.ops import exits
 from infra.ops.clients import app_control
 from infra.ops.clients.processes import OpsSettings
-from infra.ops.outcome import print_document
+from infra.ops.outcome import Exit, print_document
 from infra.ops.status.bottleneck import Verdict, bottleneck
 from infra.ops.status.collect import Collector
 from infra.ops.status.sample import AppProcess, HostFacts, Pooler, Sample, Server, ServerPool
@@ -54,7 +53,7 @@ def show(
 
 
 def _watch(collector: Collector) -> int:
-    code = exits.OK
+    code: int = Exit.OK
     # As process 1 of its container it would not notice SIGTERM at all.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -72,7 +71,7 @@ def _console() -> Console:
 
 
 def _exit_code(sample: Sample) -> int:
-    return exits.FAILED if sample.unreachable else exits.OK
+    return Exit.FAILED if sample.unreachable else Exit.OK
 
 
 def as_dict(sample: Sample) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from infra.ops import exits, loading
+from infra.ops import loading
 from infra.ops.clients.processes import OpsSettings
 from infra.ops.load_reference import Loaded, RefusedError
+from infra.ops.outcome import Exit
 from infra.ops.reference_csv import Fault, ReferenceFileError
 
 FAULT = Fault(3, "storeys", "many\x1b", "is not a number")
@@ -52,11 +53,11 @@ def load(
 def test_a_load_counts_rows(
     monkeypatch: pytest.MonkeyPatch, settings: OpsSettings, capsys: Captured
 ) -> None:
-    assert load(monkeypatch, settings, Loaded(5, 2, 0)) == exits.OK
+    assert load(monkeypatch, settings, Loaded(5, 2, 0)) == Exit.OK
     captured = capsys.readouterr()
     told = json.loads(captured.out)
     assert (told["rows_loaded"], told["rows_removed"], told["rows_left"]) == (5, 2, 0)
-    assert (told["exit_code"], told["faults"], told["fault_count"]) == (exits.OK, [], 0)
+    assert (told["exit_code"], told["faults"], told["fault_count"]) == (Exit.OK, [], 0)
     assert told["steps"] == ["reading rows.csv"]
     assert captured.err == "reading rows.csv\n"
 
@@ -64,14 +65,14 @@ def test_a_load_counts_rows(
 def test_a_person_reads_what_was_loaded_and_what_stays(
     monkeypatch: pytest.MonkeyPatch, settings: OpsSettings, capsys: Captured
 ) -> None:
-    assert load(monkeypatch, settings, Loaded(5, 0, 7), as_json=False) == exits.OK
+    assert load(monkeypatch, settings, Loaded(5, 0, 7), as_json=False) == Exit.OK
     assert capsys.readouterr().out.startswith("reference.buildings: 5 rows loaded; 7 earlier rows")
 
 
 def test_bad_rows_are_told_field_by_field(
     monkeypatch: pytest.MonkeyPatch, settings: OpsSettings, capsys: Captured
 ) -> None:
-    assert load(monkeypatch, settings, RefusedError([FAULT], 51)) == exits.BAD_INPUT
+    assert load(monkeypatch, settings, RefusedError([FAULT], 51)) == Exit.BAD_INPUT
     told = json.loads(capsys.readouterr().out)
     assert told["bad_values"] == [
         {"line": 3, "column": "storeys", "value": "many\\x1b", "reason": "is not a number"}
@@ -122,6 +123,6 @@ def test_a_password_that_is_not_there_is_no_fault_of_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: OpsSettings, capsys: Captured
 ) -> None:
     (tmp_path / "owner.password").unlink()
-    assert load(monkeypatch, settings, Loaded(1, 0, 0)) == exits.FAILED
+    assert load(monkeypatch, settings, Loaded(1, 0, 0)) == Exit.FAILED
     (fault,) = json.loads(capsys.readouterr().out)["faults"]
     assert fault == f"{tmp_path}/owner.password: cannot be read: No such file or directory"

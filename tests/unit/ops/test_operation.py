@@ -15,7 +15,6 @@ from typing import Any
 import psycopg
 import pytest
 
-from infra.ops import exits
 from infra.ops.operation import (
     LIFELINE,
     EndedBySignalError,
@@ -26,7 +25,7 @@ from infra.ops.operation import (
     operate,
     operation_lock,
 )
-from infra.ops.outcome import FailedError, RefusedError
+from infra.ops.outcome import Exit, FailedError, RefusedError
 
 Captured = pytest.CaptureFixture[str]
 
@@ -57,7 +56,7 @@ def test_all_that_was_done_is_in_the_document_and_progress_is_beside_it(
         operation.ends_as("all serve")
 
     request = Request(tmp_path, as_json=True)
-    assert operate(request, "a test", work, paused_seconds=None) == exits.OK
+    assert operate(request, "a test", work, paused_seconds=None) == Exit.OK
     captured = capsys.readouterr()
     printed = json.loads(captured.out)
     assert printed.pop("seconds") >= 0
@@ -86,7 +85,7 @@ def test_a_person_gets_progress_and_the_outcome_and_the_host_its_steps(
         operation.ask_host("replace-pgbouncer", "p1")
         operation.ends_as("all serve")
 
-    assert operate(Request(tmp_path), "a test", work) == exits.OK
+    assert operate(Request(tmp_path), "a test", work) == Exit.OK
     captured = capsys.readouterr()
     assert captured.out.splitlines() == ["host: replace-pgbouncer p1", "all serve"]
     assert captured.err.splitlines() == ["p1: restarting [not markup]"]
@@ -95,11 +94,11 @@ def test_a_person_gets_progress_and_the_outcome_and_the_host_its_steps(
 @pytest.mark.parametrize(
     ("error", "code", "fault"),
     [
-        (RefusedError("is paused"), exits.REFUSED, "refused: is paused"),
-        (FailedError("it did not start"), exits.FAILED, "it did not start"),
-        (psycopg.OperationalError("gone\nmore"), exits.FAILED, "a test: gone"),
-        (OSError(28, "No space left on device"), exits.FAILED, "a test: [Errno 28] No space left"),
-        (EndedBySignalError("SIGTERM"), exits.FAILED, "a test: ended by SIGTERM"),
+        (RefusedError("is paused"), Exit.REFUSED, "refused: is paused"),
+        (FailedError("it did not start"), Exit.FAILED, "it did not start"),
+        (psycopg.OperationalError("gone\nmore"), Exit.FAILED, "a test: gone"),
+        (OSError(28, "No space left on device"), Exit.FAILED, "a test: [Errno 28] No space left"),
+        (EndedBySignalError("SIGTERM"), Exit.FAILED, "a test: ended by SIGTERM"),
     ],
 )
 def test_a_failure_is_a_document_with_the_reason(
@@ -122,10 +121,10 @@ def test_a_failure_is_printed_for_a_person_on_standard_error(
     tmp_path: Path, capsys: Captured
 ) -> None:
     def work(operation: Operation) -> None:
-        operation.fail(exits.BAD_INPUT, "a.password: has 5 characters", "b.password: has 6")
+        operation.fail(Exit.BAD_INPUT, "a.password: has 5 characters", "b.password: has 6")
         operation.ends_as("nothing was changed")
 
-    assert operate(Request(tmp_path), "a test", work) == exits.BAD_INPUT
+    assert operate(Request(tmp_path), "a test", work) == Exit.BAD_INPUT
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.splitlines() == [
@@ -139,14 +138,14 @@ def test_a_held_lock_is_a_document_that_names_its_holder(tmp_path: Path, capsys:
     with operation_lock(tmp_path, "apply"):
         code = operate(Request(tmp_path, as_json=True), "a test", raising(AssertionError()))
     printed = document(capsys)
-    assert code == printed["exit_code"] == exits.REFUSED
+    assert code == printed["exit_code"] == Exit.REFUSED
     assert printed["faults"][0].startswith("refused: apply in container")
     assert printed["steps"] == []
 
 
 def test_a_directory_that_is_not_there_is_a_document(tmp_path: Path, capsys: Captured) -> None:
     request = Request(tmp_path / "none", as_json=True)
-    assert operate(request, "a test", raising(AssertionError())) == exits.FAILED
+    assert operate(request, "a test", raising(AssertionError())) == Exit.FAILED
     assert "No such file or directory" in document(capsys)["faults"][0]
 
 
@@ -155,7 +154,7 @@ def test_a_signal_ends_the_work_and_not_the_document(tmp_path: Path, capsys: Cap
         operation.done("p1", "restarted")
         signal.raise_signal(signal.SIGTERM)
 
-    assert operate(Request(tmp_path, as_json=True), "a test", work) == exits.FAILED
+    assert operate(Request(tmp_path, as_json=True), "a test", work) == Exit.FAILED
     printed = document(capsys)
     assert printed["faults"] == ["a test: ended by SIGTERM"]
     assert [one["process"] for one in printed["processes"]] == ["p1"]

@@ -10,11 +10,12 @@ from typing import Any, ClassVar
 
 import pytest
 
-from infra.ops import exits, pause, pause_record, restart, rolling
+from infra.ops import pause, pause_record, restart, rolling
 from infra.ops.clients import app_control, pgbouncer
 from infra.ops.clients.app_control import ControlError, PoolNumbers, ProcessState
 from infra.ops.clients.processes import Target
 from infra.ops.operation import EndedBySignalError, Operation
+from infra.ops.outcome import Exit
 from infra.ops.pause import Pause
 from tests.unit.ops.support import POOLERS, SETTINGS, Run, processes
 
@@ -120,7 +121,7 @@ def test_a_replica_that_was_taken_out_ends_soon_where_the_restart_is_interrupted
 
     monkeypatch.setattr(Operation, "ask_host", ended)
     document = document_of(lambda request: rolling.restart(SETTINGS, request))
-    assert document["exit_code"] == exits.FAILED
+    assert document["exit_code"] == Exit.FAILED
     assert Console.shutdowns == ["WAIT_FOR_CLIENTS", "WAIT_FOR_SERVERS"]
 
 
@@ -138,7 +139,7 @@ def test_what_an_interrupted_restart_left_out_is_started_first(
     monkeypatch.setattr(pgbouncer, "require", require)
     monkeypatch.setattr(rolling, "DRAIN_AGAIN_SECONDS", 0.0)
     monkeypatch.setattr(Operation, "ask_host", lambda _, *step: asked.append(step))
-    assert document_of(lambda request: rolling.restart(SETTINGS, request))["exit_code"] == exits.OK
+    assert document_of(lambda request: rolling.restart(SETTINGS, request))["exit_code"] == Exit.OK
     assert asked[0] == ("start", "pgbouncer=3")
     assert asked[1] == ("replace-pgbouncer", "pgbouncer-1")
 
@@ -153,7 +154,7 @@ def test_a_replica_that_stays_away_is_a_refusal(
     monkeypatch.setattr(pgbouncer, "require", require)
     monkeypatch.setattr(rolling, "TAKE_OVER_SECONDS", 0.0)
     document = document_of(lambda request: rolling.restart(SETTINGS, request))
-    assert document["exit_code"] == exits.REFUSED
+    assert document["exit_code"] == Exit.REFUSED
     assert document["faults"] == ["refused: 2 of 3 PgBouncer replicas run"]
 
 
@@ -168,7 +169,7 @@ def test_a_retired_replica_is_reported(document_of: Run) -> None:
 @pytest.mark.usefixtures("app", "replicas")
 def test_a_refused_retirement_says_what_runs(document_of: Run) -> None:
     document = document_of(lambda request: rolling.retire(SETTINGS, request, "pgbouncer-7"))
-    assert document["exit_code"] == exits.REFUSED
+    assert document["exit_code"] == Exit.REFUSED
     (fault,) = document["faults"]
     assert fault.startswith("refused: pgbouncer-7 is not one of several replicas that run: ")
 
@@ -179,7 +180,7 @@ def test_who_does_not_replace_its_connections_is_a_warning(
 ) -> None:
     use(monkeypatch, App(silent="worker-1"))
     document = document_of(lambda request: rolling.spread(SETTINGS, request, 3))
-    assert document["exit_code"] == exits.OK
+    assert document["exit_code"] == Exit.OK
     assert processes(document) == DRAINED[:1]
     assert document["warnings"] == [f"{WORKER}: drain: ConnectError"]
 
@@ -222,7 +223,7 @@ def test_an_app_restart_first_starts_the_workers_that_are_missing(
     document = document_of(
         lambda request: restart.app(SETTINGS, request, ("worker",), new_api_container=False)
     )
-    assert document["exit_code"] == exits.OK
+    assert document["exit_code"] == Exit.OK
     assert steps == [("start", "worker=1"), ("replace-worker", "worker-1")]
 
 
@@ -278,7 +279,7 @@ def paused(monkeypatch: pytest.MonkeyPatch) -> Pause:
 @pytest.mark.usefixtures("paused")
 def test_a_restart_of_postgres_reports_how_long_clients_waited(document_of: Run) -> None:
     document = document_of(lambda request: restart.postgres(SETTINGS, request))
-    assert document["exit_code"] == exits.OK
+    assert document["exit_code"] == Exit.OK
     assert document["paused_seconds"] == 1.5
     assert document["state"] == "postgres restarted; clients waited for at most 1.50 s"
     assert processes(document) == [
@@ -290,7 +291,7 @@ def test_a_restart_of_postgres_reports_how_long_clients_waited(document_of: Run)
 def test_a_replica_that_was_not_resumed_is_a_fault(document_of: Run, paused: Pause) -> None:
     paused.not_resumed = ["pgbouncer-2: no answer to RESUME"]
     document = document_of(lambda request: restart.postgres(SETTINGS, request))
-    assert document["exit_code"] == exits.FAILED
+    assert document["exit_code"] == Exit.FAILED
     assert document["faults"] == ["pgbouncer-2: no answer to RESUME"]
     assert processes(document) == [("postgres.invalid", "restarted")]
 
@@ -301,7 +302,7 @@ def test_a_server_that_does_not_come_back_leaves_the_length_of_the_pause(
 ) -> None:
     monkeypatch.setattr(Server, "started_at", lambda _: "the same")
     document = document_of(lambda request: restart.postgres(SETTINGS, request))
-    assert document["exit_code"] == exits.FAILED
+    assert document["exit_code"] == Exit.FAILED
     assert document["paused_seconds"] == 1.5
     assert "was not back after PAUSE_MAX_SECONDS=2" in document["faults"][0]
     assert ("postgres.invalid", "restarted") not in processes(document)
@@ -315,6 +316,6 @@ def test_a_transaction_in_the_way_is_named_and_no_pause_is_reported(
     monkeypatch.setattr(Server, "activity", lambda _: [row])
     monkeypatch.setattr(restart, "CALM_SECONDS", 0.0)
     document = document_of(lambda request: restart.postgres(SETTINGS, request))
-    assert document["exit_code"] == exits.REFUSED
+    assert document["exit_code"] == Exit.REFUSED
     assert document["paused_seconds"] is None
     assert "process 7 (risk_api), 9.0 s, query: SELECT 1" in document["faults"][0]

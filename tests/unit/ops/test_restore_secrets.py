@@ -12,8 +12,9 @@ import pytest
 from infra.config import build, catalogue, issuing, recovery, write
 from infra.config.host import Host
 from infra.config.secrets import PASSWORDS
-from infra.ops import exits, restore_secrets
+from infra.ops import restore_secrets
 from infra.ops.operation import Paths
+from infra.ops.outcome import Exit
 from tests.unit.infra.support import write_env
 from tests.unit.ops.support import Run
 
@@ -65,7 +66,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
 def test_all_is_written_back_and_the_way_to_a_new_ca_is_named(site: Site, document_of: Run) -> None:
     site.lose()
     document = site.restore(document_of)
-    assert document["exit_code"] == exits.OK
+    assert document["exit_code"] == Exit.OK
     del site.before["ca.key"]
     assert site.kept() == site.before
     assert document["restored"] == sorted(site.before)
@@ -78,13 +79,13 @@ def test_nothing_is_done_where_nothing_is_lost(
     site: Site, document_of: Run, has_data: bool
 ) -> None:
     document = site.restore(document_of, has_data=has_data)
-    assert document["exit_code"] == exits.REFUSED
+    assert document["exit_code"] == Exit.REFUSED
     assert site.kept() == site.before
 
 
 def test_nothing_is_made_before_the_first_start(site: Site, document_of: Run) -> None:
     site.lose("postgres", "pgbouncer", "app", "ops")
-    assert site.restore(document_of, has_data=False)["exit_code"] == exits.REFUSED
+    assert site.restore(document_of, has_data=False)["exit_code"] == Exit.REFUSED
     assert site.kept() == {}
 
 
@@ -121,7 +122,7 @@ def test_certificates_that_have_expired_take_a_new_ca_where_files_are_gone(
     site.compile(datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=400))
     site.lose("ops")
     document = site.restore(document_of)
-    assert document["exit_code"] == exits.OK
+    assert document["exit_code"] == Exit.OK
     assert set(document["made"]) >= CERTIFICATES  # type: ignore[call-overload]
     _compiles_to_what_is_there(site)
 
@@ -129,7 +130,7 @@ def test_certificates_that_have_expired_take_a_new_ca_where_files_are_gone(
 def test_all_is_made_anew_for_a_database_that_is_left_alone(site: Site, document_of: Run) -> None:
     site.lose("postgres", "pgbouncer", "app", "ops")
     document = site.restore(document_of)
-    assert document["exit_code"] == exits.OK
+    assert document["exit_code"] == Exit.OK
     assert document["restored"] == []
     assert set(document["made"]) == {*recovery.RECOVERABLE, "ca.key"}  # type: ignore[call-overload]
     assert all(site.kept()[name] != site.before[name] for name in PASSWORDS)
@@ -142,7 +143,7 @@ def test_a_supplied_ca_is_never_replaced(
     monkeypatch.setattr(issuing, "ORGANIZATION", "somebody else")
     site.lose("app")
     document = site.restore(document_of)
-    assert document["exit_code"] == exits.BAD_INPUT
+    assert document["exit_code"] == Exit.BAD_INPUT
     assert "there is no ca.key to make it" in str(document["faults"])
     assert site.kept() == {}
 

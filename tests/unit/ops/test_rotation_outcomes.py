@@ -9,9 +9,8 @@ import pytest
 
 from infra.config.faults import Fault, FaultyInputError
 from infra.config.secrets import TOKENS
-from infra.ops import exits
 from infra.ops.operation import Paths
-from infra.ops.outcome import FailedError
+from infra.ops.outcome import Exit, FailedError
 from infra.ops.rotation import certificates, passwords, pending
 from tests.unit.ops.support import POOLERS, SETTINGS, Run, processes
 
@@ -35,7 +34,7 @@ def test_a_rotation_that_refuses_what_it_was_given_names_every_fault(
             else certificates.rotate(SETTINGS, paths, None, request, new_ca=False)
         )
     )
-    assert document["exit_code"] == exits.BAD_INPUT
+    assert document["exit_code"] == Exit.BAD_INPUT
     assert document["faults"] == ["a.password: has 5 characters", "b: is no PEM"]
     assert document["state"].startswith("nothing was changed")
     assert (document["secrets"], document["resumed"]) == ([], False)
@@ -66,7 +65,7 @@ def rotated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Paths:
 
 def test_a_rotation_names_what_is_new_and_shows_no_secret(document_of: Run, rotated: Paths) -> None:
     document = document_of(lambda request: passwords.rotate(SETTINGS, rotated, None, request))
-    assert document["exit_code"] == exits.OK
+    assert document["exit_code"] == Exit.OK
     assert document["secrets"] == sorted(["risk_api.password", *TOKENS])
     assert document["switch_seconds"] == 0.25
     assert processes(document) == [
@@ -84,6 +83,6 @@ def test_a_rotation_that_fails_after_the_switch_says_what_is_new_already(
 
     monkeypatch.setattr(passwords.PasswordRotation, "_prove", fails)
     document = document_of(lambda request: passwords.rotate(SETTINGS, rotated, None, request))
-    assert document["exit_code"] == exits.FAILED
+    assert document["exit_code"] == Exit.FAILED
     assert document["faults"] == ["pgbouncer-2: the old password is still accepted"]
     assert document["secrets"]
