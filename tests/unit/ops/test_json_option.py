@@ -117,7 +117,10 @@ def test_a_restart_that_cannot_lock_is_a_document(tmp_path: Path) -> None:
 def test_apply_that_cannot_lock_is_a_document(tmp_path: Path) -> None:
     result = run("apply", "--out", tmp_path, "--env-file", tmp_path / "stack.env")
     assert result.exit_code == Exit.FAILED
-    assert "No such file or directory" in document(result)["faults"][0]
+    printed = document(result)
+    assert "No such file or directory" in printed["faults"][0]
+    assert printed["state"] == "this command changed nothing"
+    assert (printed["operation"], printed["plan"], printed["waiting"]) == ("apply", None, [])
 
 
 def test_an_unknown_preset_is_a_document() -> None:
