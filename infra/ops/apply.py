@@ -246,7 +246,7 @@ class Apply:
             self._operation.fail(Exit.FAILED, *wrong)
             self._operation.ends_as("the new configuration is in the files")
         elif not (waiting or held or deviations):
-            self._operation.ends_as("running on every process, read back")
+            self._operation.ends_as("applied on every process, read back")
         else:
             self._operation.show("make apply RESTART=yes does the rest, with restarts")
             if prepare_restart:
