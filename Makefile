@@ -27,12 +27,12 @@ assess: up ## From nothing to a finished assessment of eight sites
 	@$(COMPOSE) exec api python -m app.client http://127.0.0.1:8000 --public-url "http://$$($(COMPOSE) port api 8000)"
 
 up: build ## Install Docker if missing, build, start; output: V=1
-	@infra/host/check.sh --warn
+	@infra/host/operate.sh check --warn
 	@echo 'starting the stack, waiting until every tier is healthy' >&2
 	@$(COMPOSE) --progress $(if $(V),auto,quiet) up --detach --wait || { $(LOOK) ps --all >&2; exit 1; }
 	@$(LOOK) run --rm --no-deps --no-TTY ops pgbouncer reconnect --if-changed --wait 30 </dev/null \
 		|| echo 'if the schema changed: make reconnect' >&2
-	@! $(COMPOSE) logs --no-log-prefix --since 10m config 2>&1 | grep --quiet '^renewed:' || infra/host/rotate-certificates.sh --due
+	@! $(COMPOSE) logs --no-log-prefix --since 10m config 2>&1 | grep --quiet '^renewed:' || infra/host/operate.sh rotate-certificates --due
 	@echo "healthy: http://$$($(LOOK) port api 8000)" >&2
 
 engine:
@@ -44,19 +44,19 @@ build: engine project ## Build every image
 	@$(LOOK) --profile ops build $(if $(V),,--quiet)
 
 check: engine
-	@infra/host/check.sh $(AS_JSON)
+	@infra/host/operate.sh check $(AS_JSON)
 
 project:
-	@infra/host/check.sh project
+	@infra/host/operate.sh check project
 
 plan: engine ## What the env file would change; whole budget: FULL=yes
-	@infra/host/check.sh plan $(AS_JSON) $(if $(FULL),--full)
+	@infra/host/operate.sh plan $(AS_JSON) $(if $(FULL),--full)
 
 apply: check ## Apply the env file, live; with restarts: RESTART=yes
-	@infra/host/apply.sh $(AS_JSON) $(if $(RESTART),--restart)
+	@infra/host/operate.sh apply $(AS_JSON) $(if $(RESTART),--restart)
 
 preset: engine ## Make a preset the env file, its plan first: NAME=small
-	@infra/host/preset.sh $(AS_JSON) $(NAME)
+	@infra/host/operate.sh preset $(AS_JSON) $(NAME)
 
 down: project ## Stop the stack; volumes (the data) stay
 	@$(LOOK) --profile ops down
@@ -75,25 +75,25 @@ status: project ## The whole path on one screen; repeatedly: WATCH=yes
 	@SLUICE_CONTAINERS="$$(infra/host/containers.sh)" $(LOOK) run --rm --no-deps --env SLUICE_CONTAINERS ops status $(AS_JSON) $(if $(WATCH),--watch)
 
 restart-postgres: check ## Apply and restart PostgreSQL; no request fails
-	@infra/host/restart-postgres.sh $(AS_JSON)
+	@infra/host/operate.sh restart-postgres $(AS_JSON)
 
 restart-pgbouncer: check ## Restart every PgBouncer replica; no request fails
-	@infra/host/restart-pgbouncer.sh $(AS_JSON)
+	@infra/host/operate.sh restart-pgbouncer $(AS_JSON)
 
 restart-app: check ## Apply and restart api and workers; no request fails
-	@infra/host/restart-app.sh $(AS_JSON)
+	@infra/host/operate.sh restart-app $(AS_JSON)
 
 rotate-passwords: project ## New passwords and tokens, live [FROM=directory]
 	@$(LOOK) run --rm --no-deps $(GIVEN) ops rotate passwords $(AS_JSON) $(if $(FROM),--from /given)
 
 rotate-certificates: project ## New certificates [CA=yes] [DUE=yes] [FROM=directory]
-	@infra/host/rotate-certificates.sh $(AS_JSON) $(if $(CA),--ca) $(if $(DUE),--due) $(if $(FROM),--from "$(abspath $(FROM))")
+	@infra/host/operate.sh rotate-certificates $(AS_JSON) $(if $(CA),--ca) $(if $(DUE),--due) $(if $(FROM),--from "$(abspath $(FROM))")
 
 restore-secrets: project ## Write a lost secrets volume back
-	@infra/host/restore-secrets.sh $(AS_JSON)
+	@infra/host/operate.sh restore-secrets $(AS_JSON)
 
 scale-pgbouncer: ## Run another number of PgBouncer replicas: N=3
-	@infra/host/scale-pgbouncer.sh $(AS_JSON) $(N)
+	@infra/host/operate.sh scale-pgbouncer $(AS_JSON) $(N)
 
 bench-pool: check ## What a checkout costs against three other ways
 	@$(COMPOSE) run --rm --no-deps --no-TTY api python -m app.pool.benchmark --settings /etc/sluice/api.json

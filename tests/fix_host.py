@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fix_stack import ENV_FILE, REPOSITORY, Stack
+from tests.fix_stack import ENV_FILE, REPOSITORY, Stack, on_host
 
 SCRIPT_SECONDS = 240.0
 
@@ -25,7 +25,7 @@ class Host:
     def start(self, script: str, *arguments: str) -> subprocess.Popen[str]:
         """Start a script; its standard error is merged into its output."""
         return subprocess.Popen(
-            [str(REPOSITORY / "infra" / "host" / script), *arguments],
+            [*on_host(script), *arguments],
             cwd=REPOSITORY,
             env={**os.environ, "COMPOSE_PROJECT_NAME": self._stack.project},
             stdin=subprocess.DEVNULL,
@@ -96,7 +96,7 @@ def host(stack: Stack) -> Host:
 
 @pytest.fixture
 def env_file() -> Iterator[EnvFile]:
-    """Return the env file; its text is put back afterwards, what is in force is not."""
+    """Return the env file; its text is put back afterwards, the running configuration is not."""
     before = ENV_FILE.read_text(encoding="utf-8")
     try:
         yield EnvFile(ENV_FILE)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from infra.config import envfile
-from tests.fix_stack import ENV_DIR, REPOSITORY, Stack, read_settings
+from tests.fix_stack import ENV_DIR, REPOSITORY, Stack, on_host, read_settings
 
 COMMAND_SECONDS = 240.0
 
@@ -90,8 +90,8 @@ class Commands:
         return read_settings()[name]
 
     def script(self, name: str, *arguments: str, env: EnvDir) -> Done:
-        """Run a script of infra/host, as a make target does, with an env directory."""
-        return self._on_host(str(REPOSITORY / "infra" / "host" / name), *arguments, env=env)
+        """Run an operation of operate.sh, as a make target does, with an env directory."""
+        return self._on_host(*on_host(name), *arguments, env=env)
 
     def make(self, *arguments: str, env: EnvDir) -> Done:
         """Run make as an operator does, with an env directory."""

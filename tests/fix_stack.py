@@ -39,6 +39,13 @@ def poll(condition: Callable[[], T], *, seconds: float, what: str, every: float 
         time.sleep(every)
 
 
+def on_host(script: str) -> list[str]:
+    """Return the words that run a script of infra/host, or an operation of its operate.sh."""
+    folder = REPOSITORY / "infra" / "host"
+    own = folder / script
+    return [str(own)] if script.endswith(".sh") else [str(folder / "operate.sh"), script]
+
+
 def read_settings(path: Path = ENV_FILE) -> dict[str, str]:
     """Return every setting of an env file as text, those it leaves out with what they come to."""
     values = assign(envfile.read(path, name=path.name)).values

@@ -1,6 +1,6 @@
 """What must hold between the env file and the host, which no container sees for itself.
 
-infra/host/operate.sh asks on the host and hands over one JSON object a line. A fact that is not
+infra/host/common.sh asks on the host and hands over one JSON object a line. A fact that is not
 there (another operating system, a remote daemon) is not judged.
 """
 

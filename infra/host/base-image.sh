@@ -4,10 +4,8 @@
 # packages with the same name and the same apt sources as the public image.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-# shellcheck source=infra/host/apt.sh
-. infra/host/apt.sh
-# shellcheck source=infra/host/operate.sh
-. infra/host/operate.sh
+# shellcheck source=infra/host/common.sh
+. infra/host/common.sh
 
 readonly IMAGE=${BASE_IMAGE:-debian:trixie-slim}
 readonly SUITE=trixie

@@ -3,8 +3,8 @@
 # object a line: for `ops status`, which has no Docker socket.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-# shellcheck source=infra/host/operate.sh
-. infra/host/operate.sh
+# shellcheck source=infra/host/common.sh
+. infra/host/common.sh
 
 # Longer than any `df` of a local disk; a frozen container must not hold up the status.
 readonly DISK_SECONDS=5

@@ -7,10 +7,8 @@
 #   docker-engine.sh stop     stop the daemon that `ensure` started, if any
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-# shellcheck source=infra/host/apt.sh
-. infra/host/apt.sh
-# shellcheck source=infra/host/operate.sh
-. infra/host/operate.sh
+# shellcheck source=infra/host/common.sh
+. infra/host/common.sh
 
 readonly STATE_DIR=/var/lib/sluice
 readonly PID_FILE=$STATE_DIR/dockerd.pid

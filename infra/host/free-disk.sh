@@ -5,8 +5,8 @@
 # Exit codes: 0 PostgreSQL answers, 1 it does not, 3 another clone started the project.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-# shellcheck source=infra/host/operate.sh
-. infra/host/operate.sh
+# shellcheck source=infra/host/common.sh
+. infra/host/common.sh
 
 # Longest wait for an answer. Recovery reads the log since the last checkpoint.
 readonly READY_SECONDS=120

@@ -1,313 +1,378 @@
-# shellcheck shell=bash
-# Sourced by the scripts beside it: how an operator command and the host work together.
+#!/usr/bin/env bash
+# Runs an operation on the stack, with the steps that need Docker: operate.sh NAME OPTION...
+#
+#   check [--json] [--warn] | project
+#       judge the env file, the certificates and this host; project: only whose project this is
+#   plan [--json] [--full]
+#       check, then show what the env file would change
+#   apply [--json] [--restart]
+#       apply the env file live; with --restart also the rest
+#   preset [--json] NAME (make preset NAME=small)
+#       make a preset the env file; apply nothing
+#   restart-postgres [--json] [--compiled]
+#       apply and restart; --compiled: the files are compiled already
+#   restart-pgbouncer [--json]
+#       restart every replica
+#   restart-app [--json] [--compiled] [api] [worker]
+#       apply and restart both, or one of them
+#   scale-pgbouncer [--json] N (make scale-pgbouncer N=3)
+#       change PGBOUNCER_REPLICAS in the env file, then the replicas
+#   rotate-certificates [--json] [--ca] [--due] [--from DIRECTORY]
+#       give every server a new certificate
+#   restore-secrets [--json]
+#       write a lost secrets volume back from the compiled files
+#
+# Exit codes: 0 done, 1 a process differs or failed, 2 the env file, a certificate or an argument is
+# at fault, 3 refused, 4 the rest takes a restart.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+# shellcheck source=infra/host/common.sh
+. infra/host/common.sh
 
-# shellcheck disable=SC2034  # for the scripts that source this
-readonly EXIT_FAILED=1 EXIT_REFUSED=3 EXIT_NEEDS_RESTART=4
+readonly OPERATION=${1:-}
+program=${OPERATION:-operate}
+candidate=$env_file.candidate
+# Of the arguments: values in their order, and options that are given.
+values=() chosen=' ' from=''
+# The services that `apply --restart` names.
+touched=()
 
-env_dir=${SLUICE_ENV_DIR:-infra/env}
-env_file=$env_dir/stack.env
-project=${COMPOSE_PROJECT_NAME:-$(sed -n 's/^name: //p' compose.yaml)}
-image=sluice-infra:${SLUICE_IMAGE_TAG:-latest}
-readonly FAILURE_LINES=10
-# Whether `judge` prints also warnings.
-warn=''
-
-# Removed at the end of the script.
-temporary=()
-# What to do where the script ends before it is done.
-unfinished=''
-# As JSON a script prints one document, however many commands it runs; these are its parts.
-json='' document='' faults=() commands=()
-
-say() { printf '%s: %s\n' "$(basename "$0" .sh)" "$*" >&2; }
-die() { faults+=("$(json_string "$1")"); say "$1"; exit "${2:-$EXIT_FAILED}"; }
-
-# From here on standard output is the document's alone.
-begin_json() {
-    json=yes
-    exec {document}>&1 1>&2
-}
-
-at_end() {
-    local status=$?
-    rm -rf "${temporary[@]}"
-    if ((status)) && [[ -n $unfinished ]]; then
-        faults+=("$(json_string "$unfinished")")
-        say "$unfinished"
-    fi
-    [[ -z $json ]] || print_document "$status"
-}
-trap at_end EXIT
-
-# interrupted STATUS: an operator command that runs first puts back what it has begun, and says so.
-# A second signal ends the script at once.
-interrupted() {
-    trap - INT TERM
-    signalled=$1
-    [[ -n $process ]] || exit "$1"
-    [[ -z ${command[1]-} ]] || eval "exec ${command[1]}>&-"
-}
-signalled='' process=''
-trap 'interrupted 130' INT
-trap 'interrupted 143' TERM
-
-# What came of the script, what it found itself, and the document of each command that it ran.
-print_document() {
-    local IFS=,
-    printf '{"exit_code": %d, "faults": [%s], "commands": [%s]}\n' \
-        "$1" "${faults[*]}" "${commands[*]}" >&"$document"
-}
-
-json_string() {
-    local text=${1//\\/\\\\}
-    text=${text//[[:cntrl:]]/ }
-    printf '"%s"' "${text//\"/\\\"}"
-}
-
-# quietly COMMAND...: what it prints is of interest only where it fails; its last lines then are.
-quietly() {
-    local printed status=0
-    # Not a subshell: it would hold the other end of an operator command's standard input.
-    printed=$(mktemp)
-    temporary+=("$printed")
-    "$@" >"$printed" 2>&1 || status=$?
-    ((status)) || return 0
-    faults+=("$(json_string "$* failed ($status): $(tail -n 1 "$printed")")")
-    say "$* failed ($status):"
-    tail -n "$FAILURE_LINES" "$printed" >&2
-    return "$status"
-}
-
-# collect COMMAND FILE STATUS: take the document that a command has printed into the file.
-collect() {
-    if [[ -s $2 ]]; then
-        commands+=("{\"command\": $(json_string "$1"), \"document\": $(<"$2")}")
-    else
-        faults+=("$(json_string "$1 ended with $3 and printed no document")")
-    fi
-}
-
-# SLUICE_ENV_DIR moves the env file; .env in the repository is the link to the usual one.
-compose() {
-    local options=()
-    [[ -z ${SLUICE_ENV_DIR:-} ]] || options=(--env-file "$SLUICE_ENV_DIR/stack.env")
-    docker compose "${options[@]}" "$@" </dev/null
-}
-
-# What builds, looks or stops needs no setting, so it works whatever is in the env file.
-look() { docker compose --env-file infra/env/presets/laptop.env "$@"; }
-
-# Two clones are two projects; containers that another clone started are left alone.
-own_project() {
-    local directory
-    while IFS= read -r directory; do
-        [[ $directory -ef . || ! -d $directory ]] || die \
-            "the project $project was started from $directory; use that clone, or run two as README.md says (COMPOSE_PROJECT_NAME, API_PORT)" \
-            "$EXIT_REFUSED"
-    done < <(docker ps --all --filter "label=com.docker.compose.project=$project" \
-        --filter label=com.docker.compose.oneoff=False \
-        --format '{{.Label "com.docker.compose.project.working_dir"}}' | sort --unique)
-}
-
-ensure_image() {
-    [[ -n $(docker images --quiet "$image") ]] || quietly look build config </dev/null || exit
-}
-
-has_volume() { [[ -n $(docker volume ls --quiet --filter "name=^${project}_$1\$") ]]; }
-
-# Compose makes an empty volume also where the first start fails; only the server's own user can
-# look into it.
-has_data() {
-    has_volume postgres-data || return
-    [[ -z $(docker ps --quiet --filter "label=com.docker.compose.project=$project" \
-        --filter label=com.docker.compose.service=postgres) ]] || return 0
-    docker run --rm --read-only --cap-drop ALL --security-opt no-new-privileges:true --network none \
-        --user 10070:10070 --volume "${project}_postgres-data:/data:ro" --entrypoint sh "$image" \
-        -c 'ls /data/*/PG_VERSION' >/dev/null 2>&1
-}
-
-# What the rules of infra/config/host.py judge, one JSON object a line.
-host_facts() {
-    local name root data=false
-    printf '{"project": %s}\n' "$(json_string "$project")"
-    docker info --format '{"processors": {{.NCPU}}, "memory_bytes": {{.MemTotal}}, "docker": {{json .ServerVersion}}}'
-    printf '{"compose": %s}\n' "$(json_string "$(docker compose version --short)")"
-    docker ps --format '{"container": {{json .Names}}, "project": {{json (.Label "com.docker.compose.project")}}, "ports": {{json .Ports}}}'
-    root=$(docker info --format '{{.DockerRootDir}}')
-    ! has_data || data=true
-    printf '{"has_data": %s}\n' "$data"
-    if [[ -d $root ]]; then
-        printf '{"disk_free_bytes": %d}\n' "$(df --block-size=1 --output=avail "$root" | tail -n 1)"
-    fi
-    if [[ -r /proc/net/tcp ]]; then
-        # 0A: listening.
-        awk '$4 == "0A" { printf "{\"listening\": \"%s\"}\n", $2 }' /proc/net/tcp*
-    fi
-    while IFS= read -r name; do
-        [[ ! -v $name ]] || printf '{"name": "%s", "value": %s}\n' "$name" "$(json_string "${!name}")"
-    done < <(sed -n 's/.*${\([A-Z_]*\):?.*/\1/p' compose.yaml)
-}
-
-# judge FILE COMMAND...: run an operator command that judges this file of the env directory on
-# this host. Without Compose, which would read the settings first, end at the first fault and say
-# it in words of its own.
-judge() {
-    local file=$1 options errors files tier status=0
+# parse OPTIONS ARGUMENT...: take the options that this operation has, as "--due --from=", and --json.
+parse() {
+    local known=" $1 "
     shift
-    own_project
-    ensure_image
-    [[ -d $env_dir ]] || die "$env_dir: no such directory; it holds stack.env" 2
-    SLUICE_HOST=$(host_facts)
-    export SLUICE_HOST
-    errors=$(mktemp)
-    temporary+=("$errors")
-    options=(--rm --read-only --cap-drop ALL --security-opt no-new-privileges:true --network none
-        --user 0:0 --memory 256m --env SLUICE_HOST --env SLUICE_ENV_FILE="/etc/sluice/env/$file"
-        --mount "type=bind,src=$(cd "$env_dir" && pwd),dst=/etc/sluice/env,readonly"
-        --tmpfs /tmp)
-    # Named only where they are: Compose wants to have made them.
-    ! has_volume secrets || options+=(--volume "${project}_secrets:/secrets:ro")
-    for tier in postgres pgbouncer app ops; do
-        ! has_volume "$tier-config" || options+=(--volume "${project}_$tier-config:/out/$tier:ro")
-    done
-    # Whether a container gets that many open files only a container can tell.
-    files=$(sed -n 's/^PGBOUNCER_OPEN_FILES=\([0-9]\{4,7\}\)$/\1/p' "$env_dir/$file" 2>/dev/null) || true
-    docker run "${options[@]}" ${files:+--ulimit "nofile=$files"} "$image" "$@" 2>"$errors" || status=$?
-    if ((status)) && grep --quiet 'setting rlimit' "$errors"; then
-        status=0
-        SLUICE_HOST+=$'\n'"{\"open_files\": $(docker run --rm --network none --entrypoint sh "$image" -c 'ulimit -Hn')}"
-        docker run "${options[@]}" "$image" "$@" 2>"$errors" || status=$?
-    fi
-    [[ $status == 0 && -z $warn ]] || cat "$errors" >&2
-    return "$status"
-}
-
-# check [FILE]: end the script where a file of the env directory, a certificate or this host is at
-# fault. As JSON the faults are a part of the script's document.
-check() {
-    local printed status=0
-    printed=$(mktemp)
-    temporary+=("$printed")
-    judge "${1:-stack.env}" plan --quiet ${json:+--json} >"$printed" || status=$?
-    ((status)) || return 0
-    [[ -z $json ]] || collect "plan --quiet" "$printed" "$status"
-    exit "$status"
-}
-
-# An operator command judges the env file itself. When this script dies, however it dies, the
-# command's standard input ends, and it puts back what it has begun.
-ops() { look run --rm --no-TTY --env SLUICE_LIFELINE=yes "${ops_options[@]}" ops "$@"; }
-ops_options=()
-
-# operate COMMAND...: run an operator command; each line `host: STEP ARGUMENT...` that it
-# prints calls the function host_STEP here (dashes become underscores). Returns its exit code.
-operate() {
-    local line step arguments status=0 lines printed
-    if [[ -n $json ]]; then
-        printed=$(mktemp)
-        temporary+=("$printed")
-        # Its standard output is the document, so the lines come on the other.
-        coproc command { ops "$@" --json 3>&1 >"$printed" 2>&3; }
-    else
-        coproc command { ops "$@"; }
-    fi
-    # No child inherits the other end of its standard input, as it would from a redirection.
-    # shellcheck disable=SC2154  # set by coproc
-    process=$command_PID
-    exec {lines}<&"${command[0]}"
-    while IFS= read -r -u "$lines" line; do
-        if [[ $line == "host: "* ]]; then
-            read -r _ step arguments <<<"$line"
-            # A step that fails is noticed by the command, which waits for its effect.
-            # shellcheck disable=SC2086  # names of containers, one word each
-            "host_${step//-/_}" $arguments || say "$step $arguments failed"
+    while (($#)); do
+        if [[ $1 == --json ]]; then
+            begin_json
+        elif [[ $1 == --from && $known == *" --from= "* ]]; then
+            from=${2:?--from needs a directory}
+            shift
+        elif [[ $1 == --* ]]; then
+            [[ $known == *" $1 "* ]] || usage
+            chosen+="$1 "
         else
-            printf '%s\n' "$line"
+            values+=("$1")
         fi
-    done
-    wait "$process" || status=$?
-    process=''
-    exec {lines}<&-
-    [[ -z $json ]] || collect "$*" "$printed" "$status"
-    [[ -z $signalled ]] || exit "$signalled"
-    return "$status"
-}
-
-# They read their files again; one that is down does so at its start.
-host_reload() {
-    local service
-    for service in "$@"; do
-        look kill --signal SIGHUP "$service" || say "$service was not signalled"
+        shift
     done
 }
 
-# What `apply` asks for; only a script that does the restarts has something to do then.
-host_restart() { :; }
-host_recreate() { :; }
+given() { [[ $chosen == *" $1 "* ]]; }
 
-# What an interrupted run left out: SERVICE=COUNT...
-host_start() {
-    local one
-    for one in "$@"; do start_missing "${one%=*}" "${one#*=}"; done
+# The line of this file that shows the arguments.
+usage() {
+    local line
+    line=$(sed -n "s/^#   \($OPERATION\>.*\)/\1/p" infra/host/operate.sh | head -n 1)
+    die "usage: operate.sh ${line%%   *}" 2
 }
 
-# run_script NAME ARGUMENT...: run another script of this directory; its document becomes a part.
-run_script() {
-    local status=0 printed
-    if [[ -z $json ]]; then
-        "infra/host/$1" "${@:2}"
-        return
-    fi
-    printed=$(mktemp)
-    temporary+=("$printed")
-    "infra/host/$1" --json "${@:2}" >"$printed" || status=$?
-    collect "$*" "$printed" "$status"
-    return "$status"
-}
+setting() { sed -n "s/^$1=//p" "$env_file"; }
+running() { compose ps --quiet "$1" | wc -l; }
 
-# has_another_definition SERVICE CONTAINER: what compose.yaml and the env file make of it now.
-has_another_definition() {
-    local wanted present
-    wanted=$(compose config --hash "$1" | awk '{print $2}')
-    present=$(docker inspect --format '{{index .Config.Labels "com.docker.compose.config-hash"}}' "$2")
-    [[ $wanted != "$present" ]]
-}
-
-# needs_new_container SERVICE CONTAINER: its image or its definition is no longer the container's.
-needs_new_container() {
-    local service=$1 container=$2 wanted present
-    ! has_another_definition "$service" "$container" || return 0
-    wanted=$(docker image inspect --format '{{.Id}}' "$(docker inspect --format '{{.Config.Image}}' "$container")")
-    present=$(docker inspect --format '{{.Image}}' "$container")
-    [[ $wanted != "$present" ]]
-}
-
-# start_missing SERVICE [COUNT]: create the containers that its number of replicas asks for, and
-# start all that do not run.
-# `up --no-deps` would do it too, but gives containers another hash than `up` alone does, and
-# the next `up` would replace them.
-start_missing() {
-    local down
-    quietly compose create --no-recreate ${2:+--scale "$1=$2"} "$1" || return
-    down=$(compose ps --all --quiet --status created --status exited "$1")
-    # shellcheck disable=SC2086  # ids of containers, one word each
-    [[ -z $down ]] || quietly docker start $down
-}
-
-# write_env_file CANDIDATE: make it the env file, whole or not at all, with the owner and mode of
-# the one that was.
-write_env_file() {
-    local present
-    present=$(readlink --canonicalize "$env_file")
-    cp --attributes-only --preserve=mode,ownership "$present" "$1"
-    mv --force "$1" "$present"
-}
-
-# Everything of the env file that can be live is put in force, the rest is compiled for the
-# restart. Ends the script where the env file is at fault or a process does not go along.
+# Everything of the env file that can be live is applied, the rest is compiled for the restart. Ends
+# the script where the env file is at fault or a process does not go along.
 compile() {
     local status=0
     # What else needs a restart is the business of whoever runs `apply`.
     operate apply --restart || status=$?
     ((status == 0 || status == EXIT_NEEDS_RESTART)) || exit "$status"
 }
+
+# another OPERATION ARGUMENT...: run another operation of this script; its document becomes a part.
+another() {
+    local status=0 printed
+    if [[ -z $json ]]; then
+        infra/host/operate.sh "$@"
+        return
+    fi
+    printed=$(mktemp)
+    temporary+=("$printed")
+    infra/host/operate.sh "$@" --json >"$printed" || status=$?
+    collect "$*" "$printed" "$status"
+    return "$status"
+}
+
+# check and plan ------------------------------------------------------------------------------
+
+run_check() {
+    parse --warn "$@"
+    if [[ ${values[*]} == project ]]; then
+        own_project
+        return
+    fi
+    ((${#values[@]} == 0)) || usage
+    ! given --warn || warn=yes
+    check
+}
+
+# Its document is that of `ops plan`, of faults too.
+run_plan() {
+    local judged status=0 as_json=()
+    [[ " $* " != *" --json "* ]] || as_json=(--json)
+    judged=$(mktemp)
+    temporary+=("$judged")
+    judge stack.env plan --quiet "${as_json[@]}" >"$judged" || status=$?
+    if ((status)); then
+        cat "$judged"
+        exit "$status"
+    fi
+    # With the terminal, where there is one: its width is that of the tables.
+    look run --rm --no-deps --env SLUICE_HOST ops plan "$@"
+}
+
+# apply ---------------------------------------------------------------------------------------
+
+host_restart() { touched+=("$@"); }
+host_recreate() { touched+=("$@"); }
+
+is_touched() { [[ " ${touched[*]} " == *" $1 "* ]]; }
+
+# What a run that was killed had compiled and not yet replaced: no process says what memory and
+# processors its container has.
+touch_outdated() {
+    local service container
+    for service in postgres pgbouncer worker api; do
+        while read -r container; do
+            ! has_another_definition "$service" "$container" || touched+=("$service")
+        done < <(compose ps --quiet "$service")
+    done
+}
+
+migrate() {
+    compose up --no-deps --exit-code-from migrate migrate \
+        || die "the migration failed; see: docker compose logs migrate"
+}
+
+# PostgreSQL first: what is above it grows only when it can carry that.
+restart_in_order() {
+    local replicas workers
+    replicas=$(setting PGBOUNCER_REPLICAS)
+    workers=$(setting WORKER_REPLICAS)
+    if is_touched postgres; then another restart-postgres --compiled; fi
+    if is_touched migrate; then migrate; fi
+    if is_touched pgbouncer; then
+        (($(running pgbouncer) == replicas)) || another scale-pgbouncer "$replicas"
+        another restart-pgbouncer
+    fi
+    if is_touched worker; then
+        (($(running worker) == workers)) || start_missing worker
+        another restart-app --compiled worker
+    fi
+    if is_touched api; then another restart-app --compiled api; fi
+}
+
+run_apply() {
+    local status=0
+    parse --restart "$@"
+    ((${#values[@]} == 0)) || usage
+    if ! given --restart; then
+        operate apply
+        return
+    fi
+    operate apply --restart || status=$?
+    ((status == 0 || status == EXIT_NEEDS_RESTART)) || return "$status"
+    touch_outdated
+    ((status + ${#touched[@]})) || return 0
+    restart_in_order
+    operate apply
+}
+
+# preset --------------------------------------------------------------------------------------
+
+# It shows what would change first; the present API_PORT is kept, every other value is the preset's.
+run_preset() {
+    local status=0
+    parse '' "$@"
+    ((${#values[@]} == 1)) || usage
+    temporary+=("$candidate")
+    judge stack.env preset "${values[0]}" --print ${json:+--json} >"$candidate" || status=$?
+    if ((status)); then
+        # What was to be the env file is the document of its faults.
+        [[ -z $json ]] || collect "preset ${values[0]}" "$candidate" "$status"
+        die "$env_file is as it was" "$status"
+    fi
+    operate preset "${values[0]}"
+    write_env_file "$candidate"
+    say "$env_file is now the preset ${values[0]}; apply it with: make apply"
+}
+
+# restart-postgres: every client waits and none fails -----------------------------------------
+
+# The server itself reads the compiled file and says whether it would start with it.
+check_configuration() {
+    # shellcheck disable=SC2016  # expanded in the container
+    quietly compose exec --no-TTY postgres bash -c \
+        'postgres -C max_connections -D "$PGDATA" -c config_file=/etc/sluice/postgresql.conf' \
+        || die "postgres refuses the new configuration; nothing was paused" "$EXIT_REFUSED"
+}
+
+# Decided before the pause: asking Compose takes half a second.
+choose_step() {
+    container=$(compose ps --quiet postgres)
+    [[ -n $container ]] || die "postgres does not run; start it: make up" "$EXIT_REFUSED"
+    replace=no
+    ! needs_new_container postgres "$container" || replace=yes
+    [[ $replace == no ]] || say "its image or definition changed: a new container"
+}
+
+host_restart_postgres() {
+    if [[ $replace == yes ]]; then
+        quietly compose create postgres || return
+        quietly docker start "$(compose ps --all --quiet postgres)"
+    else
+        quietly docker restart "$container"
+    fi
+}
+
+run_restart_postgres() {
+    parse --compiled "$@"
+    ((${#values[@]} == 0)) || usage
+    given --compiled || compile
+    check_configuration
+    choose_step
+    # The dead-man resumes every PgBouncer when the command below dies. It ends by itself.
+    quietly look run --rm --detach --no-TTY ops dead-man
+    operate restart postgres
+    # What the budget could not hold before the restart is live now.
+    given --compiled || compile
+}
+
+# restart-pgbouncer and scale-pgbouncer: one replica at a time, while the others serve ---------
+
+host_replace_pgbouncer() {
+    if needs_new_container pgbouncer "$1"; then
+        quietly docker rm --force "$1" || return
+        start_missing pgbouncer
+    else
+        quietly docker restart "$1"
+    fi
+}
+
+host_remove_pgbouncer() { quietly docker rm --force "$1"; }
+
+run_restart_pgbouncer() {
+    parse '' "$@"
+    ((${#values[@]} == 0)) || usage
+    operate restart pgbouncer
+}
+
+# The replica with the highest number.
+last_replica() { compose ps --format '{{.Name}}' pgbouncer | sort --version-sort | tail -n 1; }
+
+# First what else the new number needs of the env file, such as smaller pools; then the replica;
+# then what follows from its being there.
+grow() {
+    compile
+    start_missing pgbouncer
+    compile
+    operate pgbouncer spread "$1"
+}
+
+shrink() {
+    while (($(running pgbouncer) > $1)); do
+        operate pgbouncer retire "$(last_replica)"
+    done
+    compile
+    operate pgbouncer spread "$1"
+}
+
+# The env file is the truth: it is changed first, after the budget was checked with the new number.
+run_scale_pgbouncer() {
+    local wanted before
+    parse '' "$@"
+    wanted=${values[*]}
+    [[ $wanted =~ ^[1-9][0-9]*$ ]] || usage
+    before=$(setting PGBOUNCER_REPLICAS)
+    temporary+=("$candidate")
+    sed "s/^PGBOUNCER_REPLICAS=.*/PGBOUNCER_REPLICAS=$wanted/" "$env_file" >"$candidate"
+    check "$(basename "$candidate")"
+    write_env_file "$candidate"
+    unfinished="PGBOUNCER_REPLICAS is $wanted; to finish: make scale-pgbouncer N=$wanted"
+    ((before == wanted)) || unfinished+="; to go back: make scale-pgbouncer N=$before"
+    if ((wanted > $(running pgbouncer))); then grow "$wanted"; else shrink "$wanted"; fi
+}
+
+# restart-app: no request fails and no task is lost --------------------------------------------
+
+# A container is stopped before it is removed: it has work in hand.
+replace() {
+    quietly docker stop "$2" || return
+    quietly docker rm "$2" || return
+    start_missing "$1"
+}
+
+host_replace_api() { replace api "$1"; }
+
+host_replace_worker() {
+    if needs_new_container worker "$1"; then replace worker "$1"; else quietly docker restart "$1"; fi
+}
+
+# The port of the api belongs to one container at a time: requests in hand are answered, and new
+# connections are refused for the seconds that a new container takes to start.
+needs_new_api() {
+    local api
+    api=$(compose ps --quiet api)
+    [[ -n $api ]] || die "api does not run; start it: make up" "$EXIT_REFUSED"
+    needs_new_container api "$api" || return 1
+    say "the image or definition of api changed: new connections are refused for some seconds"
+}
+
+run_restart_app() {
+    local service new_api=()
+    parse --compiled "$@"
+    for service in "${values[@]}"; do
+        [[ $service == api || $service == worker ]] || usage
+    done
+    ((${#values[@]})) || values=(api worker)
+    given --compiled || compile
+    if [[ " ${values[*]} " == *" api "* ]] && needs_new_api; then
+        new_api=(--new-api-container)
+    fi
+    operate restart app "${new_api[@]}" "${values[@]}"
+    # What the budget could not hold before the restart is live now.
+    given --compiled || compile
+}
+
+# rotate-certificates and restore-secrets, while the stack serves or is down -------------------
+
+run_rotate_certificates() {
+    local asked=()
+    parse '--ca --due --from=' "$@"
+    ((${#values[@]} == 0)) || usage
+    if [[ -n $from ]]; then
+        ops_options=(--volume "$from:/given:ro")
+        asked=(--from /given)
+    fi
+    ! given --ca || asked+=(--ca)
+    ! given --due || asked+=(--due)
+    operate rotate certificates "${asked[@]}"
+}
+
+# roles.sql as at the server's start: by its superuser, who needs no password in the container.
+host_give_roles() {
+    quietly look exec --no-TTY postgres psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 \
+        --dbname=postgres --file=/etc/sluice/roles.sql </dev/null || return
+    host_reload postgres pgbouncer
+}
+
+run_restore_secrets() {
+    parse '' "$@"
+    ((${#values[@]} == 0)) || usage
+    # It reads the files of every tier, which belong to the tier's user.
+    ops_options=(--no-deps --cap-add DAC_READ_SEARCH --env SLUICE_HOST)
+    ensure_image
+    SLUICE_HOST=$(host_facts)
+    export SLUICE_HOST
+    operate restore secrets
+}
+
+_main() {
+    case $OPERATION in
+        check | plan | apply | preset | restart-postgres | restart-pgbouncer | restart-app) ;;
+        scale-pgbouncer | rotate-certificates | restore-secrets) ;;
+        *) die "usage: operate.sh NAME OPTION...; the names are in its first lines" 2 ;;
+    esac
+    "run_${OPERATION//-/_}" "${@:2}"
+}
+
+_main "$@"

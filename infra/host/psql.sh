@@ -4,8 +4,8 @@
 # PgBouncer replaces its server connections.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-# shellcheck source=infra/host/operate.sh
-. infra/host/operate.sh
+# shellcheck source=infra/host/common.sh
+. infra/host/common.sh
 
 _main() {
     local said status=0

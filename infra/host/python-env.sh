@@ -2,8 +2,8 @@
 # Makes the virtual environment that the tests and linters run in: python-env.sh DIR REQUIREMENTS
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-# shellcheck source=infra/host/operate.sh
-. infra/host/operate.sh
+# shellcheck source=infra/host/common.sh
+. infra/host/common.sh
 
 require_python() {
     command -v python3 >/dev/null && python3 -c 'import venv, ensurepip' 2>/dev/null && return

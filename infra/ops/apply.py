@@ -1,13 +1,11 @@
-"""Put the env file in force on the running stack: checked first, in steps, and read back.
+"""The command `apply`: apply the env file to the running stack, checked first, in steps, read back.
 
 What cannot be done live is left as it is, in the compiled files too, so that a container that
 restarts by itself comes back as the budget expects it.
 """
 
 import datetime
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -15,98 +13,152 @@ from infra.config.build import Compiled, compile_values
 from infra.config.faults import FaultyInputError
 from infra.config.settings import Values
 from infra.config.write import write_files, write_secrets
-from infra.ops import app_control, exits, in_force, ordering
-from infra.ops.ending import EndedBySignalError
-from infra.ops.in_force import InForce
-from infra.ops.ordering import LivePart, Step
-from infra.ops.outcome import Outcome
-from infra.ops.plan import Plan
-from infra.ops.readback import Deviation, deviations
+from infra.ops import plan, plan_view, running
+from infra.ops.clients import app_control
+from infra.ops.clients.processes import OpsSettings, first_line
+from infra.ops.operation import EndedBySignalError, Operation, Paths, Request, operate
+from infra.ops.outcome import Exit, plain_console
+from infra.ops.plan import LivePart, Plan, Step
 from infra.ops.reloading import Reloader, StepError
 from infra.ops.rotation import pending
-from infra.ops.settings import OpsSettings
-from infra.ops.targets import first_line
+from infra.ops.running import Deviation, Running
+from infra.ops.waiting import wait_until
 
-OLD_SERVES: Final = "nothing was changed: the old configuration is in the files and in force"
+OLD_RUNS: Final = "nothing was changed: the old configuration is in the files and running"
+_THIS_CHANGED_NOTHING: Final = "this command changed nothing"
+_NOT_CERTAIN: Final = "how far it came is not certain; run it again: make apply"
+_NOTHING_COMPILED: Final = "nothing was compiled yet; `make up` compiles and starts"
+# Of what an interrupted run has left: a container that must start, and a process that is about to.
+_START_SECONDS: Final = 60.0
+_ANSWER_SECONDS: Final = 15.0
 # After a reload every process has its values at once, or never.
 _READ_BACK_SECONDS: Final = 5.0
+_POLL_SECONDS: Final = 0.5
 _SLACK_SECONDS: Final = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Paths:
-    """Where the compiled files and the secrets are."""
+def run(
+    env_file: Path,
+    settings: Path,
+    paths: Paths,
+    request: Request,
+    *,
+    prepare_restart: bool = False,
+) -> int:
+    """Apply the env file; print plan, steps and outcome; return the exit code.
 
-    out: Path
-    secrets: Path
+    `settings` is ops.json. Whatever is refused leaves files and processes as they are. With
+    `prepare_restart` the files are left as the env file wants them, ready for the restarts that
+    the host is asked for.
+    """
+    console = plain_console(stderr=request.as_json)
+
+    def planned() -> Plan:
+        compiled = paths.out / "ops" / "compiled.json"
+        return plan.make(env_file, compiled, settings, paths.secrets, out=paths.out)
+
+    def work(operation: Operation) -> None:
+        operation.ends_as(OLD_RUNS)
+        judged = planned()
+        if prepare_restart:
+            judged = _taken_over(judged, planned, operation)
+        operation.note(plan=plan_view.as_dict(judged))
+        if judged.faults:
+            operation.fail(Exit.BAD_INPUT, *map(str, judged.faults))
+        elif judged.before is None or not settings.exists():
+            operation.fail(Exit.REFUSED, _NOTHING_COMPILED)
+        else:
+            plan_view.print_plan(judged, console)
+            read = OpsSettings.read(settings)
+            Apply(judged, judged.before, read, paths, operation).run(prepare_restart)
+
+    return operate(
+        request,
+        "apply",
+        work,
+        progress=console,
+        state=_THIS_CHANGED_NOTHING,
+        waiting=[],
+        held=[],
+        restart=[],
+        recreate=[],
+        deviations=[],
+        plan=None,
+    )
 
 
-@dataclass(slots=True)
-class ApplyOutcome(Outcome):
-    """What came of an apply, and what it leaves to restarts."""
+def _taken_over(judged: Plan, planned: Callable[[], Plan], operation: Operation) -> Plan:
+    """Return the plan once every process answers, or after a while; have what is missing started.
 
-    waiting: list[str] = field(default_factory=list)
-    held: list[str] = field(default_factory=list)
-    restart: tuple[str, ...] = ()
-    recreate: tuple[str, ...] = ()
-    deviations: tuple[Deviation, ...] = ()
+    An interrupted run can leave less than was compiled, for which the budget was made live.
+    """
+    if not (judged.before and judged.running and judged.before.faults()):
+        return judged
+    missing = judged.before.missing()
+    if missing:
+        operation.ask_host("start", *(f"{tier}={count}" for tier, count in missing.items()))
+    return wait_until(
+        planned,
+        lambda one: not (one.before and one.before.faults()),
+        seconds=_START_SECONDS if missing else _ANSWER_SECONDS,
+        every=_POLL_SECONDS,
+    )
 
 
 class Apply:
-    """One apply of a plan without faults, under the operation lock."""
+    """One apply of a plan without faults to what ran `before`, under the operation lock."""
 
     def __init__(
-        self, plan: Plan, settings: OpsSettings, paths: Paths, say: Callable[[str], None]
+        self,
+        judged: Plan,
+        before: Running,
+        settings: OpsSettings,
+        paths: Paths,
+        operation: Operation,
     ) -> None:
-        if plan.before is None:
-            raise ValueError("nothing was compiled yet")
-        self._plan = plan
-        self._before = plan.before.values
+        self._running = before
+        self._before = before.values
+        self._wanted = judged.values
         self._settings = settings
         self._paths = paths
-        self._say_line = say
-        self._outcome = ApplyOutcome()
-        self._part: LivePart = ordering.live_part(self._before, plan.values)
+        self._operation = operation
+        self._part: LivePart = plan.live_part(self._before, self._wanted)
 
-    def run(self, *, prepare_restart: bool = False) -> ApplyOutcome:
-        """Do all that is live and read it back; return what came of it.
+    def run(self, prepare_restart: bool) -> None:
+        """Do all that is live and read it back.
 
-        With `prepare_restart` the files are left as the env file wants them, ready for the
-        restarts that the outcome names.
+        Raises:
+            FaultyInputError: a secret, or what was to be compiled, is at fault.
+
         """
-        refusal = self._refusal()
-        if refusal:
-            return self._ended(exits.FAILED, refusal, OLD_SERVES)
-        try:
-            final = self._compile(self._part.values)
-            self._compile(self._plan.values)
-        except FaultyInputError as faulty:
-            lines = [str(fault) for fault in faulty.faults]
-            return self._ended(exits.BAD_INPUT, lines, OLD_SERVES)
+        if refusal := self._refusal():
+            self._operation.fail(Exit.FAILED, *refusal)
+            return
+        final = self._compile(self._part.values)
+        self._compile(self._wanted)
         if changed := _changed_passwords(final):
-            return self._ended(exits.REFUSED, changed, OLD_SERVES)
+            self._operation.fail(Exit.REFUSED, *changed)
+            return
+        self._operation.ends_as(_NOT_CERTAIN)
         write_secrets(final.new_secrets, self._paths.secrets)
         try:
             self._go_through()
         except (StepError, OSError, EndedBySignalError) as problem:
-            return self._undone(problem)
-        try:
-            return self._verdict(prepare_restart=prepare_restart)
-        except EndedBySignalError as signal:
-            state = "the new configuration is in force but was not read back"
-            return self._ended(exits.FAILED, [f"ended by {signal}"], state)
+            self._undo(problem)
+            return
+        self._operation.ends_as("the new configuration is applied but was not read back")
+        self._judge(*self._read_back(), prepare_restart=prepare_restart)
 
     def _refusal(self) -> list[str]:
-        found = self._plan.found
-        if found is None or found.nothing_runs:
+        if self._running.nothing_runs:
             return ["no process has an address: nothing runs; `make up` compiles and starts"]
         if what := pending.unfinished(self._paths.secrets):
             return [f"a rotation of {what} is not finished; run it again: make rotate-{what}"]
-        return found.faults()
+        return self._running.faults()
 
     def _go_through(self) -> None:
         reloader = self._reloader()
-        for step in ordering.steps(self._before, self._part.values):
+        for step in plan.steps(self._before, self._part.values):
             self._take(step, reloader)
 
     def _take(self, step: Step, reloader: Reloader) -> None:
@@ -119,10 +171,10 @@ class Apply:
     def _reloader(self) -> Reloader:
         # The longest that a connection can stay lent, a query run, or a session stay open.
         names = ("API_REQUEST_DEADLINE_SECONDS", "WORKER_BATCH_DEADLINE_SECONDS")
-        longest = max(float(one.number(name)) for one in (self._before,) for name in names)
+        longest = max(float(self._before.number(name)) for name in names)
         control = app_control.connect(self._settings)
         return Reloader(
-            self._settings, control, self._paths.out, longest + _SLACK_SECONDS, self._say
+            self._settings, control, self._paths.out, longest + _SLACK_SECONDS, self._operation.say
         )
 
     def _compile(self, values: Values) -> Compiled:
@@ -131,64 +183,96 @@ class Apply:
 
     def _write(self, values: Values) -> None:
         written = write_files(self._compile(values).files, self._paths.out)
-        self._say(f"files: {len(written)} written")
+        self._operation.say(f"files: {len(written)} written")
 
-    def _undone(self, problem: BaseException) -> ApplyOutcome:
+    def _undo(self, problem: BaseException) -> None:
         """Put the old configuration back, in the files and on every process that answers."""
-        lines = list(problem.lines) if isinstance(problem, StepError) else [first_line(problem)]
-        self._say("a step failed; going back to the old configuration")
+        lines = _reasons(problem)
+        self._operation.say("a step failed; going back to the old configuration")
         try:
             lines += [line for line in self._back() if line not in lines]
         except (OSError, FaultyInputError) as error:
-            state = f"the old files could not be put back: {first_line(error)}"
-            return self._ended(exits.FAILED, lines, state)
-        found = in_force.look(self._settings).expecting(self._plan.values)
-        self._outcome.deviations = deviations(self._before, found)
-        return self._ended(exits.FAILED, lines, _state_after(found, self._outcome.deviations))
+            self._operation.ends_as(f"the old files could not be put back: {first_line(error)}")
+        else:
+            found = self._look()
+            deviations = found.deviations(self._before)
+            self._note_deviations(deviations)
+            self._operation.ends_as(_state_after(found, deviations))
+        self._operation.fail(Exit.FAILED, *lines)
 
     def _back(self) -> list[str]:
         """Shrink what has grown, then grow what has shrunk; return what did not go along."""
         reloader = self._reloader()
-        low = ordering.smaller(self._before, self._part.values)
+        low = plan.smaller(self._before, self._part.values)
         self._write(low)
         down = (reloader.app, reloader.pgbouncer, reloader.postgres)
         lines = [line for tier in down for line in _attempt(tier, low)]
         self._write(self._before)
         return lines + [line for tier in reversed(down) for line in _attempt(tier, self._before)]
 
-    def _verdict(self, *, prepare_restart: bool) -> ApplyOutcome:
-        found, differing = self._read_back()
-        outcome = self._outcome
-        outcome.deviations = tuple(differing)
-        outcome.waiting, outcome.held = list(self._part.waiting), list(self._part.held)
-        outcome.restart, outcome.recreate = ordering.tiers_to_restart(self._part.waiting)
-        wrong = found.faults() + [str(one) for one in differing if not one.needs_restart]
+    def _look(self) -> Running:
+        return running.look(self._settings).expecting(self._wanted)
+
+    def _read_back(self) -> tuple[Running, tuple[Deviation, ...]]:
+        """Return what runs, and how it differs from what is live of the plan, once it settles."""
+
+        def look() -> tuple[Running, tuple[Deviation, ...]]:
+            found = self._look()
+            return found, found.deviations(self._part.values)
+
+        def settled(seen: tuple[Running, tuple[Deviation, ...]]) -> bool:
+            found, deviations = seen
+            return not found.faults() and all(one.needs_restart for one in deviations)
+
+        return wait_until(look, settled, seconds=_READ_BACK_SECONDS, every=0.0)
+
+    def _judge(
+        self, found: Running, deviations: tuple[Deviation, ...], *, prepare_restart: bool
+    ) -> None:
+        waiting, held = self._part.waiting, self._part.held
+        restart, recreate = plan.tiers_to_restart(waiting)
+        self._operation.note(
+            waiting=list(waiting), held=list(held), restart=list(restart), recreate=list(recreate)
+        )
+        self._note_deviations(deviations)
+        if restart:
+            self._operation.show(f"needs a restart of: {', '.join(restart)}")
+        if recreate:
+            self._operation.show(f"needs new containers of: {', '.join(recreate)}")
+        if held:
+            self._operation.show(f"held back until then: {', '.join(held)}")
+        wrong = found.faults() + [str(one) for one in deviations if not one.needs_restart]
         if wrong:
-            return self._ended(exits.FAILED, wrong, "the new configuration is in the files")
-        if not (self._part.waiting or self._part.held or differing):
-            return self._ended(exits.OK, [], "in force on every process, read back")
-        if prepare_restart:
-            self._write(self._plan.values)
-        return self._ended(exits.NEEDS_RESTART, [], "what is live is in force; the rest waits")
+            self._operation.fail(Exit.FAILED, *wrong)
+            self._operation.ends_as("the new configuration is in the files")
+        elif not (waiting or held or deviations):
+            self._operation.ends_as("applied on every process, read back")
+        else:
+            self._operation.show("make apply RESTART=yes does the rest, with restarts")
+            if prepare_restart:
+                self._write(self._wanted)
+                self._ask_for("restart", restart)
+                self._ask_for("recreate", recreate)
+            self._operation.fail(Exit.NEEDS_RESTART)
+            self._operation.ends_as("what is live is applied; the rest waits")
 
-    def _read_back(self) -> tuple[InForce, tuple[Deviation, ...]]:
-        until = time.monotonic() + _READ_BACK_SECONDS
-        while True:
-            found = in_force.look(self._settings).expecting(self._plan.values)
-            differing = deviations(self._part.values, found)
-            settled = not found.faults() and all(one.needs_restart for one in differing)
-            if settled or time.monotonic() > until:
-                return found, differing
+    def _note_deviations(self, deviations: tuple[Deviation, ...]) -> None:
+        self._operation.note(deviations=[one.as_dict() for one in deviations])
+        for one in deviations:
+            if one.needs_restart:
+                self._operation.show(str(one))
 
-    def _say(self, line: str) -> None:
-        self._outcome.steps.append(line)
-        self._say_line(line)
+    def _ask_for(self, step: str, tiers: tuple[str, ...]) -> None:
+        """Name the containers for the script on the host that has them restarted."""
+        if tiers:
+            self._operation.ask_host(step, *tiers)
 
-    def _ended(self, code: int, faults: list[str], state: str) -> ApplyOutcome:
-        self._outcome.exit_code = code
-        self._outcome.faults = faults
-        self._outcome.state = state
-        return self._outcome
+
+def _reasons(problem: BaseException) -> list[str]:
+    if isinstance(problem, StepError):
+        return list(problem.lines)
+    ended = "ended by " if isinstance(problem, EndedBySignalError) else ""
+    return [f"{ended}{first_line(problem)}"]
 
 
 def _attempt(tier: Callable[[Values], None], values: Values) -> list[str]:
@@ -200,7 +284,7 @@ def _attempt(tier: Callable[[Values], None], values: Values) -> list[str]:
 
 
 def _changed_passwords(compiled: Compiled) -> list[str]:
-    """Return a line for each password that is not the one in force.
+    """Return a line for each password that is not the one that PostgreSQL has.
 
     A verifier is made anew only when its password is another; PostgreSQL has the old one.
     """
@@ -212,10 +296,10 @@ def _changed_passwords(compiled: Compiled) -> list[str]:
     ]
 
 
-def _state_after(found: InForce, differing: tuple[Deviation, ...]) -> str:
-    live = [one for one in differing if not one.needs_restart]
+def _state_after(found: Running, deviations: tuple[Deviation, ...]) -> str:
+    live = [one for one in deviations if not one.needs_restart]
     if not live and not found.faults():
-        return "the old configuration is back, in the files and in force on every process"
+        return "the old configuration is back, in the files and on every process"
     silent = [*found.faults(), *(str(one) for one in live)]
     return (
         "the old configuration is back in the files and on every process that answers; "

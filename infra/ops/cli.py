@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from infra.ops import cli_live, cli_rotate
+from infra.ops import cli_operations
 from infra.ops.cli_options import (
     OUT,
     SECRETS,
@@ -19,6 +19,7 @@ from infra.ops.cli_options import (
     Settings,
     Wait,
     default_env_file,
+    read_settings,
 )
 
 _COMPILED = Path("/etc/sluice/ops/compiled.json")
@@ -42,8 +43,8 @@ def create_app() -> typer.Typer:
     app.command("plan")(_plan)
     app.command("apply")(_apply)
     app.command("preset")(_preset)
-    cli_live.register(app)
-    cli_rotate.register(app)
+    app.command("status")(_status)
+    cli_operations.register(app)
     return app
 
 
@@ -88,19 +89,13 @@ def _apply(
     secrets: Secrets = SECRETS,
     as_json: AsJson = False,
 ) -> None:
-    """Put the env file in force on the running stack, live, and read it back."""
-    from infra.ops import applying
-    from infra.ops.apply import Paths
+    """Apply the env file to the running stack, live, and read it back."""
+    from infra.ops import apply
+    from infra.ops.operation import Paths, Request
 
-    code = applying.run(
-        env_file or default_env_file(),
-        settings,
-        Paths(out, secrets),
-        as_json=as_json,
-        prepare_restart=restart,
-        wait_seconds=wait,
-    )
-    sys.exit(code)
+    file, paths = env_file or default_env_file(), Paths(out, secrets)
+    request = Request(out / "ops", wait, as_json)
+    sys.exit(apply.run(file, settings, paths, request, prepare_restart=restart))
 
 
 def _preset(
@@ -130,3 +125,28 @@ def _preset(
         print_text=text,
     )
     sys.exit(code)
+
+
+def _status(
+    as_json: AsJson = False,
+    watch: Annotated[
+        bool, typer.Option(help="Refresh until interrupted, all but what the host knows.")
+    ] = False,
+    every: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.2)] = 1.0,
+    containers: Annotated[
+        str,
+        typer.Option(help="What the host knows; make status fills it.", envvar="SLUICE_CONTAINERS"),
+    ] = "",
+    settings: Settings = SETTINGS,
+) -> None:
+    """Show the whole path, and its current bottleneck. Exit code 1: a process does not answer."""
+    from infra.ops.status import collect, view
+
+    read = read_settings(settings, as_json=as_json)
+    try:
+        host = collect.host_facts(containers)
+    except ValueError as error:
+        # The rest of the screen is worth more at night than a refusal.
+        typer.echo(f"SLUICE_CONTAINERS is not what the host prints ({error}); ignored", err=True)
+        host = None
+    sys.exit(view.show(read, as_json=as_json, watch=watch, every_seconds=every, host=host))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from infra.ops.settings import OpsSettings
+    from infra.ops.clients.processes import OpsSettings
 
 SETTINGS = Path("/etc/sluice/ops/ops.json")
 OUT = Path("/out")
@@ -54,19 +54,19 @@ def read_settings(
     `otherwise` is an env file that stands in where ops.json is lost.
     """
     from infra.config import build, ops_settings
-    from infra.ops import exits, settings
-    from infra.ops.outcome import Outcome, report
+    from infra.ops.clients.processes import OpsSettings
+    from infra.ops.outcome import Exit, Outcome, report
 
     try:
         if otherwise is not None and not path.exists():
             checked = build.check(otherwise)
             if checked.faults:
                 faults = [str(fault) for fault in checked.faults]
-                sys.exit(report(Outcome(exits.BAD_INPUT, faults), as_json=as_json))
-            return settings.OpsSettings(ops_settings.ops(checked.values))
-        return settings.read(path)
+                sys.exit(report(Outcome(Exit.BAD_INPUT, faults), as_json=as_json))
+            return OpsSettings(ops_settings.ops(checked.values))
+        return OpsSettings.read(path)
     except OSError as error:
         fault = f"{error.filename}: {error.strerror}; the config service writes it"
     except ValueError as error:
         fault = f"{path}: is not JSON: {error}; the config service writes it"
-    sys.exit(report(Outcome(exits.FAILED, [fault]), as_json=as_json))
+    sys.exit(report(Outcome(Exit.FAILED, [fault]), as_json=as_json))

@@ -1,30 +1,51 @@
-"""One operation that changes something: under the lock, its outcome told to person or program."""
+"""One operation that changes something: its lock, its signals, its steps, its outcome.
 
+Every such command is a function of an `Operation`, run by `operate`: one at a time under a lock
+that the kernel releases when its holder dies, ended by the first signal as by an exception, with
+one exit code and one outcome for a person or a program.
+"""
+
+import datetime
+import fcntl
+import json
+import os
+import signal
+import socket
+import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
+from typing import Final, Self
 
 import psycopg
+from rich.console import Console
 
-from infra.ops import exits, host_step
-from infra.ops.app_control import ControlError
-from infra.ops.bounded import TimedOutError
-from infra.ops.ending import EndedBySignalError, Ending
-from infra.ops.lock import LockHeldError, operation_lock
-from infra.ops.outcome import Outcome, plain_console, report
-from infra.ops.targets import first_line
+from infra.config.faults import FaultyInputError
+from infra.ops.clients.processes import TimedOutError, first_line
+from infra.ops.outcome import Exit, FailedError, Outcome, RefusedError, plain_console, report
+from infra.ops.waiting import wait_until
 
-# Of durations that are told: more digits would say more than was measured.
-_DIGITS = 3
+LOCK_FILE_NAME: Final = "operation.lock"
+# An operation whose caller was killed puts back what it has begun; the next one takes over.
+GRACE_SECONDS = 5.0
+_POLL_SECONDS: Final = 0.1
+# Of durations that are printed: more digits would say more than was measured.
+_DIGITS: Final = 3
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+# Set by whoever holds the other end of standard input for as long as it lives.
+LIFELINE: Final = "SLUICE_LIFELINE"
 
 
-class RefusedError(Exception):
-    """The moment is wrong; nothing was changed, or all was put back."""
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Where the compiled files and the secrets are."""
 
-
-class FailedError(Exception):
-    """A step did not do what it should; the message says which and where to look."""
+    out: Path
+    secrets: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,22 +85,31 @@ class OperationOutcome(Outcome):
 
 
 class Operation:
-    """What the work is given: it tells here what it does, and asks the host here."""
+    """What the work is given: it says here what it does, and asks the host here.
 
-    def __init__(self, what: str, *, as_json: bool = False) -> None:
+    `progress` is where its lines go; standard error when not given.
+    """
+
+    def __init__(
+        self, what: str, *, as_json: bool = False, progress: Console | None = None
+    ) -> None:
         self.ending = Ending()
         self.outcome = OperationOutcome(operation=what)
         self._as_json = as_json
         self._began = time.monotonic()
-        self._console = plain_console(stderr=True)
+        self._console = progress or plain_console(stderr=True)
 
     def say(self, line: str) -> None:
-        """Tell what happens now."""
+        """Say what happens now: a step of the outcome."""
         self.outcome.steps.append(line)
         self._console.print(line)
 
+    def show(self, line: str) -> None:
+        """Print a line that is in the outcome in another form."""
+        self._console.print(line)
+
     def warn(self, line: str) -> None:
-        """Tell what somebody should look at, though the operation goes on; once."""
+        """Say, once, what deserves a look, though the operation goes on."""
         if line not in self.outcome.warnings:
             self.outcome.warnings.append(line)
             self._console.print(f"warning: {line}")
@@ -97,7 +127,7 @@ class Operation:
         }
 
     def ends_as(self, state: str) -> None:
-        """Tell what holds when the operation is over."""
+        """Say what holds when the operation is over."""
         self.outcome.state = state
 
     def fail(self, code: int, *faults: str) -> None:
@@ -106,8 +136,14 @@ class Operation:
         self.outcome.faults += faults
 
     def ask_host(self, step: str, *arguments: str) -> None:
-        """Ask the script on the host for a step, by name."""
-        host_step.ask_host(step, *arguments, as_json=self._as_json)
+        """Ask the script on the host for a step, by name: no container has the Docker socket.
+
+        The script does it when it reads the line; nothing is sent back, so the operation sees
+        for itself that it is done. Standard output is the script's to read, unless it is kept
+        for a JSON document.
+        """
+        stream = sys.stderr if self._as_json else sys.stdout
+        print(" ".join(("host:", step, *arguments)), file=stream, flush=True)
 
     def over(self) -> int:
         """Print the outcome; return the exit code."""
@@ -116,13 +152,21 @@ class Operation:
 
 
 def operate(
-    request: Request, what: str, work: Callable[[Operation], None], **details: object
+    request: Request,
+    what: str,
+    work: Callable[[Operation], None],
+    *,
+    progress: Console | None = None,
+    state: str = "",
+    **details: object,
 ) -> int:
     """Do the work under the lock of all operations; print what came of it; return the exit code.
 
-    `details` are the values of the operation's own fields for as long as nothing is known.
+    `state` holds, and `details` are the values of the operation's own fields, for as long as
+    the work says nothing else.
     """
-    operation = Operation(what, as_json=request.as_json)
+    operation = Operation(what, as_json=request.as_json, progress=progress)
+    operation.ends_as(state)
     operation.note(**details)
     try:
         with (
@@ -131,13 +175,153 @@ def operate(
         ):
             work(operation)
     except LockHeldError as refusal:
-        operation.fail(exits.REFUSED, str(refusal))
+        operation.fail(Exit.REFUSED, str(refusal))
     except RefusedError as refusal:
-        operation.fail(exits.REFUSED, f"refused: {refusal}")
-    except (FailedError, ControlError) as error:
-        operation.fail(exits.FAILED, str(error))
+        operation.fail(Exit.REFUSED, f"refused: {refusal}")
+    except FaultyInputError as faulty:
+        operation.fail(Exit.BAD_INPUT, *map(str, faulty.faults))
+        operation.ends_as(operation.outcome.state or "nothing was changed")
+    except FailedError as error:
+        operation.fail(Exit.FAILED, str(error))
     except (psycopg.Error, TimedOutError, OSError) as error:
-        operation.fail(exits.FAILED, f"{what}: {first_line(error)}")
-    except EndedBySignalError as signal:
-        operation.fail(exits.FAILED, f"{what}: ended by {signal}")
+        operation.fail(Exit.FAILED, f"{what}: {first_line(error)}")
+    except EndedBySignalError as signalled:
+        operation.fail(Exit.FAILED, f"{what}: ended by {signalled}")
     return operation.over()
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds the lock: the command, its container and process, and since when (UTC)."""
+
+    what: str
+    host: str
+    pid: int
+    since: str
+
+    def __str__(self) -> str:
+        return f"{self.what} in container {self.host} (process {self.pid}) since {self.since}"
+
+
+class LockHeldError(Exception):
+    """Another operation is under way; the message says which and since when."""
+
+    def __init__(self, holder: Holder | None) -> None:
+        self.holder = holder
+        known = str(holder) if holder else "an operation that has not said its name"
+        super().__init__(f"refused: {known} is under way; wait for it, or pass --wait")
+
+
+@contextmanager
+def operation_lock(directory: Path, what: str, *, wait_seconds: float = 0.0) -> Iterator[None]:
+    """Hold the lock of all operations that change something, for the length of the block.
+
+    `directory` is that of the compiled operator files, on the volume that every operator
+    command shares. With `wait_seconds` a held lock is waited for that long.
+
+    Raises:
+        LockHeldError: another operation holds it.
+        OSError: the directory cannot be written.
+
+    """
+    descriptor = os.open(directory / LOCK_FILE_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        seconds = max(wait_seconds, GRACE_SECONDS)
+        if not wait_until(lambda: try_lock(descriptor), seconds=seconds, every=_POLL_SECONDS):
+            raise LockHeldError(_signature(descriptor))
+        _sign(descriptor, what)
+        yield
+    finally:
+        # Closing releases it; the file stays, or a waiter would lock one that is gone.
+        os.close(descriptor)
+
+
+def holder(directory: Path) -> Holder | None:
+    """Return who holds the lock now; None when nobody does."""
+    try:
+        descriptor = os.open(directory / LOCK_FILE_NAME, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        return None if try_lock(descriptor) else _signature(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def try_lock(descriptor: int) -> bool:
+    """Take the kernel's exclusive lock on an open file; return False if another process has it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _sign(descriptor: int, what: str) -> None:
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    text = {"what": what, "host": socket.gethostname(), "pid": os.getpid(), "since": now}
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, json.dumps(text).encode(), 0)
+
+
+def _signature(descriptor: int) -> Holder | None:
+    try:
+        return Holder(**json.loads(os.pread(descriptor, 4096, 0)))
+    except (ValueError, TypeError):
+        return None
+
+
+class EndedBySignalError(BaseException):
+    """A signal to end has come; not an Exception, so that no handler takes it for a fault."""
+
+
+class Ending:
+    """Turns the first signal to end into EndedBySignalError, in a `with` block.
+
+    What a command has begun is put back before it ends. As process 1 of its container it would
+    otherwise not notice SIGTERM at all. A caller that was killed sends none: where it gave a
+    lifeline, the end of standard input is a SIGHUP. Further signals are ignored.
+    """
+
+    def __init__(self) -> None:
+        self._shielded = False
+        self._signal = ""
+
+    @contextmanager
+    def signals_raise(self) -> Iterator[Self]:
+        """Catch signals for the block; use it in the main thread."""
+        before = {one: signal.signal(one, self._end) for one in _SIGNALS}
+        if os.environ.get(LIFELINE):
+            threading.Thread(target=_watch_caller, name="lifeline", daemon=True).start()
+        try:
+            yield self
+        finally:
+            for one, handler in before.items():
+                signal.signal(one, handler)
+
+    @contextmanager
+    def shield(self) -> Iterator[None]:
+        """Let the block finish first: a signal meanwhile is raised at its end."""
+        self._shielded = True
+        try:
+            yield
+        finally:
+            self._shielded = False
+        if self._signal:
+            self._raise()
+
+    def _end(self, number: int, _: FrameType | None) -> None:
+        first, self._signal = not self._signal, signal.Signals(number).name
+        if first and not self._shielded:
+            self._raise()
+
+    def _raise(self) -> None:
+        raise EndedBySignalError(self._signal)
+
+
+def _watch_caller() -> None:
+    """Have the main thread end when the caller has; nothing is ever sent."""
+    while os.read(0, 1):
+        pass
+    # To that thread by name: another one would not be woken from what it waits for.
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGHUP)

@@ -1,23 +1,44 @@
-"""What came of a command: lines for a person, or the one JSON document of `--json`."""
+"""What came of a command: exit code, errors, lines for a person or the document of `--json`."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from enum import IntEnum
 
 from rich.console import Console
 
-from infra.ops import exits
+
+class Exit(IntEnum):
+    """Exit codes of the operator commands."""
+
+    OK = 0
+    # A process differs from what was asked, did not answer, or a step failed.
+    FAILED = 1
+    # The env file or the arguments are at fault; nothing was changed.
+    BAD_INPUT = 2
+    # Another operation is under way, or a precondition is not met; nothing was changed.
+    REFUSED = 3
+    # Done as far as it can be done live; the rest needs containers restarted or recreated.
+    NEEDS_RESTART = 4
+
+
+class RefusedError(Exception):
+    """A precondition is not met; nothing was changed, or all was put back."""
+
+
+class FailedError(Exception):
+    """A step did not do what it should; the message says which and where to look."""
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What every command that changes something tells; a command adds fields of its own.
+    """What every command says at its end; a command adds fields of its own.
 
     `faults` say why the exit code is not 0, `steps` what was done in which order, `state` what
     holds now.
     """
 
-    exit_code: int = exits.OK
+    exit_code: int = Exit.OK
     faults: list[str] = field(default_factory=list)
     steps: list[str] = field(default_factory=list)
     state: str = ""
@@ -32,11 +53,11 @@ def report(outcome: Outcome, *, as_json: bool) -> int:
     if as_json:
         print_document(outcome.as_dict())
         return outcome.exit_code
-    told, failed = plain_console(), plain_console(stderr=True)
+    done, failed = plain_console(), plain_console(stderr=True)
     for fault in outcome.faults:
         failed.print(fault)
     if outcome.state:
-        (failed if outcome.faults else told).print(outcome.state)
+        (failed if outcome.faults else done).print(outcome.state)
     return outcome.exit_code
 
 

@@ -1,23 +1,35 @@
-"""Hold every PgBouncer still for a moment: clients wait, nothing fails, and it always ends."""
+"""Hold every PgBouncer still for a moment: clients wait, nothing fails, and it always ends.
+
+The dead-man runs in a container of its own beside the command. It resumes every PgBouncer as soon
+as the command is gone, and PAUSE_DEAD_MAN_SECONDS after the pause began when the command is there
+but hangs.
+"""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import psycopg
 
-from infra.ops.operation import RefusedError
-from infra.ops.pgbouncer_admin import PgBouncerAdmin
-from infra.ops.settings import OpsSettings
-from infra.ops.targets import Answer, Target, everywhere
+from infra.ops import pause_record
+from infra.ops.clients import pgbouncer
+from infra.ops.clients.pgbouncer import PgBouncerAdmin
+from infra.ops.clients.processes import Answer, OpsSettings, Target, everywhere
+from infra.ops.outcome import Exit, RefusedError
+from infra.ops.pause_record import PauseRecord, Phase
+from infra.ops.waiting import gone, wait_until
 
 # While paused no server connection is made; the first one after it must not wait.
 LOGIN_RETRY_SECONDS = "0.1"
 # Longest wait of a queued client at which the usual query_wait_timeout may come back.
 QUEUE_CALM_SECONDS = 1.0
 RESUME_ROUND_SECONDS = 0.2
+DEAD_MAN_POLL_SECONDS = 0.2
+# Checks and a checkpoint come before the pause; a command that died in them never pauses.
+DEAD_MAN_LIFETIME_SECONDS = 180.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +131,7 @@ def _connect(
         answer.target: stack.enter_context(answer.value) for answer in answers if answer.value
     }
     if failed := [answer for answer in answers if not answer.ok]:
-        raise CannotPauseError(_told(failed))
+        raise CannotPauseError(_named(failed))
     return admins
 
 
@@ -138,7 +150,7 @@ def _patience(admins: dict[Target, PgBouncerAdmin], limits: PauseLimits) -> floa
 
     answers = everywhere(admins, prepare)
     if failed := [answer for answer in answers if not answer.ok]:
-        raise CannotPauseError(_told(failed))
+        raise CannotPauseError(_named(failed))
     return max((answer.get() for answer in answers), default=0.0)
 
 
@@ -149,7 +161,7 @@ def _pause_all(admins: dict[Target, PgBouncerAdmin], limits: PauseLimits) -> Non
 
     answers = everywhere(admins, pause)
     if failed := [answer for answer in answers if not answer.ok]:
-        raise CannotPauseError(_told(failed))
+        raise CannotPauseError(_named(failed))
 
 
 def _resume(settings: OpsSettings, target: Target) -> bool:
@@ -165,8 +177,11 @@ def _resume(settings: OpsSettings, target: Target) -> bool:
 
 def _restore(settings: OpsSettings, target: Target, until: float) -> bool:
     with PgBouncerAdmin(target, settings) as admin:
-        while time.monotonic() < until and _longest_wait(admin) > QUEUE_CALM_SECONDS:
-            time.sleep(RESUME_ROUND_SECONDS)
+        wait_until(
+            lambda: _longest_wait(admin) <= QUEUE_CALM_SECONDS,
+            seconds=until - time.monotonic(),
+            every=RESUME_ROUND_SECONDS,
+        )
         admin.reload()
     return True
 
@@ -179,12 +194,63 @@ def _until_done(
     targets: tuple[Target, ...], work: Callable[[Target], bool], until: float
 ) -> list[Answer[bool]]:
     """Run the work on each target until it has succeeded there; return what is left."""
-    left = list(everywhere(targets, work))
-    while (left := [one for one in left if not one.ok]) and time.monotonic() < until:
-        time.sleep(RESUME_ROUND_SECONDS)
-        left = list(everywhere((one.target for one in left), work))
-    return left
+    left = targets
+
+    def failed() -> list[Answer[bool]]:
+        nonlocal left
+        answers = [one for one in everywhere(left, work) if not one.ok]
+        left = tuple(one.target for one in answers)
+        return answers
+
+    return wait_until(failed, gone, seconds=until - time.monotonic(), every=RESUME_ROUND_SECONDS)
 
 
-def _told(failed: Sequence[Answer[Any]]) -> str:
+def _named(failed: Sequence[Answer[Any]]) -> str:
     return "; ".join(f"{answer.target}: {answer.error}" for answer in failed)
+
+
+def watch(settings: OpsSettings, directory: Path) -> int:
+    """Watch one operation until it is over; return 1 when a replica could not be resumed."""
+    began = time.monotonic()
+    bounds = limits(settings)
+
+    def look() -> int | None:
+        with pause_record.orphaned(directory) as (record, free):
+            is_of_this = record is not None and record.at > began
+            if _must_act(record, bounds, free=free):
+                code = _act(settings, directory, bounds)
+                # One from before belongs to another operation: go on watching this one.
+                return code if is_of_this else None
+            is_over = record is not None and record.phase is Phase.OVER
+            return Exit.OK if free and is_over and is_of_this else None
+
+    with pause_record.watching(directory):
+        code = wait_until(
+            look,
+            lambda one: one is not None,
+            seconds=DEAD_MAN_LIFETIME_SECONDS,
+            every=DEAD_MAN_POLL_SECONDS,
+        )
+    return Exit.OK if code is None else code
+
+
+def _must_act(record: PauseRecord | None, limits: PauseLimits, *, free: bool) -> bool:
+    if record is None or record.phase is not Phase.PAUSED:
+        return False
+    return free or time.monotonic() - record.at > limits.dead_man_seconds
+
+
+def _act(settings: OpsSettings, directory: Path, limits: PauseLimits) -> int:
+    _say("the operator's command is gone or hangs: RESUME")
+    left = release(settings, pgbouncer.replicas(settings), limits)
+    for fault in left:
+        _say(fault)
+    if left:
+        return Exit.FAILED
+    pause_record.mark_over(directory)
+    _say("every PgBouncer serves again")
+    return Exit.OK
+
+
+def _say(text: str) -> None:
+    print(f"dead-man: {text}", flush=True)  # noqa: T201  # its container's log

@@ -1,7 +1,7 @@
 """The record of a planned pause, and the two locks by which its two keepers see each other die.
 
 The operator's command holds `pause.lock` for as long as it holds the pause; the dead-man
-holds `dead-man.lock` for as long as it watches. The kernel lets go of a lock when its
+holds `dead-man.lock` for as long as it watches. The kernel releases a lock when its
 holder dies, however it dies, so neither has to trust the other's word.
 """
 
@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from infra.ops.operation import RefusedError
+from infra.ops.operation import try_lock
+from infra.ops.outcome import RefusedError
+from infra.ops.waiting import wait_until
 
 PAUSE_LOCK = "pause.lock"
 DEAD_MAN_LOCK = "dead-man.lock"
@@ -98,7 +100,7 @@ def orphaned(directory: Path) -> Iterator[tuple[PauseRecord | None, bool]]:
     """Give the record, and whether nobody holds it; nobody can take it during the block."""
     descriptor = _open(directory / PAUSE_LOCK)
     try:
-        free = _try(descriptor, fcntl.LOCK_EX)
+        free = try_lock(descriptor)
         yield _read(descriptor), free
     finally:
         os.close(descriptor)
@@ -114,20 +116,18 @@ def mark_over(directory: Path) -> None:
 
 
 def _await_dead_man(directory: Path) -> None:
-    deadline = time.monotonic() + _DEAD_MAN_STARTS_SECONDS
-    while not _dead_man_watches(directory):
-        if time.monotonic() > deadline:
-            raise NoDeadManError(
-                f"no dead-man has come up within {_DEAD_MAN_STARTS_SECONDS:g} s; "
-                "run this as `make restart-postgres`, which starts it"
-            )
-        time.sleep(_POLL_SECONDS)
+    seconds = _DEAD_MAN_STARTS_SECONDS
+    if not wait_until(lambda: _dead_man_watches(directory), seconds=seconds, every=_POLL_SECONDS):
+        raise NoDeadManError(
+            f"no dead-man has come up within {seconds:g} s; "
+            "run this as `make restart-postgres`, which starts it"
+        )
 
 
 def _dead_man_watches(directory: Path) -> bool:
     descriptor = _open(directory / DEAD_MAN_LOCK)
     try:
-        return not _try(descriptor, fcntl.LOCK_EX)
+        return not try_lock(descriptor)
     finally:
         os.close(descriptor)
 
@@ -137,19 +137,8 @@ def _open(path: Path) -> int:
 
 
 def _acquire(descriptor: int) -> None:
-    deadline = time.monotonic() + _LOCK_SECONDS
-    while not _try(descriptor, fcntl.LOCK_EX):
-        if time.monotonic() > deadline:
-            raise RefusedError("another command holds a pause, or a dead-man is ending one")
-        time.sleep(_POLL_SECONDS)
-
-
-def _try(descriptor: int, kind: int) -> bool:
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+    if not wait_until(lambda: try_lock(descriptor), seconds=_LOCK_SECONDS, every=_POLL_SECONDS):
+        raise RefusedError("another command holds a pause, or a dead-man is ending one")
 
 
 def _write(descriptor: int, phase: Phase) -> None:

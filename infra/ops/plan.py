@@ -1,41 +1,143 @@
-"""What an env file comes to, and what it would change of what is in force."""
+"""What an env file comes to, what it would change of the running configuration, in which steps.
+
+The steps keep every tier within its limit at any moment. First a configuration with the smaller of
+old and new for every sized resource, from the app downwards: each tier has really let go before
+the tier that carries it gets smaller. Then the final one from PostgreSQL upwards: each tier is
+larger before anything above it grows.
+"""
 
 import datetime
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-from infra.config import derive
+from infra.config import budget, catalogue, derive
 from infra.config import host as host_rules
 from infra.config.build import ENV_FILE_NAME, ENV_FILE_SHOWN, Checked, check, check_secrets
 from infra.config.derive import Derived
 from infra.config.faults import Fault
 from infra.config.host import Host
-from infra.config.settings import Values
-from infra.ops import changes, effect, in_force, ordering
-from infra.ops import settings as ops_files
-from infra.ops.changes import Baseline, SettingChange
-from infra.ops.in_force import InForce
-from infra.ops.readback import Deviation, deviations
+from infra.config.settings import Change, Value, Values
+from infra.ops import running
+from infra.ops.clients.processes import OpsSettings
+from infra.ops.running import Deviation, Running, SettingChange, read_record
 
 # A candidate is what the host's scripts are about to make of it.
 _ENV_FILE_NAMES = (ENV_FILE_NAME, f"{ENV_FILE_NAME}.candidate")
+# Whatever opens connections, and the limits of who accepts them.
+SIZED: Final = (
+    "API_POOL_MIN_SIZE",
+    "API_POOL_MAX_SIZE",
+    "WORKER_POOL_MIN_SIZE",
+    "WORKER_POOL_MAX_SIZE",
+    "PGBOUNCER_INTERACTIVE_POOL_SIZE",
+    "PGBOUNCER_INTERACTIVE_RESERVE_SIZE",
+    "PGBOUNCER_INTERACTIVE_MIN_POOL_SIZE",
+    "PGBOUNCER_BATCH_POOL_SIZE",
+    "PGBOUNCER_BATCH_RESERVE_SIZE",
+    "PGBOUNCER_BATCH_MIN_POOL_SIZE",
+    "PGBOUNCER_MAX_CLIENT_CONNECTIONS",
+    "POSTGRES_OWNER_CONNECTIONS",
+    "POSTGRES_MONITOR_CONNECTIONS",
+)
+# A restart of the api and worker is a restart of each.
+_TIERS_OF: Final = {
+    Change.RESTART_POSTGRES: ("postgres",),
+    Change.RESTART_API: ("api",),
+    Change.RESTART_WORKER: ("worker",),
+    Change.RESTART_APP: ("api", "worker"),
+    Change.MIGRATE: ("migrate",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LivePart:
+    """What can be done without a restart, and what has to wait for one.
+
+    `values` holds every setting; `waiting` are changed settings that need a restart, `held` those
+    that could change live but would break the budget before that restart.
+    """
+
+    values: Values
+    waiting: tuple[str, ...]
+    held: tuple[str, ...]
+
+
+def live_part(before: Values, wanted: Values) -> LivePart:
+    """Return the largest part of the change that holds the budget without any restart."""
+    live = [setting.name for setting in catalogue.all_settings() if setting.change is Change.LIVE]
+    waiting = _differing(before, wanted, (k.name for k in catalogue.all_settings()), but=live)
+    for names, sizes in ((live, wanted), (live, smaller(before, wanted)), ((), before)):
+        values = _with(before, {name: wanted[name] for name in names})
+        values = _with(values, {name: sizes[name] for name in SIZED})
+        if not budget.faults(values, file=""):
+            break
+    return LivePart(values, waiting, _differing(values, wanted, live))
+
+
+def smaller(before: Values, wanted: Values) -> Values:
+    """Return the running values with the smaller of old and new for every sized resource."""
+    sizes: dict[str, Value] = {
+        name: min(before.integer(name), wanted.integer(name)) for name in SIZED
+    }
+    return _with(before, sizes)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One configuration and the direction in which the tiers take it."""
+
+    values: Values
+    downwards: bool
+
+
+def steps(before: Values, wanted: Values) -> tuple[Step, ...]:
+    """Return the configurations to go through, one or two."""
+    shrinks = any(before.integer(name) > wanted.integer(name) for name in SIZED)
+    grows = any(before.integer(name) < wanted.integer(name) for name in SIZED)
+    if shrinks and grows:
+        return Step(smaller(before, wanted), downwards=True), Step(wanted, downwards=False)
+    return (Step(wanted, downwards=shrinks),)
+
+
+def tiers_to_restart(names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the services to restart and those to recreate for these settings, each in order."""
+    settings = [catalogue.by_name()[name] for name in names]
+    recreate = {str(setting.tier) for setting in settings if setting.change is Change.RECREATE}
+    restart = {tier for setting in settings for tier in _TIERS_OF.get(setting.change, ())}
+    order = ("postgres", "migrate", "pgbouncer", "api", "worker")
+    return (
+        tuple(tier for tier in order if tier in restart - recreate),
+        tuple(tier for tier in order if tier in recreate),
+    )
+
+
+def _differing(
+    one: Values, other: Values, names: Iterable[str], *, but: Iterable[str] = ()
+) -> tuple[str, ...]:
+    left_out = set(but)
+    return tuple(name for name in names if name not in left_out and one[name] != other[name])
+
+
+def _with(values: Values, changed: dict[str, Value]) -> Values:
+    return Values(values.as_dict() | changed)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The judgement of one env file against what is in force.
+    """The judgement of one env file against the running configuration.
 
-    `found` is None where the processes were not asked, `before` and `differences` where
-    nothing was compiled yet or the file has faults.
+    `before` is that configuration: without processes where they were not asked, None, as are
+    `differences`, where nothing was compiled yet or the file has faults.
     """
 
     file: str
     values: Values
     faults: tuple[Fault, ...]
     warnings: tuple[Fault, ...]
-    found: InForce | None
-    before: Baseline | None
-    recorded: Values | None
+    before: Running | None
 
     @property
     def derived(self) -> tuple[Derived, ...]:
@@ -44,32 +146,25 @@ class Plan:
 
     @property
     def running(self) -> bool:
-        """Tell whether at least one process was found."""
-        return self.found is not None and not self.found.nothing_runs
+        """Return True if at least one process was found."""
+        return self.before is not None and not self.before.nothing_runs
 
     @property
     def differences(self) -> tuple[SettingChange, ...] | None:
-        """Every setting that is not in force as the file says."""
-        return None if self.before is None else changes.changes(self.before, self.values)
-
-    @property
-    def effect(self) -> tuple[effect.Row, ...]:
-        """The numbers of the budget, before and after."""
-        return effect.rows(self.before.values if self.before else None, self.values)
+        """Every setting that is not running as the file says."""
+        return None if self.before is None else self.before.changes(self.values)
 
     @property
     def drift(self) -> tuple[Deviation, ...]:
-        """What processes have in force that is not as it was compiled last."""
-        if self.found is None or self.recorded is None:
-            return ()
-        return deviations(self.recorded, self.found)
+        """What processes run with that is not as it was compiled last."""
+        return () if self.before is None else self.before.deviations(self.before.compiled)
 
     @property
-    def steps_of_change(self) -> ordering.LivePart | None:
+    def steps_of_change(self) -> LivePart | None:
         """What is done live, what waits for a restart, and what is held back until then."""
         if self.before is None:
             return None
-        return ordering.live_part(self.before.values, self.values)
+        return live_part(self.before.values, self.values)
 
 
 def make(
@@ -81,7 +176,7 @@ def make(
     shown: str = "",
     out: Path | None = None,
 ) -> Plan:
-    """Judge `env_file` and compare it with what is in force.
+    """Judge `env_file` and compare it with the running configuration.
 
     `compiled` is the record of the last compile; `settings` is ops.json, by which the
     processes are found: without it, or while nothing runs, the record alone counts.
@@ -101,17 +196,14 @@ def make(
             (*checked.faults, *host_rules.faults(checked.values, host, file=shown)),
             (*checked.warnings, *host_rules.warnings(checked.values, host, file=shown)),
         )
-    record = None if checked.faults else changes.read_record(compiled)
-    found = None if record is None or settings is None else _look(settings, checked.values)
-    observed = found.settings() if found else {}
-    before = None if record is None else changes.baseline(record, observed)
-    recorded = None if record is None else changes.baseline(record, {}).values
-    return Plan(shown, checked.values, checked.faults, checked.warnings, found, before, recorded)
+    recorded = None if checked.faults else read_record(compiled)
+    before = None if recorded is None else _look(settings, recorded).expecting(checked.values)
+    return Plan(shown, checked.values, checked.faults, checked.warnings, before)
 
 
-def _look(settings: Path, values: Values) -> InForce | None:
-    """Ask the processes; None where the operator's files are not, so nobody can be asked."""
-    try:
-        return in_force.look(ops_files.read(settings)).expecting(values)
-    except FileNotFoundError:
-        return None
+def _look(settings: Path | None, recorded: Mapping[str, Value]) -> Running:
+    """Ask the processes, unless `settings` is not given, or lost: then nobody can be asked."""
+    if settings is not None:
+        with suppress(FileNotFoundError):
+            return running.look(OpsSettings.read(settings), recorded)
+    return Running((), recorded=recorded)

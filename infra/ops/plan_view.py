@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from functools import partial
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from infra.config import catalogue, connections, derive, ops_settings
+from infra.config import connections, ops_settings
 from infra.config.faults import Fault
 from infra.config.settings import Values
-from infra.ops import exits, ordering
-from infra.ops.in_force import TIERS
-from infra.ops.outcome import print_document
-from infra.ops.plan import Plan
+from infra.ops import budget_view
+from infra.ops.outcome import Exit, print_document
+from infra.ops.plan import Plan, tiers_to_restart
+from infra.ops.running import TIERS
 
 
 def show(plan: Plan, *, as_json: bool = False, quiet: bool = False, full: bool = False) -> int:
@@ -30,7 +29,7 @@ def show(plan: Plan, *, as_json: bool = False, quiet: bool = False, full: bool =
         _print_lines([f"warning: {warning}" for warning in plan.warnings], error=True)
     else:
         print_plan(plan, Console(), full=full)
-    return exits.BAD_INPUT if plan.faults else exits.OK
+    return Exit.BAD_INPUT if plan.faults else Exit.OK
 
 
 def as_dict(plan: Plan) -> dict[str, object]:
@@ -59,16 +58,16 @@ def _sums(plan: Plan) -> dict[str, object]:
 
 def _against(plan: Plan) -> dict[str, object]:
     differences, part = plan.differences, plan.steps_of_change
-    restart, recreate = ordering.tiers_to_restart(part.waiting if part else ())
-    found = plan.found.processes if plan.found else ()
+    restart, recreate = tiers_to_restart(part.waiting if part else ())
+    found = plan.before.processes if plan.before else ()
     return {
         "processes": [{"tier": p.tier, "name": p.name, "error": p.error} for p in found],
-        "unreachable": plan.found.faults() if plan.found and plan.running else [],
+        "unreachable": plan.before.faults() if plan.before and plan.running else [],
         "differences": None if differences is None else [one.as_dict() for one in differences],
         "held": list(part.held) if part else [],
         "restart": list(restart),
         "recreate": list(recreate),
-        "effect": [row.as_dict() for row in plan.effect],
+        "effect": [row.as_dict() for row in budget_view.effect(_before(plan), plan.values)],
         "drift": [one.as_dict() for one in plan.drift],
     }
 
@@ -88,30 +87,30 @@ def _print_lines(lines: list[str], *, error: bool) -> None:
 
 
 def print_plan(plan: Plan, console: Console, *, full: bool = False) -> None:
-    """Print a plan without faults: the difference to what is in force, warnings last.
+    """Print a plan without faults: the difference to the running configuration, warnings last.
 
-    Where nothing is in force the tables of the whole budget stand in for it; `full` prints
+    Where nothing runs the tables of the whole budget stand in for it; `full` prints
     them in any case.
     """
     say = partial(console.print, markup=False, soft_wrap=True, highlight=False)
     for line in _compared_with(plan):
         say(line)
     if full or not plan.running:
-        for table in _whole_budget(plan):
+        for table in budget_view.whole(plan.values):
             console.print(table)
     if plan.differences is not None:
-        print_differences(plan, console)
+        _print_differences(plan, console)
     for warning in plan.warnings:
         say(f"warning: {warning}")
     say(f"{plan.file}: the budget holds")
 
 
-def print_differences(plan: Plan, console: Console) -> None:
+def _print_differences(plan: Plan, console: Console) -> None:
     """Print what changes, what it does to the budget, and what it costs."""
     say = partial(console.print, markup=False, soft_wrap=True, highlight=False)
     if plan.differences:
         console.print(_differences(plan))
-        if table := _effect(plan):
+        if table := budget_view.effect_table(_before(plan), plan.values):
             console.print(table)
     else:
         say(
@@ -128,18 +127,18 @@ def print_differences(plan: Plan, console: Console) -> None:
 def _compared_with(plan: Plan) -> list[str]:
     if plan.before is None:
         return ["Nothing was compiled yet: this is what the file comes to."]
-    if plan.found is None or not plan.running:
+    if not plan.running:
         return ["Nothing runs: this is what the file comes to, compared with the last compile."]
-    counts = (f"{tier} {len(plan.found.of(tier))}" for tier in TIERS)
-    lines = [f"Compared with what is in force now on the processes: {', '.join(counts)}"]
-    return lines + [f"not compared: {fault}" for fault in plan.found.faults()]
+    counts = (f"{tier} {len(plan.before.of(tier))}" for tier in TIERS)
+    lines = [f"Compared with the running configuration of the processes: {', '.join(counts)}"]
+    return lines + [f"not compared: {fault}" for fault in plan.before.faults()]
 
 
 def _costs(plan: Plan) -> list[str]:
     part = plan.steps_of_change
     if part is None or not plan.differences:
         return []
-    restart, recreate = ordering.tiers_to_restart(part.waiting)
+    restart, recreate = tiers_to_restart(part.waiting)
     lines = [
         f"derived: {one.setting.name} = {plan.values.derived[one.setting.name]}"
         for one in plan.differences
@@ -158,120 +157,9 @@ def _costs(plan: Plan) -> list[str]:
     return lines + (costs or ["All of it is live: make apply"])
 
 
-def _whole_budget(plan: Plan) -> list[Table]:
-    return [
-        _settings(plan.values),
-        _server_connections(plan.values),
-        _client_connections(plan.values),
-        _memory(plan.values),
-        _disk(plan.values),
-        _derived(plan),
-    ]
-
-
-def _settings(values: Values) -> Table:
-    """Every setting as the env file would have it, and where its value comes from."""
-    table = _table("Settings", "Setting", "From")
-    for setting in catalogue.all_settings():
-        value = values[setting.name]
-        formula = values.derived.get(setting.name)
-        usual = value == setting.default
-        origin = formula or ("default" if usual else f"stack.env; default {setting.default}")
-        style = "" if usual or formula else "bold"
-        table.add_row(f"{setting.name}={value}", origin, style=style)
-    return table
-
-
-def _server_connections(values: Values) -> Table:
-    table = _table("PostgreSQL sessions", "From", "Sessions", "How")
-    replicas = values.integer("PGBOUNCER_REPLICAS")
-    for pool in connections.pools(values):
-        how = f"{replicas} replicas x ({pool.size} + {pool.reserve} reserve)"
-        table.add_row(f"pool {pool.entry} ({pool.user})", str(pool.limit * replicas), how)
-    table.add_row("direct", str(connections.direct(values)), "owner, operator, monitor, backup")
-    table.add_row("reserved", str(connections.reserved(values)), "superuser, operator and monitor")
-    table.add_section()
-    limit = values.integer("POSTGRES_MAX_CONNECTIONS")
-    table.add_row(f"left of {limit}", str(connections.spare(values)), "POSTGRES_MAX_CONNECTIONS")
-    return table
-
-
-def _client_connections(values: Values) -> Table:
-    table = _table("Client connections of one PgBouncer, worst case", "From", "Connections", "How")
-    api = values.integer("API_POOL_MAX_SIZE")
-    replicas, size = values.integer("WORKER_REPLICAS"), values.integer("WORKER_POOL_MAX_SIZE")
-    limit = values.integer("PGBOUNCER_MAX_CLIENT_CONNECTIONS")
-    headroom = values.integer("PGBOUNCER_ADMIN_HEADROOM_CONNECTIONS")
-    table.add_row("api", str(api), "API_POOL_MAX_SIZE")
-    table.add_row("api's successor (restart)", str(api), "API_POOL_MAX_SIZE")
-    table.add_row("worker", str(replicas * size), f"{replicas} replicas x {size}")
-    table.add_row("operators and checks", str(headroom), "headroom")
-    table.add_section()
-    left = limit - connections.client_demand(values)
-    table.add_row(f"left of {limit}", str(left), "PGBOUNCER_MAX_CLIENT_CONNECTIONS")
-    files = values.integer("PGBOUNCER_OPEN_FILES")
-    spare = files - connections.file_demand(values)
-    table.add_row(f"open files left of {files}", str(spare), "PGBOUNCER_OPEN_FILES")
-    return table
-
-
-def _memory(values: Values) -> Table:
-    table = _table("PostgreSQL memory, worst case", "Part", "MB", "How")
-    sessions = values.integer("POSTGRES_MAX_CONNECTIONS")
-    workers = values.integer("POSTGRES_AUTOVACUUM_WORKERS")
-    parts = (
-        ("shared_buffers", derive.shared_buffers_kb(values), "once"),
-        ("sessions", sessions * derive.SESSION_OVERHEAD_KB, f"{sessions} x overhead"),
-        (
-            "sorts and hashes",
-            sessions * derive.work_mem_kb(values) * derive.WORK_MEM_FACTOR,
-            f"{sessions} x work_mem x {derive.WORK_MEM_FACTOR}",
-        ),
-        (
-            "autovacuum",
-            workers * derive.maintenance_work_mem_kb(values),
-            f"{workers} x maintenance_work_mem",
-        ),
-    )
-    for name, size_kb, how in parts:
-        table.add_row(name, _megabytes(size_kb), how)
-    table.add_section()
-    left = derive.memory_kb(values) - derive.memory_demand_kb(values)
-    limit = values.integer("POSTGRES_MEMORY_MB")
-    table.add_row(f"left of {limit}", _megabytes(left), "POSTGRES_MEMORY_MB")
-    return table
-
-
-def _disk(values: Values) -> Table:
-    table = _table("Data volume, worst case", "Part", "MB", "How")
-    share = values.integer("POSTGRES_DISK_MB") // derive.DISK_SHARE
-    parts = (
-        ("write-ahead log", derive.wal_demand_mb(values), f"{derive.WAL_FACTOR} x max_wal_size"),
-        (
-            "temporary files",
-            share,
-            f"{derive.spilling_processes(values)} processes x temp_file_limit",
-        ),
-        ("ballast", derive.ballast_mb(values), "given back by make free-disk"),
-    )
-    for name, size_mb, how in parts:
-        table.add_row(name, str(size_mb), how)
-    table.add_section()
-    limit = values.integer("POSTGRES_DISK_MB")
-    table.add_row("data", str(derive.data_mb(values)), f"the rest of POSTGRES_DISK_MB={limit}")
-    return table
-
-
-def _derived(plan: Plan) -> Table:
-    table = _table("Derived PostgreSQL settings", "Setting", "From")
-    for item in plan.derived:
-        table.add_row(f"{item.name}={item.value}", item.formula)
-    return table
-
-
 def _differences(plan: Plan) -> Table:
     title = "Changes" if plan.running else "Changed since the last compile"
-    table = _table(title, "Setting", "Was", "Now", "Change")
+    table = budget_view.table(title, "Setting", "Was", "Now", "Change")
     for item in plan.differences or ():
         setting = item.setting
         style = "" if item.live else "bold"
@@ -280,29 +168,5 @@ def _differences(plan: Plan) -> Table:
     return table
 
 
-def _effect(plan: Plan) -> Table | None:
-    """Return the numbers of the budget that change."""
-    changed = [row for row in plan.effect if row.changed and row.before is not None]
-    if not changed:
-        return None
-    table = _table("Effect on the budget", "Part", "Number", "Before", "After", "By", "Unit")
-    for row in changed:
-        by = row.after - (row.before or 0)
-        numbers = (f"{row.before:g}", f"{row.after:g}", f"{by:+g}")
-        table.add_row(row.part, row.name, *numbers, row.unit)
-    return table
-
-
-def _table(title: str, *columns: str) -> Table:
-    # Without lines between columns every name fits into 80 of them.
-    table = Table(
-        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
-    )
-    for column in columns:
-        # A name that is broken in two cannot be read, copied or searched for.
-        table.add_column(column, overflow="fold", no_wrap=column == "Setting")
-    return table
-
-
-def _megabytes(size_kb: int) -> str:
-    return f"{size_kb / 1024:.1f}"
+def _before(plan: Plan) -> Values | None:
+    return plan.before.values if plan.before else None

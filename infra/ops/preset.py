@@ -1,4 +1,4 @@
-"""The command `preset`: a starting point, as stack.env would have it, against what is in force.
+"""The command `preset`: the plan of a starting point, as stack.env would have it.
 
 A preset is an overlay: the values that differ from the defaults, each with its reason. The
 operator's API_PORT is kept: it says where callers find the service, not how large it is.
@@ -15,8 +15,8 @@ from infra.config.build import ENV_FILE_NAME
 from infra.config.envfile import EnvFile
 from infra.config.host import Host
 from infra.config.values import assign
-from infra.ops import exits, plan, plan_view
-from infra.ops.outcome import Outcome, report
+from infra.ops import plan, plan_view
+from infra.ops.outcome import Exit, Outcome, report
 
 KEPT: Final = ("API_PORT",)
 
@@ -39,12 +39,12 @@ def run(
     known = sorted(path.stem for path in directory.glob("*.env"))
     if name not in known:
         fault = f"preset {name!r} is not one of {', '.join(known)}"
-        return report(Outcome(exits.BAD_INPUT, [fault]), as_json=as_json)
+        return report(Outcome(Exit.BAD_INPUT, [fault]), as_json=as_json)
     path = directory / f"{name}.env"
     shown = f"infra/env/presets/{path.name}"
     overlay = envfile.read(path, name=shown)
     if faults := assign(overlay, overlay=True).faults:
-        return report(Outcome(exits.BAD_INPUT, [str(fault) for fault in faults]), as_json=as_json)
+        return report(Outcome(Exit.BAD_INPUT, [str(fault) for fault in faults]), as_json=as_json)
     text = adopted(name, overlay, path.read_text(encoding="utf-8"), env_file)
     with tempfile.TemporaryDirectory() as scratch:
         proposed = Path(scratch) / ENV_FILE_NAME
@@ -53,7 +53,7 @@ def run(
         made = plan.make(proposed, compiled, asked, host=host, shown=shown)
     if print_text and not made.faults:
         typer.echo(text, nl=False)
-        return exits.OK
+        return Exit.OK
     return plan_view.show(made, as_json=as_json)
 
 

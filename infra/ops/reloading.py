@@ -4,18 +4,20 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from infra.config import connections, names
 from infra.config.settings import Values
-from infra.ops import pgbouncer_admin
-from infra.ops.app_control import Control, ProcessState
-from infra.ops.facts import expected
-from infra.ops.pgbouncer_admin import PgBouncerAdmin
-from infra.ops.postgres_admin import PostgresAdmin
-from infra.ops.settings import OpsSettings
-from infra.ops.targets import Answer, Target, everywhere, first_line
+from infra.ops.clients import pgbouncer
+from infra.ops.clients.app_control import Control, ProcessState
+from infra.ops.clients.pgbouncer import PgBouncerAdmin
+from infra.ops.clients.postgres import PostgresAdmin
+from infra.ops.clients.processes import Answer, OpsSettings, Target, everywhere, first_line
+from infra.ops.outcome import FailedError
+from infra.ops.process_settings import expected
+from infra.ops.waiting import gone, wait_until
 
+T = TypeVar("T")
 # There while sessions may still have the role settings of before; outlives a killed command.
 _RECONNECT_MARK: Final = "reconnect.pending"
 _POLL_SECONDS: Final = 0.1
@@ -29,7 +31,7 @@ _TIMEOUTS: Final = (
 )
 
 
-class StepError(Exception):
+class StepError(FailedError):
     """A tier did not take the step; one line for each process that did not."""
 
     def __init__(self, lines: Iterable[str]) -> None:
@@ -64,10 +66,9 @@ class Reloader:
         started = time.monotonic()
         targets = self.control.targets()
         _require(everywhere(targets, self.control.reload))
-        while over := self._too_large(targets, values):
-            if time.monotonic() - started > self.wait_seconds:
-                raise StepError(over)
-            time.sleep(_POLL_SECONDS)
+        over = self._waited(lambda: self._too_large(targets, values))
+        if over:
+            raise StepError(over)
         self._done("app", len(targets), started)
 
     def _too_large(self, targets: tuple[Target, ...], values: Values) -> list[str]:
@@ -93,7 +94,7 @@ class Reloader:
             if over:
                 raise StepError([_still_open(over, limits, self.wait_seconds)])
 
-        replicas = pgbouncer_admin.replicas(self.settings)
+        replicas = pgbouncer.replicas(self.settings)
         _require(everywhere(replicas, reload), empty=True)
         self._done("pgbouncer", len(replicas), started)
 
@@ -115,7 +116,7 @@ class Reloader:
             self._reconnect()
 
     def _set_roles(self, admin: PostgresAdmin, values: Values) -> bool:
-        """Set what differs; tell whether sessions that are open have other timeouts now."""
+        """Set what differs; return True if open sessions have other timeouts than new ones now."""
         wanted = expected(values)["postgres"]
         new_timeouts = False
         for role in admin.roles(_OTHER_ROLES).values():
@@ -137,11 +138,16 @@ class Reloader:
 
         PgBouncer closes a connection a moment before its backend has ended.
         """
-        deadline = time.monotonic() + self.wait_seconds
-        while (count := admin.sessions().get(role, 0)) > limit:
-            if time.monotonic() > deadline:
-                raise StepError([f"postgres: {role} still has {count} sessions, not {limit}"])
-            time.sleep(_POLL_SECONDS)
+
+        def too_many() -> int:
+            count = admin.sessions().get(role, 0)
+            return count if count > limit else 0
+
+        if count := self._waited(too_many):
+            raise StepError([f"postgres: {role} still has {count} sessions, not {limit}"])
+
+    def _waited(self, left: Callable[[], T]) -> T:
+        return wait_until(left, gone, seconds=self.wait_seconds, every=_POLL_SECONDS)
 
     def _reconnect(self) -> None:
         """Replace the server connections: a role's settings hold for new sessions only.
@@ -149,7 +155,7 @@ class Reloader:
         One replica after the other, so that the rest serve meanwhile.
         """
         started = time.monotonic()
-        replicas = pgbouncer_admin.replicas(self.settings)
+        replicas = pgbouncer.replicas(self.settings)
         for replica in replicas:
             _require(everywhere([replica], self._replace_servers), empty=True)
         self._mark.unlink(missing_ok=True)

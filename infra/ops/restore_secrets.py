@@ -6,7 +6,6 @@ whom the host asks inside the container. A password that is there is never repla
 """
 
 import datetime
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +22,13 @@ from infra.config.host import Host
 from infra.config.secrets import PASSWORDS, SecretStore
 from infra.config.settings import Values
 from infra.config.write import finish_secrets, write_all, write_secrets
-from infra.ops import app_control, exits, pgbouncer_admin
-from infra.ops import settings as ops_settings
-from infra.ops.apply import Paths
-from infra.ops.operation import FailedError, Operation, RefusedError, Request, operate
+from infra.ops.clients import app_control, pgbouncer
+from infra.ops.clients.processes import OpsSettings, everywhere, first_line, resolve
+from infra.ops.operation import Operation, Paths, Request, operate
+from infra.ops.outcome import FailedError, RefusedError
 from infra.ops.rotation import handshake, logins
-from infra.ops.rotation.passwords import last_values
-from infra.ops.settings import OpsSettings
-from infra.ops.targets import everywhere, first_line, resolve
+from infra.ops.rotation.pending import last_values
+from infra.ops.waiting import gone, wait_until
 
 _NEW_CA: Final = "but the key of the CA; make a new CA: make rotate-certificates CA=yes"
 # The host has to start a command or two first; a server that runs then has them at once.
@@ -44,13 +42,8 @@ def restore(
     """Restore; `settings` is ops.json. Return the exit code."""
 
     def work(operation: Operation) -> None:
-        try:
-            Restoration(env_file, settings, paths, operation).run(
-                has_data=host is not None and host.has_data
-            )
-        except FaultyInputError as faulty:
-            operation.fail(exits.BAD_INPUT, *map(str, faulty.faults))
-            operation.ends_as("nothing was changed")
+        restoration = Restoration(env_file, settings, paths, operation)
+        restoration.run(has_data=host is not None and host.has_data)
 
     return operate(request, "restore secrets", work, restored=[], made=[])
 
@@ -86,7 +79,7 @@ class Restoration:
             self.operation.say(
                 f"{len(found)} secrets written back from the compiled files, unchanged"
             )
-        self._see(ops_settings.read(self.settings))
+        self._see(OpsSettings.read(self.settings))
 
     def _make(self, found: Mapping[str, bytes]) -> None:
         values = last_values(self.paths, self.env_file)
@@ -127,16 +120,16 @@ class Restoration:
         if left := self._refusals(settings):
             self.operation.warn(f"{left[0]}; PostgreSQL and PgBouncer are given the compiled ones")
             self.operation.ask_host("give-roles")
-            deadline = time.monotonic() + _TAKEN_SECONDS
-            while left := self._refusals(settings):
-                if time.monotonic() > deadline:
-                    raise FailedError("; ".join(left))
-                time.sleep(_POLL_SECONDS)
+            left = wait_until(
+                lambda: self._refusals(settings), gone, seconds=_TAKEN_SECONDS, every=_POLL_SECONDS
+            )
+            if left:
+                raise FailedError("; ".join(left))
         self.operation.ends_as(f"{restored}; every server that runs takes them")
 
     def _refusals(self, settings: OpsSettings) -> list[str]:
         """Return a line for each secret that a process which runs does not take."""
-        replicas = pgbouncer_admin.replicas(settings)
+        replicas = pgbouncer.replicas(settings)
         passwords = {
             name.removesuffix(".password"): self._kept(name).decode("ascii") for name in PASSWORDS
         }

@@ -11,26 +11,24 @@ from dataclasses import dataclass
 
 import psycopg
 
-from infra.ops import app_control, pause, pgbouncer_admin, serving
-from infra.ops.app_control import Control, ProcessState
-from infra.ops.bounded import TimedOutError
-from infra.ops.operation import FailedError, Operation, RefusedError, Request, operate
-from infra.ops.pgbouncer_admin import PgBouncerAdmin
-from infra.ops.postgres_admin import PostgresAdmin
-from infra.ops.settings import OpsSettings
-from infra.ops.targets import Answer, Target, everywhere
+from infra.ops import pause
+from infra.ops.clients import app_control, pgbouncer
+from infra.ops.clients.app_control import DRAIN_AGAIN_SECONDS, Control, ProcessState, drained
+from infra.ops.clients.pgbouncer import PgBouncerAdmin
+from infra.ops.clients.postgres import PostgresAdmin
+from infra.ops.clients.processes import Answer, OpsSettings, Target, TimedOutError, everywhere
+from infra.ops.operation import Operation, Request, operate
+from infra.ops.outcome import FailedError, RefusedError
+from infra.ops.waiting import wait_until
 
 # A pool gives a lent connection up when the borrower returns it.
 LEAVE_SECONDS = 20.0
-# Connections that were being made during one drain are caught by the next.
-DRAIN_AGAIN_SECONDS = 2.0
 # The host's step: stop, start or replace a container; then it must log in to PostgreSQL.
 REPLACE_SECONDS = 60.0
 # A replica that an interrupted run took out ends with its last client and is started again.
 TAKE_OVER_SECONDS = 20.0
 # Of an interrupted run: no longer than the next one waits for the lock.
 HASTE_SECONDS = 3.0
-POLL_SECONDS = 0.1
 _SESSION = "sluice-ops-rolling"
 # Which DDL the server connections have seen.
 _DDL_MARK = "ddl.version"
@@ -77,7 +75,7 @@ def reconnect(settings: OpsSettings, request: Request, *, if_changed: bool) -> i
             version = admin.ddl_version()
         if if_changed and mark.exists() and mark.read_text(encoding="utf-8") == version:
             return
-        for target in pgbouncer_admin.replicas(settings):
+        for target in pgbouncer.replicas(settings):
             with PgBouncerAdmin(target, settings) as console:
                 busy = console.replace_servers(seconds=LEAVE_SECONDS)
             if busy:
@@ -111,7 +109,7 @@ class Roller:
             with self._left(target):
                 self.operation.say(f"{target.name}: restarting")
                 self.operation.ask_host("replace-pgbouncer", target.name)
-                serving.await_all(self.settings, len(replicas), seconds=REPLACE_SECONDS)
+                pgbouncer.await_all(self.settings, len(replicas), seconds=REPLACE_SECONDS)
             self._finished(target, "new", "restarted", began)
         self.spread(len(replicas))
 
@@ -126,14 +124,14 @@ class Roller:
         with self._left(target):
             self.operation.say(f"{target.name}: removing")
             self.operation.ask_host("remove-pgbouncer", target.name)
-            serving.await_all(self.settings, len(replicas) - 1, seconds=REPLACE_SECONDS)
+            pgbouncer.await_all(self.settings, len(replicas) - 1, seconds=REPLACE_SECONDS)
         self._finished(target, "gone", "removed", began)
         self.operation.ends_as(f"{len(replicas) - 1} PgBouncer replicas serve")
 
     def spread(self, expected: int) -> None:
         """Have the app's connections spread over all replicas, once all of them serve."""
         self.operation.say(f"spreading connections over {expected} replicas")
-        serving.await_all(self.settings, expected, seconds=REPLACE_SECONDS)
+        pgbouncer.await_all(self.settings, expected, seconds=REPLACE_SECONDS)
         for answer in self._drain():
             if answer.ok:
                 self.operation.done(answer.target.name, "connections replaced")
@@ -151,22 +149,30 @@ class Roller:
             RefusedError: one is missing, does not answer, or is paused.
 
         """
-        deadline = time.monotonic() + TAKE_OVER_SECONDS
-        told = False
-        while True:
+        try:
+            return pgbouncer.require(self.settings, expected)
+        except pgbouncer.NotServingError as refusal:
+            self.operation.say(f"{refusal}; waiting for it")
+        if expected is not None:
+            self.operation.ask_host("start", f"pgbouncer={expected}")
+
+        def serving() -> tuple[Target, ...] | pgbouncer.NotServingError:
+            # Whoever still is on a replica that takes no new client keeps it from ending.
+            self._drain()
             try:
-                return serving.require(self.settings, expected)
-            except serving.NotServingError as refusal:
-                if time.monotonic() > deadline:
-                    raise
-                if not told:
-                    self.operation.say(f"{refusal}; waiting for it")
-                    if expected is not None:
-                        self.operation.ask_host("start", f"pgbouncer={expected}")
-                    told = True
-                # Whoever still is on a replica that takes no new client keeps it from ending.
-                self._drain()
-            time.sleep(DRAIN_AGAIN_SECONDS / 2)
+                return pgbouncer.require(self.settings, expected)
+            except pgbouncer.NotServingError as refusal:
+                return refusal
+
+        found = wait_until(
+            serving,
+            lambda one: isinstance(one, tuple),
+            seconds=TAKE_OVER_SECONDS,
+            every=DRAIN_AGAIN_SECONDS / 2,
+        )
+        if isinstance(found, pgbouncer.NotServingError):
+            raise found
+        return found
 
     @contextmanager
     def _left(self, target: Target) -> Iterator[None]:
@@ -202,14 +208,7 @@ class Roller:
 
     def _others_after_leaving(self, admin: PgBouncerAdmin, seconds: float) -> int:
         """Drain the app's pools until nobody is left here; return who stays after all."""
-        deadline = time.monotonic() + seconds
-        again = 0.0
-        while (left := _others(admin)) and time.monotonic() < deadline:
-            if time.monotonic() >= again:
-                self._drain()
-                again = time.monotonic() + DRAIN_AGAIN_SECONDS
-            time.sleep(POLL_SECONDS)
-        return left
+        return drained(self._drain, lambda: _others(admin), seconds=seconds)
 
     def _end_transactions(self, target: Target, admin: PgBouncerAdmin, left: int) -> None:
         """Let the transactions of clients that did not leave end, and start no more."""
@@ -220,7 +219,7 @@ class Roller:
             self.operation.warn(f"{target.name}: a transaction did not end; it is cut off")
 
     def _drain(self) -> tuple[Answer[ProcessState], ...]:
-        """Have every process replace its connections; one that cannot is told of."""
+        """Have every process replace its connections; failures are reported as warnings."""
         answers = everywhere(self.control.targets(), self.control.drain)
         for answer in answers:
             if not answer.ok:

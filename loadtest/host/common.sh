@@ -5,8 +5,8 @@ REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 readonly REPOSITORY
 cd "$REPOSITORY" || exit
 # What it defines and this file does too is meant as here.
-# shellcheck source=infra/host/operate.sh
-. infra/host/operate.sh
+# shellcheck source=infra/host/common.sh
+. infra/host/common.sh
 readonly RESULTS=$REPOSITORY/loadtest/results
 # Relative to the repository, as compose.yaml has it.
 readonly ENV_DIR=${SLUICE_ENV_DIR:-./infra/env}

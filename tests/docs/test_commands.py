@@ -77,7 +77,10 @@ def run_by_a_test(target: str, sources: str) -> bool:
     if re.search(rf'["\']{re.escape(target)}["\']', sources):
         return True
     recipe = script_of(target)
-    scripts = re.findall(r"infra/host/([a-z-]+\.sh)", recipe)
+    # A script of its own, or an operation of operate.sh, which alone would say nothing.
+    own = re.findall(r"infra/host/([a-z-]+\.sh)", recipe)
+    scripts = [one for one in own if one != "operate.sh"]
+    scripts += [f'"{one}"' for one in re.findall(r"infra/host/operate\.sh ([a-z-]+)", recipe)]
     # The words of an operator command, as a test gives them: "rotate", "passwords".
     words = re.findall(r" ops ([a-z]+(?: [a-z]+)*)", recipe)
     commands = [", ".join(f'"{word}"' for word in found.split()) for found in words]

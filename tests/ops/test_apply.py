@@ -1,4 +1,4 @@
-"""`apply` on the running stack: what is live becomes in force everywhere, and no request fails."""
+"""`apply` on the running stack: what is live is applied everywhere, and no request fails."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ SIZES = (
 )
 
 
-def check_in_force(stack: Stack, console: AdminConsole, sql: Sql, settings: dict[str, int]) -> None:
+def check_running(stack: Stack, console: AdminConsole, sql: Sql, settings: dict[str, int]) -> None:
     """Check the pool settings on every process, without the operator's own read-back."""
     for name, pool in witness.app_pools(stack).items():
         prefix = "API" if "-api-" in name else "WORKER"
@@ -125,7 +125,7 @@ def test_twenty_applies_that_grow_and_shrink_every_pool_fail_no_request(
                 for sizes in some:
                     done = ops.apply(env.set(**sizes))
                     assert done.exit_code == 0, done.text
-                    check_in_force(stack, console, sql, sizes)
+                    check_running(stack, console, sql, sizes)
                 assert load.samples[-1].ended > time.monotonic() - 10, "the load ended before"
             oracle.check_no_failure(load)
             oracle.check_writes(load, sql)
@@ -160,7 +160,7 @@ def lock_held(stack: Stack) -> Iterator[None]:
     volume = {f"{stack.project}_ops-config": {"bind": "/out/ops", "mode": "rw"}}
     image = stack.containers("config", all_states=True)[0].attrs["Config"]["Image"]
     script = (
-        "import time; from pathlib import Path; from infra.ops.lock import operation_lock\n"
+        "import time; from pathlib import Path; from infra.ops.operation import operation_lock\n"
         "with operation_lock(Path('/out/ops'), 'apply'):\n"
         "    print('held', flush=True); time.sleep(60)"
     )
@@ -195,7 +195,7 @@ def test_what_was_applied_holds_after_a_restart_of_every_container(
         for container in stack.containers(service):
             container.restart()
     stack.wait_healthy(seconds=120)
-    check_in_force(stack, console, sql, SIZES[1])
+    check_running(stack, console, sql, SIZES[1])
     setting = "SELECT rolconfig::text FROM pg_roles WHERE rolname = 'risk_api'"
     assert "lock_timeout=950ms" in sql.value(setting)
     assert ops.apply(env).exit_code == 0
@@ -239,7 +239,7 @@ def test_what_needs_a_restart_is_named_and_left_alone(
 def test_growth_that_needs_a_restart_first_is_held_back(
     stack: Stack, console: AdminConsole, ops: Commands, env: EnvDir, applied_again: None
 ) -> None:
-    env.set(POSTGRES_MAX_CONNECTIONS=80, PGBOUNCER_BATCH_POOL_SIZE=20)
+    env.set(POSTGRES_MAX_CONNECTIONS=80, PGBOUNCER_BATCH_POOL_SIZE=18)
     before = witness.entries(stack, console)
     done = ops.apply(env, "--json")
     assert done.exit_code == NEEDS_RESTART, done.text
@@ -269,11 +269,11 @@ def test_a_killed_apply_leaves_a_stack_that_the_next_one_finishes(
         container.kill()
     done = ops.apply(env, "--wait", "30")
     assert done.exit_code == 0, done.text
-    check_in_force(stack, console, sql, SIZES[2])
+    check_running(stack, console, sql, SIZES[2])
 
 
 @pytest.mark.slow
-def test_with_restart_what_was_held_back_is_in_force_in_the_end(
+def test_with_restart_what_was_held_back_runs_in_the_end(
     stack: Stack,
     console: AdminConsole,
     sql: Sql,
@@ -283,16 +283,16 @@ def test_with_restart_what_was_held_back_is_in_force_in_the_end(
     whole_again: None,
 ) -> None:
     """PostgreSQL restarts while clients wait; only then do the pools grow."""
-    env.set(POSTGRES_MAX_CONNECTIONS=80, PGBOUNCER_BATCH_POOL_SIZE=16, WORKER_POOL_TIMEOUT_MS=5100)
+    env.set(POSTGRES_MAX_CONNECTIONS=80, PGBOUNCER_BATCH_POOL_SIZE=18, WORKER_POOL_TIMEOUT_MS=5100)
     try:
         with make_load(threads=4) as load:
             wait_for_traffic(load)
-            done = ops.script("apply.sh", "--restart", env=env)
+            done = ops.script("apply", "--restart", env=env)
         assert done.exit_code == 0, done.text
         assert sql.value("SHOW max_connections") == "80"
-        assert {one["risk_batch"][0] for one in witness.entries(stack, console).values()} == {16}
+        assert {one["risk_batch"][0] for one in witness.entries(stack, console).values()} == {18}
         assert ops.run("plan", "--json", env_dir=env.path).document["differences"] == []
         oracle.check_no_failure(load)
     finally:
-        back = ops.script("apply.sh", "--restart", env=env.reset())
+        back = ops.script("apply", "--restart", env=env.reset())
         assert back.exit_code == 0, back.text

@@ -13,12 +13,12 @@ from tests.fix_sql import AdminConsole, Sql
 from tests.fix_stack import Stack
 from tests.ops import witness
 
-OLD_SERVES = "the old configuration is in the files and in force"
+OLD_RUNS = "the old configuration is in the files and running"
 
 
 @contextmanager
 def untouched(stack: Stack, console: AdminConsole, sql: Sql) -> Iterator[None]:
-    """Check that files and everything in force are after the block as they were before."""
+    """Check that files and running values are after the block as they were before."""
 
     def all_of_it() -> tuple[object, ...]:
         sizes = witness.app_pools(stack)
@@ -56,7 +56,7 @@ def test_a_bad_setting_is_refused_by_name_and_the_old_configuration_serves(
     assert done.exit_code == 2, done.text
     for setting in ("API_POOL_MAX_SIZE=4000", "WORKER_THREADS=16", "API_LOCK_TIMEOUT_MS=1s"):
         assert setting in done.text
-    assert OLD_SERVES in done.text
+    assert OLD_RUNS in done.text
 
 
 def test_a_missing_env_file_is_refused(
@@ -118,7 +118,7 @@ def test_a_bad_secret_is_refused_by_name_and_the_old_configuration_serves(
     assert done.exit_code in (2, 3), done.text
     assert message in done.text
     assert content.decode() not in done.text or not content
-    assert OLD_SERVES in done.text
+    assert OLD_RUNS in done.text
 
 
 @pytest.mark.slow
@@ -137,7 +137,7 @@ def test_an_unreachable_process_is_named_and_the_old_configuration_serves(
         done = ops.apply(env.set(API_POOL_MAX_SIZE=17))
     assert done.exit_code == 1, done.text
     assert str(victim.name) in done.text
-    assert OLD_SERVES in done.text
+    assert OLD_RUNS in done.text
 
 
 def test_a_stopped_replica_is_reported_and_the_old_configuration_serves(

@@ -13,7 +13,7 @@ from tests.fix_stack import Stack, poll, run_in
 
 # From the death of the caller until a replica that it had taken out serves again.
 BACK_SECONDS = 10.0
-RESTART, POSTGRES = "restart-pgbouncer.sh", "restart-postgres.sh"
+RESTART, POSTGRES = "restart-pgbouncer", "restart-postgres"
 
 
 def serve(stack: Stack, replicas: int) -> bool:

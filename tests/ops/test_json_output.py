@@ -28,9 +28,9 @@ def names(stack: Stack, service: str) -> set[str]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("whole_again")
-def test_a_rolling_restart_tells_of_every_replica(stack: Stack, ops: Commands, env: EnvDir) -> None:
+def test_a_rolling_restart_reports_every_replica(stack: Stack, ops: Commands, env: EnvDir) -> None:
     replicas = names(stack, "pgbouncer")
-    done = ops.script("restart-pgbouncer.sh", "--json", env=env)
+    done = ops.script("restart-pgbouncer", "--json", env=env)
     assert done.exit_code == done.document["exit_code"] == 0, done.text
     (restart,) = done.document["commands"]
     restarted = [one for one in restart["document"]["processes"] if one["done"] == "restarted"]
@@ -41,8 +41,8 @@ def test_a_rolling_restart_tells_of_every_replica(stack: Stack, ops: Commands, e
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("whole_again")
-def test_a_restart_of_postgres_tells_how_long_clients_waited(ops: Commands, env: EnvDir) -> None:
-    done = ops.script("restart-postgres.sh", "--json", env=env)
+def test_a_restart_of_postgres_reports_how_long_clients_waited(ops: Commands, env: EnvDir) -> None:
+    done = ops.script("restart-postgres", "--json", env=env)
     assert done.exit_code == done.document["exit_code"] == 0, done.text
     commands = {one["command"]: one["document"] for one in done.document["commands"]}
     assert set(commands) == {"apply --restart", "restart postgres"}
@@ -51,11 +51,11 @@ def test_a_restart_of_postgres_tells_how_long_clients_waited(ops: Commands, env:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("whole_again")
-def test_a_restart_of_the_app_tells_of_every_process(
+def test_a_restart_of_the_app_reports_every_process(
     stack: Stack, ops: Commands, env: EnvDir
 ) -> None:
     processes = names(stack, "api") | names(stack, "worker")
-    done = ops.script("restart-app.sh", "--json", "--compiled", env=env)
+    done = ops.script("restart-app", "--json", "--compiled", env=env)
     assert done.exit_code == 0, done.text
     (restart,) = done.document["commands"]
     assert {one["process"] for one in restart["document"]["processes"]} == processes
@@ -66,7 +66,7 @@ def test_what_is_refused_is_in_the_document(
 ) -> None:
     console.command("PAUSE")
     try:
-        done = ops.script("restart-pgbouncer.sh", "--json", env=env)
+        done = ops.script("restart-pgbouncer", "--json", env=env)
     finally:
         console.command("RESUME")
     assert done.exit_code == done.document["exit_code"] == REFUSED, done.text

@@ -49,7 +49,7 @@ def _others(setting: Setting, value: Value) -> list[Value]:
 def changed(
     ops: Commands, env: EnvDir, settings: dict[str, str], applied_again: None
 ) -> dict[str, Value]:
-    """Put another value of every live setting in force; return them."""
+    """Apply another value of every live setting; return them."""
     values = all_changed()
     # Each is given: one that followed from another might need a restart.
     done = ops.apply(env.set(**settings | values))

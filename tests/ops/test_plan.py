@@ -1,4 +1,4 @@
-"""`plan` on the running stack: the difference to what the processes have in force."""
+"""`plan` on the running stack: the difference to the running configuration."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_person_reads_the_difference(ops: Commands, env: EnvDir) -> None:
     env.set(PGBOUNCER_BATCH_POOL_SIZE=7, API_LOCK_TIMEOUT_MS=900)
     text = ops.run("plan", env_dir=env.path).text
     for part in (
-        "Compared with what is in force now",
+        "Compared with the running configuration",
         "PGBOUNCER_BATCH_POOL_SIZE",
         "Effect on the budget",
         "pooled sessions",
@@ -88,7 +88,7 @@ def test_quiet_prints_faults_and_warnings_only(ops: Commands, env: EnvDir) -> No
     assert "API_THREADS=many is not a whole number" in bad.stderr
 
 
-def test_what_a_process_does_not_have_in_force_is_found(
+def test_a_process_that_runs_other_values_is_found(
     ops: Commands, console: AdminConsole, stack: Stack
 ) -> None:
     """Somebody changed one replica by hand: plan says which, and what it has."""
@@ -162,7 +162,7 @@ def test_on_a_stopped_stack_the_last_compile_is_compared(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("name", ["laptop", "small", "medium", "large"])
-def test_a_preset_is_planned_against_what_is_in_force(ops: Commands, name: str) -> None:
+def test_a_preset_is_planned_against_the_running_configuration(ops: Commands, name: str) -> None:
     done = ops.run("preset", name, "--json")
     assert done.exit_code == 0, done.text
     plan = done.document
@@ -174,7 +174,7 @@ def test_a_preset_is_planned_against_what_is_in_force(ops: Commands, name: str) 
 def test_a_preset_becomes_the_env_file(ops: Commands, env: EnvDir) -> None:
     # The present file may be one that Compose cannot read.
     env.set(POSTGRES_MEMORY_MB="2GB")
-    done = ops.script("preset.sh", "laptop", env=env)
+    done = ops.script("preset", "laptop", env=env)
     assert done.exit_code == 0, done.text
     adopted = env.file.read_text()
     assert "POSTGRES_MEMORY_MB=1024" in adopted
@@ -188,7 +188,7 @@ def test_a_preset_that_the_host_cannot_carry_changes_nothing(ops: Commands, env:
     text = preset.read_text().replace("POSTGRES_CPUS=4.0", "POSTGRES_CPUS=200")
     preset.write_text(text.replace("POSTGRES_MEMORY_MB=6144", "POSTGRES_MEMORY_MB=1048576"))
     before = env.file.read_bytes()
-    done = ops.script("preset.sh", "small", env=env)
+    done = ops.script("preset", "small", env=env)
     assert done.exit_code == 2, done.text
     assert "infra/env/presets/small.env: POSTGRES_CPUS=200 exceeds the" in done.stderr
     assert "infra/env/presets/small.env: POSTGRES_MEMORY_MB=1048576 + " in done.stderr
@@ -198,7 +198,7 @@ def test_a_preset_that_the_host_cannot_carry_changes_nothing(ops: Commands, env:
 
 def test_an_unknown_preset_changes_nothing(ops: Commands, env: EnvDir) -> None:
     before = env.file.read_bytes()
-    done = ops.script("preset.sh", "huge", env=env)
+    done = ops.script("preset", "huge", env=env)
     assert done.exit_code == 2, done.text
     assert "laptop, large, medium, small" in done.text
     assert env.file.read_bytes() == before

@@ -22,7 +22,7 @@ from tests.fix_ops import Commands, EnvDir
 from tests.fix_sql import AdminConsole, Sql
 from tests.fix_stack import Stack, poll, run_in
 
-SCRIPT = "restart-app.sh"
+SCRIPT = "restart-app"
 FAILED = 1
 
 
@@ -97,7 +97,7 @@ def test_a_restart_fails_no_request_and_loses_no_task(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("whole_again", "own_settings_again")
-def test_what_takes_a_restart_is_in_force_after_it(
+def test_what_takes_a_restart_runs_after_it(
     operator: Operator, ops: Commands, env: EnvDir, sql: Sql, make_load: MakeLoad
 ) -> None:
     env.set(API_THREADS=31, WORKER_THREADS=3, APP_POOL_CHECK_IDLE_SECONDS="4.0")

@@ -21,8 +21,8 @@ from tests.fix_host import EnvFile, Host
 from tests.fix_sql import AdminConsole, Sql
 from tests.fix_stack import Stack
 
-SCRIPT = "restart-pgbouncer.sh"
-SCALE = "scale-pgbouncer.sh"
+SCRIPT = "restart-pgbouncer"
+SCALE = "scale-pgbouncer"
 REFUSED = 3
 
 

@@ -23,7 +23,7 @@ from tests.fix_host import EnvFile, Host
 from tests.fix_sql import AdminConsole, Sql
 from tests.fix_stack import Stack, poll
 
-SCRIPT = "restart-postgres.sh"
+SCRIPT = "restart-postgres"
 # More than the api has connections: the others wait in its pool while the pause lasts.
 CALLERS = 40
 PAUSE_MAX_SECONDS = 10.0
@@ -39,7 +39,7 @@ def is_paused(stack: Stack, console: AdminConsole) -> list[bool]:
     return [{row["key"]: row["value"] for row in rows}["paused"] == "yes" for rows in states]
 
 
-def in_force(stack: Stack, console: AdminConsole) -> list[dict[str, str]]:
+def running_settings(stack: Stack, console: AdminConsole) -> list[dict[str, str]]:
     """Return the settings that a pause changes, of each replica."""
     replicas = range(len(stack.containers("pgbouncer")))
     rows = [console.show("CONFIG", replica=replica) for replica in replicas]
@@ -108,7 +108,7 @@ def test_a_restart_with_another_connection_limit_fails_no_request(
     deadline_seconds: float,
 ) -> None:
     before = int(env_file.get("POSTGRES_MAX_CONNECTIONS"))
-    usual = in_force(stack, console)
+    usual = running_settings(stack, console)
     pauses = []
     with make_load(threads=CALLERS) as load:
         wait_for_traffic(load)
@@ -124,7 +124,7 @@ def test_a_restart_with_another_connection_limit_fails_no_request(
     check_deadlines(load, deadline_seconds)
     check_writes(load, sql)
     check_nothing_left(sql)
-    assert in_force(stack, console) == usual
+    assert running_settings(stack, console) == usual
 
 
 def test_an_open_transaction_is_named_and_nothing_is_paused(
@@ -154,7 +154,7 @@ def test_an_operator_that_ends_while_paused_leaves_no_pause(
     deadline_seconds: float,
     end: str,
 ) -> None:
-    usual = in_force(stack, console)
+    usual = running_settings(stack, console)
     with make_load() as load:
         wait_for_traffic(load)
         script = host.start(SCRIPT, "--compiled")
@@ -172,13 +172,19 @@ def test_an_operator_that_ends_while_paused_leaves_no_pause(
         )
         resumed_after = time.monotonic() - paused_at
         if end == "freeze":
-            poll(lambda: in_force(stack, console) == usual, seconds=20, what="settings are back")
+            poll(
+                lambda: running_settings(stack, console) == usual,
+                seconds=20,
+                what="settings are back",
+            )
             operator.kill("SIGKILL")
         script.communicate(timeout=60)
         hold(5)
     assert script.returncode != 0
     assert resumed_after < DEAD_MAN_SECONDS + 1
-    poll(lambda: in_force(stack, console) == usual, seconds=20, what="the settings are back")
+    poll(
+        lambda: running_settings(stack, console) == usual, seconds=20, what="the settings are back"
+    )
     check_answers(load)
     check_deadlines(load, deadline_seconds)
     check_writes(load, sql)

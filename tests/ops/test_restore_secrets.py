@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from infra.ops import exits
+from infra.ops.outcome import Exit
 from tests.faults.oracle import check_no_failure, check_nothing_left, check_writes
 from tests.fix_faults import MakeLoad, wait_for_traffic
 from tests.fix_ops import Commands, EnvDir
@@ -59,19 +59,19 @@ def test_lost_secrets_are_refused_then_restored_under_load_without_a_failure(
             assert TOLD in refused.stderr
         for arguments in (("apply",), ("rotate", "certificates")):
             done = ops.run(*arguments)
-            assert done.exit_code in (exits.BAD_INPUT, exits.REFUSED)
+            assert done.exit_code in (Exit.BAD_INPUT, Exit.REFUSED)
             assert TOLD in done.text
         compose = stack.compose("run", "--rm", "--no-deps", "--no-TTY", "config")
-        assert compose.returncode == exits.BAD_INPUT
+        assert compose.returncode == Exit.BAD_INPUT
         assert TOLD in compose.stderr
         assert secrets.sh("ls -A /secrets") == ""
         assert (running(stack), witness.compiled(stack)) == (containers, files)
-        done = ops.script("restore-secrets.sh", env=env)
+        done = ops.script("restore-secrets", env=env)
         assert done.exit_code == 0, done.text
         after = secrets.sh(DIGESTS)
         assert after.splitlines() == [one for one in before.splitlines() if "ca.key" not in one]
         assert ops.apply(env).exit_code == 0
-        done = ops.script("rotate-certificates.sh", "--ca", env=env)
+        done = ops.script("rotate-certificates", "--ca", env=env)
         assert done.exit_code == 0, done.text
     assert "ca.key" in secrets.sh("ls /secrets")
     assert running(stack) == containers
@@ -90,7 +90,7 @@ def test_new_secrets_are_put_into_postgresql_where_the_compiled_files_are_gone_t
     refused = ops.make("plan", env=env)
     assert refused.exit_code != 0
     assert "have new ones made for it: make restore-secrets" in refused.stderr
-    done = ops.script("restore-secrets.sh", "--json", env=env)
+    done = ops.script("restore-secrets", "--json", env=env)
     assert done.exit_code == 0, done.text
     (command,) = done.document["commands"]
     assert command["document"]["restored"] == []

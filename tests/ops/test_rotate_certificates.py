@@ -215,9 +215,9 @@ def test_an_expired_certificate_is_named_and_one_command_gets_out_of_it(
     certificate, key = _pair(secrets, days_left=SOON_DAYS)
     # Placed as an earlier release would have taken it, so that no rotation races its end.
     secrets.sh(PLACE, certificate.decode(), key.decode())
-    told = ops.run("plan", "--quiet")
-    assert told.exit_code == 0, told.text
-    assert "pgbouncer.crt: expires at" in told.stderr
+    printed = ops.run("plan", "--quiet")
+    assert printed.exit_code == 0, printed.text
+    assert "pgbouncer.crt: expires at" in printed.stderr
     assert ops.run("apply").exit_code == 0
     expired = poll(
         lambda: done if (done := ops.run("plan", "--quiet")).exit_code == BAD_INPUT else None,
@@ -232,7 +232,7 @@ def test_an_expired_certificate_is_named_and_one_command_gets_out_of_it(
     assert "pgbouncer.crt: expired at" in refused.stderr
     # Nor does the way out need the operator's files, which `config` would have to write.
     secrets.sh("rm -f /out/ops/*")
-    done = ops.script("rotate-certificates.sh", env=env)
+    done = ops.script("rotate-certificates", env=env)
     assert done.exit_code == 0, done.text
     assert "pgbouncer.crt: was supplied" in done.text
     assert trust(stack, secrets.read("ca.crt"), "pgbouncer", 6432) == "trusted"
@@ -269,5 +269,5 @@ def test_a_start_that_renews_a_certificate_has_the_running_servers_show_it(
     code, shown = run_in(stack.container("api"), ["python", "-c", SHOWN, "pgbouncer", "6432"])
     assert code == 0, shown
     assert shown.strip() == renewed.strip()
-    assert ops.script("rotate-certificates.sh", "--due", env=env).exit_code == 0
+    assert ops.script("rotate-certificates", "--due", env=env).exit_code == 0
     assert secrets.read("pgbouncer.crt") == renewed

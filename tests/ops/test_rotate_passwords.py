@@ -141,4 +141,4 @@ def test_a_chosen_password_is_taken_and_an_unusable_one_named(
     assert probe("connect", f"password={chosen}")["connected"]
     done = given.rotate("passwords")
     assert done.exit_code == BAD_INPUT, done.text
-    assert "is what is in force already" in done.text
+    assert "is the present one" in done.text

@@ -1,4 +1,4 @@
-"""The whole path on one screen: every process, what does not answer, and what is short."""
+"""The whole path on one screen: every process, what does not answer, and the bottleneck."""
 
 from __future__ import annotations
 

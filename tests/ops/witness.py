@@ -1,4 +1,4 @@
-"""What is in force and how many connections there are, seen around the operator's commands."""
+"""The running values, and how many connections there are, seen around the operator's commands."""
 
 from __future__ import annotations
 

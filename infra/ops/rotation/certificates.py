@@ -10,8 +10,6 @@ interrupt: the files are written in one step, and the host signals the servers t
 """
 
 import datetime
-import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,28 +20,25 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from infra.config import control
 from infra.config.build import Compiled, compile_values
-from infra.config.certificates import ALSO_TRUSTED, Validity, expiry, warnings
+from infra.config.certificates import expiry
 from infra.config.faults import FaultyInputError
 from infra.config.secrets import SecretStore
 from infra.config.settings import Values
 from infra.config.write import finish_secrets, write_all
-from infra.ops import app_control, exits, pgbouncer_admin
-from infra.ops.apply import Paths
-from infra.ops.operation import FailedError, Operation, RefusedError, Request, operate
-from infra.ops.pgbouncer_admin import PgBouncerAdmin
-from infra.ops.postgres_admin import PostgresAdmin
+from infra.ops.clients import app_control, pgbouncer
+from infra.ops.clients.pgbouncer import PgBouncerAdmin
+from infra.ops.clients.postgres import PostgresAdmin
+from infra.ops.clients.processes import OpsSettings, Target, everywhere, first_line
+from infra.ops.operation import Operation, Paths, Request, operate
+from infra.ops.outcome import FailedError, RefusedError
 from infra.ops.rotation import handshake, pending
-from infra.ops.rotation.pairs import Files, Pairs
-from infra.ops.rotation.passwords import in_force, longest_loan, require_all
-from infra.ops.rotation.pending import Pending
-from infra.ops.rotation.sessions import Sessions
-from infra.ops.settings import OpsSettings
-from infra.ops.targets import Target, everywhere, first_line
+from infra.ops.rotation.pairs import CA_FILE, Changes, Files, Pairs, due_files, restored, steps
+from infra.ops.rotation.pending import Pending, compiled_values
+from infra.ops.rotation.sessions import Sessions, longest_loan, require_all
+from infra.ops.waiting import gone, wait_until
 
 WHAT: Final = "certificates"
 AGAIN: Final = "not finished; run it again: make rotate-certificates"
-CA_FILE: Final = "ca.crt"
-Changes = Mapping[str, bytes | None]
 # The app looks at its control certificate once a second.
 _SHOWN_SECONDS: Final = 10.0
 # The host has to start a command or two first.
@@ -70,19 +65,19 @@ def rotate(
     def work(operation: Operation) -> None:
         pending.require_space(paths.secrets, request.directory)
         finish_secrets(paths.secrets)
-        values, pairs = in_force(paths, env_file), Pairs(paths.secrets, source, new_ca)
+        values, pairs = compiled_values(paths, env_file), Pairs(paths.secrets, source, new_ca)
         try:
             if due:
-                renewed = _due(SecretStore(paths.secrets), values, operation)
+                renewed, others = due_files(SecretStore(paths.secrets), values)
+                for line in others:
+                    operation.warn(line)
                 if not renewed and pending.unfinished(paths.secrets) is None:
                     CertificateRotation(settings, paths, values, pairs, operation).show_files()
                     return
                 pairs = Pairs(paths.secrets, source, new_ca or CA_FILE in renewed)
             CertificateRotation(settings, paths, values, pairs, operation).run()
         except FaultyInputError as faulty:
-            placed = (str(pairs.placed(fault)) for fault in faulty.faults)
-            operation.fail(exits.BAD_INPUT, *placed)
-            operation.ends_as("nothing was changed")
+            raise FaultyInputError(map(pairs.placed, faulty.faults)) from faulty
 
     return operate(request, f"rotate {WHAT}", work, secrets=[], resumed=False)
 
@@ -158,7 +153,7 @@ class CertificateRotation:
         return self.pairs.are_in_place() and (not self.pairs.new_ca or CA_FILE in rotation.new)
 
     def _go_through(self, rotation: Pending, live: bool) -> None:
-        """Take the steps under the eyes of every process, or write the files where none can."""
+        """Take each step and read it back, or write the files where no process can take them."""
         self.operation.note(resumed=rotation.resumed)
         with self.operation.ending.shield():
             if live:
@@ -176,7 +171,7 @@ class CertificateRotation:
             RefusedError: a process does not answer, and not because of a certificate.
 
         """
-        self.operation.say("looking whether every process is there to take them")
+        self.operation.say("checking that every process can take them")
         try:
             require_all(self.settings)
             with PostgresAdmin(self.settings) as postgres:
@@ -185,7 +180,9 @@ class CertificateRotation:
             reason = first_line(error)
             if not resumed and not self._is_down():
                 raise RefusedError(reason) from error
-            self.operation.warn(f"{reason}; the files are written, and who runs is signalled")
+            self.operation.warn(
+                f"{reason}; the files are written, and the servers that run are signalled"
+            )
             return False
         return True
 
@@ -203,7 +200,7 @@ class CertificateRotation:
     def _give_up(self, rotation: Pending) -> None:
         """Put the old certificates back; where they cannot be used either, leave the files."""
         try:
-            self._write_only(_before(rotation))
+            self._write_only(restored(rotation.old, rotation.new))
         except FaultyInputError as faulty:
             self.operation.warn(f"{faulty.faults[0]}; the old certificates cannot be used either")
         rotation.forget()
@@ -233,15 +230,16 @@ class CertificateRotation:
         if early:
             self._take(last)
         self.operation.note(secrets=sorted(rotation.new))
-        self.operation.say("looking what every server shows, and who trusts it")
+        self.operation.say("checking the certificate that every server shows, and who trusts it")
         self._prove(rotation)
         rotation.forget()
         for shown in handshake.everyone(self.settings):
             self.operation.done(shown.target.name, "shows a new certificate")
-        self.operation.ends_as(f"every server shows a new certificate{_of_old(rotation.new)}")
+        old = "; nobody trusts the old CA any more" if CA_FILE in rotation.new else ""
+        self.operation.ends_as(f"every server shows a new certificate{old}")
 
     def _is_promoted(self, new: Files) -> bool:
-        """Tell whether an interrupted run has begun to put new files in the place of old ones."""
+        """Return True if an interrupted run has begun to put new files in the place of old ones."""
         present = self.pairs.old()
         return any(present.get(file) == content for file, content in new.items())
 
@@ -272,12 +270,9 @@ class CertificateRotation:
 
     def _await(self, wanted: dict[str, bytes], seconds: float) -> list[str]:
         """Wait until every process shows its certificate; return a line for each that does not."""
-        deadline = time.monotonic() + seconds
-        while differing := self._differing(wanted):
-            if time.monotonic() > deadline:
-                break
-            time.sleep(_POLL_SECONDS)
-        return differing
+        return wait_until(
+            lambda: self._differing(wanted), gone, seconds=seconds, every=_POLL_SECONDS
+        )
 
     def _differing(self, wanted: dict[str, bytes]) -> list[str]:
         lines = []
@@ -296,7 +291,7 @@ class CertificateRotation:
         if rotation.resumed:
             return FailedError(f"{reason}; {AGAIN}")
         try:
-            self._take(_before(rotation))
+            self._take(restored(rotation.old, rotation.new))
         except (FailedError, FaultyInputError, psycopg.Error, OSError) as second:
             return FailedError(f"{reason}; not put back: {first_line(second)}; {AGAIN}")
         rotation.forget()
@@ -304,7 +299,7 @@ class CertificateRotation:
 
     def _replace_connections(self) -> None:
         self.operation.say("replacing every connection")
-        replicas = pgbouncer_admin.replicas(self.settings)
+        replicas = pgbouncer.replicas(self.settings)
         app = app_control.connect(self.settings)
         seconds = longest_loan(self.values)
         Sessions(self.settings, app, replicas, seconds, self.operation.say).replace()
@@ -321,42 +316,6 @@ class CertificateRotation:
         ]
         if wrong:
             raise FailedError("; ".join(wrong))
-
-
-def _due(store: SecretStore, values: Values, operation: Operation) -> set[str]:
-    """Return the files of certificates made here that are to be renewed; tell of the others."""
-    days, renew = (values.integer(f"CERTIFICATE_{name}DAYS") for name in ("", "RENEW_"))
-    validity = Validity(datetime.datetime.now(datetime.UTC), days, renew)
-    own = {one.file for one in expiry(store) if one.made_here}
-    told = {Path(one.file).name: one for one in warnings(store, validity)}
-    if "ca.key" in told and own & told.keys():
-        # Without it only a new CA can sign.
-        return own & told.keys() | {CA_FILE}
-    for file in told.keys() - own:
-        operation.warn(str(told[file]))
-    return own & told.keys()
-
-
-def steps(old: Files, new: Files, *, promoted: bool) -> list[Changes]:
-    """Return the secrets of each step; `promoted`: new files may be in place already.
-
-    One step for the same CA. For another: trust both, show the new, trust the new alone.
-    """
-    if CA_FILE not in new:
-        return [new]
-    whole = _whole(new)
-    later: list[Changes] = [{**whole, ALSO_TRUSTED: old[CA_FILE]}, {**whole, ALSO_TRUSTED: b""}]
-    return later if promoted else [{ALSO_TRUSTED: new[CA_FILE]}, *later]
-
-
-def _whole(new: Files) -> Changes:
-    # A CA that was given without its key signs nothing here; the old key is not its own.
-    return {"ca.key": None, **new} if CA_FILE in new else {**new}
-
-
-def _before(rotation: Pending) -> Changes:
-    # A key that only the new set has, such as that of a CA which had lost its own, goes again.
-    return {**dict.fromkeys(rotation.new), **rotation.old, ALSO_TRUSTED: b""}
 
 
 def _is_distrusted(shown: handshake.Shown, settings: OpsSettings) -> bool:
@@ -381,7 +340,7 @@ def reload(settings: OpsSettings) -> None:
         with PgBouncerAdmin(target, settings) as admin:
             admin.reload()
 
-    answers = everywhere(pgbouncer_admin.replicas(settings), tell)
+    answers = everywhere(pgbouncer.replicas(settings), tell)
     if failed := [f"{answer.target}: {answer.error}" for answer in answers if answer.error]:
         raise FailedError("; ".join(failed))
 
@@ -395,7 +354,3 @@ def _leaves(compiled: Compiled) -> dict[str, bytes]:
         name: x509.load_pem_x509_certificate(contents[path]).public_bytes(Encoding.DER)
         for name, path in paths.items()
     }
-
-
-def _of_old(new: Files) -> str:
-    return "; nobody trusts the old CA any more" if CA_FILE in new else ""

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from infra.config import control
-from infra.ops import app_control, pgbouncer_admin
-from infra.ops.settings import OpsSettings
-from infra.ops.targets import Target, resolve
+from infra.ops.clients import app_control, pgbouncer
+from infra.ops.clients.processes import OpsSettings, Target, resolve
 
 _SECONDS: Final = 3.0
 # What a PostgreSQL client sends to begin TLS, and the answer that allows it.
@@ -30,7 +29,7 @@ class Shown:
         return self._handshake(_trusting(None))
 
     def is_trusted_by(self, authority: bytes) -> bool:
-        """Tell whether who trusts only this CA (PEM) would connect."""
+        """Return True if a client that trusts only this CA (PEM) would connect."""
         try:
             self._handshake(_trusting(authority))
         except ssl.SSLCertVerificationError:
@@ -51,7 +50,7 @@ class Shown:
 def everyone(settings: OpsSettings) -> tuple[Shown, ...]:
     """Return every process that has a certificate and an address now."""
     postgres = settings.values["postgres"]
-    databases = (*resolve(postgres["host"], postgres["port"]), *pgbouncer_admin.replicas(settings))
+    databases = (*resolve(postgres["host"], postgres["port"]), *pgbouncer.replicas(settings))
     app = app_control.connect(settings)
     return (
         *(Shown(target, target.host, is_database=True) for target in databases),

@@ -1,6 +1,5 @@
 """Who can log in, where, with which password: tried on the processes themselves."""
 
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +9,9 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from infra.config import names
-from infra.ops.bounded import bounded
-from infra.ops.operation import FailedError
-from infra.ops.settings import OpsSettings
-from infra.ops.targets import Target, everywhere, first_line
+from infra.ops.clients.processes import OpsSettings, Target, bounded, everywhere, first_line
+from infra.ops.outcome import FailedError
+from infra.ops.waiting import gone, wait_until
 
 T = TypeVar("T")
 # The database entry that PgBouncer's hba file gives each role.
@@ -58,7 +56,7 @@ def first_that_works(candidates: Iterable[OpsSettings], connect: Callable[[OpsSe
 
 
 def is_refusal(error: psycopg.Error) -> bool:
-    """Tell whether a login failed because of its password."""
+    """Return True if a login failed because of its password."""
     return any(text in str(error) for text in REFUSALS)
 
 
@@ -77,7 +75,7 @@ def teach(settings: OpsSettings, replicas: tuple[Target, ...], passwords: dict[s
         for role, entry in ENTRIES.items():
             if role != names.OPERATOR:
                 conninfo = _pooled(settings, target, entry, role, passwords[role])
-                _log_in_soon(conninfo, time.monotonic() + _TEACH_SECONDS)
+                _log_in_soon(conninfo)
 
     failed = [answer for answer in everywhere(replicas, log_in) if not answer.ok]
     if failed:
@@ -114,15 +112,18 @@ def _fault(conninfo: str, *, accepted: bool) -> str:
     return "" if accepted else "the old password is still accepted"
 
 
-def _log_in_soon(conninfo: str, until: float) -> None:
+def _log_in_soon(conninfo: str) -> None:
     """Log in, again after a server login with the old key has failed in between."""
-    while True:
+
+    def refusal() -> psycopg.OperationalError | None:
         try:
-            return _log_in(conninfo)
-        except psycopg.OperationalError:
-            if time.monotonic() > until:
-                raise
-        time.sleep(_AGAIN_SECONDS)
+            _log_in(conninfo)
+        except psycopg.OperationalError as error:
+            return error
+        return None
+
+    if error := wait_until(refusal, gone, seconds=_TEACH_SECONDS, every=_AGAIN_SECONDS):
+        raise error
 
 
 def _log_in(conninfo: str) -> None:

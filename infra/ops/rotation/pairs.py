@@ -1,17 +1,21 @@
-"""Which new certificates a rotation brings: given by the operator, or made here."""
+"""Which new certificates a rotation brings, given by the operator or made here, in which steps."""
 
 import datetime
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from infra.config.certificates import SERVERS, Expiry, expiry
+from infra.config.certificates import ALSO_TRUSTED, SERVERS, Expiry, Validity, expiry, warnings
 from infra.config.faults import Fault, FaultyInputError
 from infra.config.secrets import SecretStore
+from infra.config.settings import Values
 
 CA: Final = "ca"
 NAMES: Final = (CA, *SERVERS)
+CA_FILE: Final = "ca.crt"
 Files = dict[str, bytes]
+Changes = Mapping[str, bytes | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +27,7 @@ class Pairs:
     new_ca: bool
 
     def old(self) -> Files:
-        """Return every file of the pairs that are in force, by name."""
+        """Return every file of the present pairs, by name."""
         paths = (self.secrets / file for name in NAMES for file in _both(name))
         return {path.name: path.read_bytes() for path in paths if path.exists()}
 
@@ -88,3 +92,38 @@ def _is_replaceable(present: dict[str, Expiry], name: str, now: datetime.datetim
 
 def _both(name: str) -> tuple[str, str]:
     return f"{name}.crt", f"{name}.key"
+
+
+def due_files(store: SecretStore, values: Values) -> tuple[set[str], list[str]]:
+    """Return the files of certificates made here that are to be renewed, and warnings of others."""
+    days, renew = (values.integer(f"CERTIFICATE_{name}DAYS") for name in ("", "RENEW_"))
+    validity = Validity(datetime.datetime.now(datetime.UTC), days, renew)
+    own = {one.file for one in expiry(store) if one.made_here}
+    due = {Path(one.file).name: one for one in warnings(store, validity)}
+    if "ca.key" in due and own & due.keys():
+        # Without it only a new CA can sign.
+        return own & due.keys() | {CA_FILE}, []
+    return own & due.keys(), [str(due[file]) for file in sorted(due.keys() - own)]
+
+
+def steps(old: Files, new: Files, *, promoted: bool) -> list[Changes]:
+    """Return the secrets of each step; `promoted`: new files may be in place already.
+
+    One step for the same CA. For another: trust both, show the new, trust the new alone.
+    """
+    if CA_FILE not in new:
+        return [new]
+    whole = _whole(new)
+    later: list[Changes] = [{**whole, ALSO_TRUSTED: old[CA_FILE]}, {**whole, ALSO_TRUSTED: b""}]
+    return later if promoted else [{ALSO_TRUSTED: new[CA_FILE]}, *later]
+
+
+def _whole(new: Files) -> Changes:
+    # A CA that was given without its key signs nothing here; the old key is not its own.
+    return {"ca.key": None, **new} if CA_FILE in new else {**new}
+
+
+def restored(old: Files, new: Files) -> Changes:
+    """Return the secrets that put the old pairs back."""
+    # A key that only the new set has, such as that of a CA which had lost its own, goes again.
+    return {**dict.fromkeys(new), **old, ALSO_TRUSTED: b""}

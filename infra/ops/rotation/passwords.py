@@ -6,96 +6,78 @@ connection is replaced: no session that the old password opened is left in a poo
 """
 
 import datetime
+import secrets as random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from infra.config import recovery
-from infra.config.build import Compiled, check, compile_values
+from infra.config import scram
+from infra.config.build import Compiled, compile_values
 from infra.config.faults import Fault, FaultyInputError
 from infra.config.names import LOGIN_ROLES
-from infra.config.secrets import PASSWORDS, TOKENS
+from infra.config.secrets import PASSWORDS, TOKENS, VERIFIERS
 from infra.config.settings import Values
-from infra.ops import app_control, changes, exits, pgbouncer_admin, serving
-from infra.ops.apply import Paths
-from infra.ops.operation import FailedError, Operation, RefusedError, Request, operate
+from infra.ops.clients import app_control, pgbouncer
+from infra.ops.clients.processes import OpsSettings, Target, everywhere
+from infra.ops.operation import Operation, Paths, Request, operate
+from infra.ops.outcome import FailedError
 from infra.ops.rotation import logins, pending
-from infra.ops.rotation.choice import Choice
-from infra.ops.rotation.pending import Pending
-from infra.ops.rotation.sessions import Sessions
+from infra.ops.rotation.pending import Pending, compiled_values
+from infra.ops.rotation.sessions import Sessions, longest_loan, require_all
 from infra.ops.rotation.switch import Switch
-from infra.ops.settings import OpsSettings
-from infra.ops.targets import Target, everywhere
 
 WHAT: Final = "passwords"
-_SLACK_SECONDS: Final = 5.0
+_GENERATED_BYTES: Final = 32
 
 
 def rotate(settings: OpsSettings, paths: Paths, source: Path | None, request: Request) -> int:
     """Rotate; `source` is a directory of secrets that the operator chose. Return the exit code."""
 
     def work(operation: Operation) -> None:
-        values = in_force(paths)
+        values = compiled_values(paths)
         choice = Choice(paths.secrets, source)
-        try:
-            PasswordRotation(settings, paths, values, choice, operation).run()
-        except FaultyInputError as faulty:
-            operation.fail(exits.BAD_INPUT, *map(str, faulty.faults))
-            operation.ends_as("nothing was changed")
+        PasswordRotation(settings, paths, values, choice, operation).run()
 
     return operate(request, f"rotate {WHAT}", work, secrets=[], resumed=False, switch_seconds=None)
 
 
-def in_force(paths: Paths, env_file: Path | None = None) -> Values:
-    """Return the settings as they were compiled last; refuse when they never were.
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which new secrets a rotation brings: given by the operator, placed beforehand, or made here.
 
-    With `env_file` those of it where only the record of the last compile is lost. Refuses also
-    while secrets are lost: a rotation would make new ones without a switch.
+    `secrets` is the secrets volume, `source` a directory of what the operator gives.
     """
-    if lost := recovery.fault(paths.secrets, paths.out):
-        raise RefusedError(str(lost))
-    record = changes.read_record(paths.out / "ops" / "compiled.json")
-    if record is not None:
-        return changes.baseline(record, {}).values
-    if env_file is None or recovery.is_blank(paths.secrets, paths.out):
-        raise RefusedError("nothing was compiled yet; `make up` compiles and starts")
-    return last_values(paths, env_file)
 
+    secrets: Path
+    source: Path | None
 
-def last_values(paths: Paths, env_file: Path) -> Values:
-    """Return the settings as they were compiled last; those of the env file where that is lost.
+    def new(self) -> dict[str, bytes]:
+        """Return a new password for every role and a new token for every service, by file."""
+        return {name: self._new(name) for name in (*PASSWORDS, *TOKENS)}
 
-    Raises:
-        FaultyInputError: the env file is needed and has faults.
+    def old(self) -> dict[str, bytes]:
+        """Return what is in use, by file name.
 
-    """
-    record = changes.read_record(paths.out / "ops" / "compiled.json")
-    if record is not None:
-        return changes.baseline(record, {}).values
-    checked = check(env_file)
-    if checked.faults:
-        raise FaultyInputError(checked.faults)
-    return checked.values
+        The password that one replaced which was placed beforehand is nowhere any more.
+        """
+        names = [name for name in PASSWORDS if not self._is_placed(name)]
+        return {name: self._kept(name) for name in (*names, *VERIFIERS, *TOKENS)}
 
+    def _new(self, name: str) -> bytes:
+        if self.source is not None and (self.source / name).exists():
+            return (self.source / name).read_bytes()
+        if name in PASSWORDS and self._is_placed(name):
+            return self._kept(name)
+        return random.token_urlsafe(_GENERATED_BYTES).encode("ascii")
 
-def longest_loan(values: Values) -> float:
-    """Return the seconds after which no connection is lent that was lent before."""
-    names = ("API_REQUEST_DEADLINE_SECONDS", "WORKER_BATCH_DEADLINE_SECONDS")
-    return max(float(values.number(name)) for name in names) + _SLACK_SECONDS
+    def _is_placed(self, name: str) -> bool:
+        """Return True if the password is another than the one that PostgreSQL has."""
+        verifier = self._kept(name.replace(".password", ".scram")).decode("ascii")
+        return not scram.matches(self._kept(name).decode("ascii", "replace"), verifier)
 
-
-def require_all(settings: OpsSettings) -> tuple[Target, ...]:
-    """Return every PgBouncer replica; refuse unless every process of the stack answers."""
-    replicas = serving.require(settings, int(settings.values["pgbouncer"]["replicas"]))
-    app = app_control.connect(settings)
-    answers = everywhere(app.targets(), app.state)
-    faults = [answer.error for answer in answers if not answer.ok]
-    if len(answers) != sum(app.processes.values()):
-        faults.append(f"{len(answers)} of {sum(app.processes.values())} app processes run")
-    if faults:
-        raise RefusedError("; ".join(faults))
-    return replicas
+    def _kept(self, name: str) -> bytes:
+        return (self.secrets / name).read_bytes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +98,7 @@ class PasswordRotation:
         else:
             self.operation.say("going on with a rotation that was not finished")
             compiled = self._compile(rotation.new)
-            replicas = pgbouncer_admin.replicas(self.settings)
+            replicas = pgbouncer.replicas(self.settings)
         self.operation.note(resumed=rotation.resumed)
         with self.operation.ending.shield():
             seconds = self._switch(rotation, replicas).run(compiled)
@@ -134,10 +116,10 @@ class PasswordRotation:
         old, new = self.choice.old(), self.choice.new()
         if same := [name for name in new if new[name] == old.get(name)]:
             raise FaultyInputError(
-                Fault(name, "is what is in force already; choose another") for name in same
+                Fault(name, "is the present one; choose another") for name in same
             )
         compiled = self._compile(new)
-        self.operation.say("looking whether every process is there to take them")
+        self.operation.say("checking that every process can take them")
         replicas = require_all(self.settings)
         rotation = pending.begin(self.paths.secrets, WHAT, old=old, new=compiled.new_secrets)
         return rotation, compiled, replicas

@@ -1,4 +1,4 @@
-"""The secrets of a rotation that is under way: old and new, kept until the new are proven.
+"""What a rotation starts from, and its secrets: old and new, kept until the new are proven.
 
 They are in `rotation/` on the secrets volume. A rotation that was interrupted finds them
 there and goes on with the same new secrets.
@@ -10,7 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from infra.ops.operation import RefusedError
+from infra.config import recovery
+from infra.config.build import check
+from infra.config.faults import FaultyInputError
+from infra.config.settings import Values
+from infra.ops.operation import Paths
+from infra.ops.outcome import RefusedError
+from infra.ops.running import Running, read_record
 
 _NAME = "rotation"
 _WHAT = "what"
@@ -37,12 +43,47 @@ class Pending:
         return self.directory / "new" / name
 
     def forget(self) -> None:
-        """Remove the record: one of the two sets is in force everywhere, and in its place."""
+        """Remove the record: one of the two sets is in use everywhere, and in its place."""
         # First out of the way as a whole: half of a record must never be found.
         gone = self.directory.with_name(f".{_NAME}.gone")
         shutil.rmtree(gone, ignore_errors=True)
         self.directory.rename(gone)
         shutil.rmtree(gone)
+
+
+def compiled_values(paths: Paths, env_file: Path | None = None) -> Values:
+    """Return the settings as they were compiled last; refuse when they never were.
+
+    With `env_file` those of it where only the record of the last compile is lost. Refuses also
+    while secrets are lost: a rotation would make new ones without a switch.
+    """
+    if lost := recovery.fault(paths.secrets, paths.out):
+        raise RefusedError(str(lost))
+    if (values := _recorded(paths)) is not None:
+        return values
+    if env_file is None or recovery.is_blank(paths.secrets, paths.out):
+        raise RefusedError("nothing was compiled yet; `make up` compiles and starts")
+    return last_values(paths, env_file)
+
+
+def last_values(paths: Paths, env_file: Path) -> Values:
+    """Return the settings as they were compiled last; those of the env file where that is lost.
+
+    Raises:
+        FaultyInputError: the env file is needed and has faults.
+
+    """
+    if (values := _recorded(paths)) is not None:
+        return values
+    checked = check(env_file)
+    if checked.faults:
+        raise FaultyInputError(checked.faults)
+    return checked.values
+
+
+def _recorded(paths: Paths) -> Values | None:
+    recorded = read_record(paths.out / "ops" / "compiled.json")
+    return None if recorded is None else Running((), recorded=recorded).compiled
 
 
 def unfinished(secrets: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""Replace every connection of both hops, so that none is left that was made before."""
+"""Every process of the stack is there, and every connection of both hops is replaced."""
 
 import time
 from collections.abc import Callable
@@ -6,17 +6,35 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from infra.config.names import CLIENTS
-from infra.ops.app_control import Control
-from infra.ops.operation import FailedError
-from infra.ops.pgbouncer_admin import PgBouncerAdmin
-from infra.ops.settings import OpsSettings
-from infra.ops.targets import Target, everywhere
+from infra.config.settings import Values
+from infra.ops.clients import app_control, pgbouncer
+from infra.ops.clients.app_control import Control, drained
+from infra.ops.clients.pgbouncer import PgBouncerAdmin
+from infra.ops.clients.processes import OpsSettings, Target, everywhere
+from infra.ops.outcome import FailedError, RefusedError
 
-# A connection that was being made during one drain is caught by the next.
-_DRAIN_AGAIN_SECONDS: Final = 2.0
-_POLL_SECONDS: Final = 0.1
+_SLACK_SECONDS: Final = 5.0
 _APP_ENTRIES: Final = tuple(client.entry for client in CLIENTS)
 _Client = tuple[str, str, str]
+
+
+def longest_loan(values: Values) -> float:
+    """Return the seconds after which no connection is lent that was lent before."""
+    names = ("API_REQUEST_DEADLINE_SECONDS", "WORKER_BATCH_DEADLINE_SECONDS")
+    return max(float(values.number(name)) for name in names) + _SLACK_SECONDS
+
+
+def require_all(settings: OpsSettings) -> tuple[Target, ...]:
+    """Return every PgBouncer replica; refuse unless every process of the stack answers."""
+    replicas = pgbouncer.require(settings, int(settings.values["pgbouncer"]["replicas"]))
+    app = app_control.connect(settings)
+    answers = everywhere(app.targets(), app.state)
+    faults = [answer.error for answer in answers if not answer.ok]
+    if len(answers) != sum(app.processes.values()):
+        faults.append(f"{len(answers)} of {sum(app.processes.values())} app processes run")
+    if faults:
+        raise RefusedError("; ".join(faults))
+    return replicas
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +69,16 @@ class Sessions:
             raise FailedError(f"{target}: {len(old)} server connections are busy since")
 
     def _await_clients(self, before: dict[Target, set[_Client]]) -> None:
-        deadline, again = time.monotonic() + self.wait_seconds, 0.0
-        while left := self._left(before):
-            now = time.monotonic()
-            if now > deadline:
-                raise FailedError(f"connections are lent since: {', '.join(left)}")
-            if now >= again:
-                self._drain()
-                again = now + _DRAIN_AGAIN_SECONDS
-            time.sleep(_POLL_SECONDS)
+        left = drained(self._drain, lambda: self._left(before), seconds=self.wait_seconds)
+        if left:
+            raise FailedError(f"connections are lent since: {', '.join(left)}")
 
     def _left(self, before: dict[Target, set[_Client]]) -> list[str]:
         counts = {target: len(self._clients(target) & old) for target, old in before.items()}
         return [f"{count} on {target}" for target, count in counts.items() if count]
 
     def _clients(self, target: Target) -> set[_Client]:
-        """Return the app's connections to a replica, told apart by peer and time."""
+        """Return the app's connections to a replica, distinguished by peer and time."""
         with PgBouncerAdmin(target, self.settings) as admin:
             rows = admin.show("CLIENTS")
         return {_client(row) for row in rows if row["database"] in _APP_ENTRIES}

@@ -21,14 +21,13 @@ from infra.config.build import Compiled
 from infra.config.render import Rendered
 from infra.config.secrets import PASSWORDS, VERIFIERS
 from infra.config.write import write_files, write_secrets
-from infra.ops.apply import Paths
-from infra.ops.operation import FailedError
-from infra.ops.pgbouncer_admin import PgBouncerAdmin
-from infra.ops.postgres_admin import PostgresAdmin
+from infra.ops.clients.pgbouncer import PgBouncerAdmin
+from infra.ops.clients.postgres import PostgresAdmin
+from infra.ops.clients.processes import OpsSettings, Target, everywhere, first_line
+from infra.ops.operation import Paths
+from infra.ops.outcome import FailedError
 from infra.ops.rotation import logins
 from infra.ops.rotation.pending import Pending
-from infra.ops.settings import OpsSettings
-from infra.ops.targets import Target, everywhere, first_line
 
 T = TypeVar("T")
 AGAIN: Final = "not finished; run it again: make rotate-passwords"
@@ -56,7 +55,7 @@ class Switch:
         """Switch; return the seconds from the first change to the last.
 
         Raises:
-            FailedError: says whether the old passwords are in force or to run it again.
+            FailedError: says whether the old passwords are in use or to run it again.
 
         """
         with ExitStack() as stack:
@@ -132,7 +131,7 @@ class Switch:
         except Exception as second:
             return FailedError(f"{reason}; {first_line(second)}; {AGAIN}")
         self.rotation.forget()
-        return FailedError(f"{reason}; the old passwords are in force")
+        return FailedError(f"{reason}; the old passwords are in use")
 
 
 def _opener(target: Target) -> Callable[[OpsSettings], PgBouncerAdmin]:

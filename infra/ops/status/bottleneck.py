@@ -1,14 +1,14 @@
-"""What holds the path up now, and which setting that points to: a pure function of a sample.
+"""The current bottleneck, and the setting that it points to: a pure function of a sample.
 
 A full queue backs up into the tier before it, so the tiers are judged from the database
-upwards: the first that is short of something is the cause, those before it only show it.
+upwards: the first that has too little of something is the cause, those before it only show it.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from infra.config.names import API, CLIENTS, MONITOR_ENTRY
-from infra.ops.status.host_facts import TIERS
+from infra.ops.running import TIERS
 from infra.ops.status.sample import AppProcess, Container, Pooler, Sample, ServerPool
 
 # A lock that is waited for longer is felt by requests.
@@ -60,7 +60,7 @@ def bottleneck(sample: Sample) -> Verdict:
         _low_disk,
     )
     verdicts = (judge(sample) for judge in judges)
-    return next((one for one in verdicts if one), Verdict("nothing", "nothing is short."))
+    return next((one for one in verdicts if one), Verdict("none", "none."))
 
 
 def _full_disk(sample: Sample) -> Verdict | None:
@@ -214,7 +214,7 @@ def _behind_a_full_pool(sample: Sample, pool: ServerPool, line: str) -> Verdict:
     if server.on_cpu >= server.processors:
         why = (
             f"PostgreSQL runs {server.on_cpu} queries on {server.processors} processor(s): "
-            "processors are short, more connections would not help."
+            "the processors are the limit, more connections would not help."
         )
         return _raise("postgres cpu", line + why, "POSTGRES_CPUS", _RESTART)
     if server.connections >= NEARLY_ALL * server.max_connections:

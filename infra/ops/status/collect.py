@@ -1,30 +1,43 @@
-"""Take a sample: every process asked at once, none able to hold up the others.
+"""Take a sample: every process asked at once, none able to delay the others.
 
 Each is looked at several times: a queue is there at one instant and not at the next. What
 waits or runs is then the mean of the looks, rounded; connections in use are the most of them.
 """
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeVar
 
 import psycopg
+from cryptography import x509
 
-from infra.ops import pgbouncer_admin
-from infra.ops.app_control import Control, ProcessState
-from infra.ops.bounded import TimedOutError
-from infra.ops.pgbouncer_admin import PgBouncerAdmin
-from infra.ops.postgres_admin import PostgresAdmin
-from infra.ops.settings import OpsSettings
-from infra.ops.status import host_facts
+from infra.ops.clients import pgbouncer
+from infra.ops.clients.app_control import Control, ProcessState
+from infra.ops.clients.pgbouncer import PgBouncerAdmin
+from infra.ops.clients.postgres import PostgresAdmin
+from infra.ops.clients.processes import (
+    Answer,
+    OpsSettings,
+    Target,
+    TimedOutError,
+    everywhere,
+    first_line,
+    resolve,
+)
+from infra.ops.running import TIERS
 from infra.ops.status.sample import (
     AppProcess,
+    Certificate,
+    Container,
+    Disk,
     HostFacts,
     LastMinute,
     Pooler,
@@ -34,12 +47,13 @@ from infra.ops.status.sample import (
     ServerPool,
     Session,
 )
-from infra.ops.targets import Answer, Target, everywhere, first_line, resolve
 
 CALL_SECONDS = 3.0
 LOOKS = 10
 # A process that is slow to answer gets fewer looks instead of this many times the seconds.
 PATIENCE = 3
+# States of a container that has ended.
+_ENDED = ("exited", "dead", "restarting")
 _SECRETS = Path("/secrets")
 _ADMIN_DATABASE = "pgbouncer"
 _P95 = 0.95
@@ -87,7 +101,7 @@ class Collector:
                 poolers.result(),
                 server.result(),
                 self._host,
-                host_facts.certificates(_SECRETS),
+                certificates(_SECRETS),
                 last_minute,
             )
 
@@ -115,7 +129,7 @@ class Collector:
         return self._looks(lambda: self._control.state(target))
 
     def _poolers(self) -> tuple[Pooler, ...]:
-        targets = pgbouncer_admin.replicas(self._settings)
+        targets = pgbouncer.replicas(self._settings)
         answers = everywhere(targets, self._pooler)
         expected = int(self._settings.values["pgbouncer"]["replicas"])
         missing = [_missing_pooler() for _ in range(expected - len(targets))]
@@ -282,7 +296,7 @@ def _server(admin: PostgresAdmin, looks: Sequence[tuple[Rows, Rows]], processors
 def median_look(looks: Sequence[tuple[Rows, Rows]]) -> tuple[Rows, Rows]:
     """Return sessions and waits of the look with the median wait for a lock.
 
-    Without a wait unless half of the looks saw one: a lock held for a moment holds nobody up.
+    Without a wait unless half of the looks saw one: a lock held for a moment delays nobody.
     """
 
     def longest(look: tuple[Rows, Rows]) -> float:
@@ -314,3 +328,48 @@ def _session(row: dict[str, Any]) -> Session:
         blocked_by=tuple(row.get("blocked_by") or ()),
         state=row.get("state") or "",
     )
+
+
+def host_facts(text: str) -> HostFacts | None:
+    """Return what infra/host/containers.sh found on the host: one JSON object a line.
+
+    A line is a container, or `disk`. None when the host handed over nothing.
+
+    Raises:
+        ValueError: it is not what infra/host/containers.sh prints.
+
+    """
+    try:
+        lines = [json.loads(line) for line in text.splitlines() if line.strip()]
+        if not lines:
+            return None
+        containers = tuple(_container(one) for one in lines if one.get("service") in TIERS)
+        disk = next((Disk(**one["disk"]) for one in lines if "disk" in one), None)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+    return HostFacts(containers, disk)
+
+
+def _container(found: dict[str, object]) -> Container:
+    return Container(
+        service=str(found["service"]),
+        name=str(found["name"]).lstrip("/"),
+        state=str(found["state"]),
+        since=str(found["finished" if found["state"] in _ENDED else "started"])[:19] + "Z",
+        exit_code=int(str(found["exit_code"])),
+        restarts=int(str(found["restarts"])),
+        health=str(found["health"]),
+        oom_killed=bool(found["oom_killed"]),
+    )
+
+
+def certificates(directory: Path) -> tuple[Certificate, ...]:
+    """Return every certificate of a directory that can be read, the first to expire first."""
+    found = []
+    for path in directory.glob("*.crt"):
+        try:
+            one = x509.load_pem_x509_certificate(path.read_bytes())
+        except (OSError, ValueError):
+            continue
+        found.append(Certificate(path.name, (one.not_valid_after_utc - datetime.now(UTC)).days))
+    return tuple(sorted(found, key=lambda one: (one.days, one.name)))

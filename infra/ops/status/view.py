@@ -1,16 +1,77 @@
-"""A sample as tables of one screen, and as JSON."""
+"""Show the path once, again and again, or as JSON: a sample as tables of one screen."""
 
+import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from infra.ops.clients import app_control
+from infra.ops.clients.processes import OpsSettings
+from infra.ops.outcome import Exit, print_document
 from infra.ops.status.bottleneck import Verdict, bottleneck
-from infra.ops.status.sample import AppProcess, Pooler, Sample, Server, ServerPool
+from infra.ops.status.collect import Collector
+from infra.ops.status.sample import AppProcess, HostFacts, Pooler, Sample, Server, ServerPool
+
+# A container has no terminal to ask when its output is piped.
+PLAIN_WIDTH = 150
+
+
+def show(
+    settings: OpsSettings,
+    *,
+    as_json: bool,
+    watch: bool,
+    every_seconds: float,
+    host: HostFacts | None = None,
+) -> int:
+    """Print the path as it is over `every_seconds`; return 1 when a process did not answer."""
+    control = app_control.connect(settings)
+    collector = Collector(
+        settings,
+        control,
+        processors=settings.values["postgres"]["processors"],
+        # Facts of the start would be stale on the next screen.
+        host=None if watch else host,
+        seconds=every_seconds,
+    )
+    if watch:
+        return _watch(collector)
+    sample = collector.sample()
+    if as_json:
+        print_document(as_dict(sample))
+    else:
+        # A command that is longer than the line stays whole.
+        _console().print(screen(sample), crop=False)
+    return _exit_code(sample)
+
+
+def _watch(collector: Collector) -> int:
+    code: int = Exit.OK
+    # As process 1 of its container it would not notice SIGTERM at all.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with Live(console=_console(), screen=sys.stdout.isatty(), auto_refresh=False) as live:
+            while True:
+                sample = collector.sample()
+                code = _exit_code(sample)
+                live.update(screen(sample, verdict_first=True), refresh=True)
+    except KeyboardInterrupt:
+        return code
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
+
+
+def _exit_code(sample: Sample) -> int:
+    return Exit.FAILED if sample.unreachable else Exit.OK
 
 
 def as_dict(sample: Sample) -> dict[str, Any]:
@@ -46,7 +107,7 @@ def _verdict(verdict: Verdict) -> Iterator[Text]:
     """Yield the line, and each command on one of its own, whole, so that it can be pasted."""
     named = not verdict.setting or verdict.setting in verdict.line
     setting = "" if named else f" Setting: {verdict.setting}."
-    style = "bold green" if verdict.where == "nothing" else "bold yellow"
+    style = "bold green" if verdict.where == "none" else "bold yellow"
     yield Text.assemble(("Bottleneck: ", style), verdict.line, (setting, "bold"))
     for command in verdict.command.splitlines():
         yield Text(command, style="bold", no_wrap=True, overflow="ignore")

@@ -10,11 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from infra.ops import settings
-from infra.ops.app_control import ControlError, ReloadRefusedError, connect
-from infra.ops.targets import Target, everywhere
+from infra.ops.clients.app_control import ControlError, ReloadRefusedError, connect
+from infra.ops.clients.processes import OpsSettings, Target, everywhere
 
-control = connect(settings.read(Path("/etc/sluice/ops/ops.json")))
+control = connect(OpsSettings.read(Path("/etc/sluice/ops/ops.json")))
 what, services = sys.argv[1], sys.argv[2:]
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import httpx
 
-from infra.ops import settings
-from infra.ops.app_control import connect
+from infra.ops.clients.app_control import connect
+from infra.ops.clients.processes import OpsSettings
 
-control = connect(settings.read(Path("/etc/sluice/ops/ops.json")))
+control = connect(OpsSettings.read(Path("/etc/sluice/ops/ops.json")))
 answers = []
 with httpx.Client(verify=control.tls, trust_env=False, timeout=5) as client:
     for method, host, path, authorization in json.loads(sys.argv[1]):

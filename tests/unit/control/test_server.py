@@ -19,8 +19,8 @@ from app.control.server import ControlServer
 from app.settings import ControlSettings, WorkerSettings
 from infra.config import issuing
 from infra.config.issuing import Pair
-from infra.ops.app_control import Control, ControlError, ReloadRefusedError
-from infra.ops.targets import Target
+from infra.ops.clients.app_control import Control, ControlError, ReloadRefusedError
+from infra.ops.clients.processes import Target
 from tests.unit.control.conftest import TOKEN, SettingsFile, issue
 from tests.unit.infra.support import NOW
 

@@ -13,7 +13,8 @@ from infra.config.build import compile_values
 from infra.config.certificates import ALSO_TRUSTED
 from infra.config.host import Host
 from infra.config.secrets import PASSWORDS, TOKENS
-from infra.ops import exits, plan
+from infra.ops import plan
+from infra.ops.outcome import Exit
 from tests.unit.infra.support import write_env
 
 Files = dict[str, bytes]
@@ -110,7 +111,7 @@ def test_config_refuses_to_make_a_lost_secret_anew(
 ) -> None:
     (site.secrets / name).unlink()
     before = site.kept()
-    assert site.compile() == exits.BAD_INPUT
+    assert site.compile() == Exit.BAD_INPUT
     assert site.kept() == before
     told = f"1 secrets that the compiled files were made of are gone ({name}): the volume was lost"
     said = f"{site.secrets}: {told} or emptied; write them back: make restore-secrets\n"

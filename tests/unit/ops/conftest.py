@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from infra.ops import lock
+from infra.ops import operation
 from infra.ops.operation import Request
 from tests.unit.ops.support import Run
 
 
 @pytest.fixture
-def told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+def document_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     """Return a function that runs a command for a program, and returns its document."""
 
     def run(command: Callable[[Request], int]) -> dict[str, Any]:
@@ -30,4 +30,4 @@ def told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
 @pytest.fixture(autouse=True)
 def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a held lock refused almost at once."""
-    monkeypatch.setattr(lock, "GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(operation, "GRACE_SECONDS", 0.3)

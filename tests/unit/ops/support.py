@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from infra.ops.settings import OpsSettings
-from infra.ops.targets import Target
+from infra.ops.clients.processes import OpsSettings, Target
 
 POOLERS = tuple(Target(f"pgbouncer-{n}", "pgbouncer", f"192.0.2.{n}", 6432) for n in (1, 2, 3))
 LIMITS = {"drain_seconds": 1, "max_seconds": 2, "query_wait_timeout_seconds": 3}

@@ -37,8 +37,8 @@ def sample(
     return Sample((app,), (Pooler("pgbouncer-1", pools=(pool,)),), server)
 
 
-def test_nothing_is_short_on_an_idle_path() -> None:
-    assert bottleneck(sample()).where == "nothing"
+def test_an_idle_path_has_no_bottleneck() -> None:
+    assert bottleneck(sample()).where == "none"
     assert not bottleneck(sample()).setting
 
 
@@ -112,13 +112,13 @@ MB = 1 << 20
 
 
 @pytest.mark.parametrize(
-    ("free", "where"), [(31 * MB, "disk full"), (32 * MB, "disk"), (2048 * MB, "nothing")]
+    ("free", "where"), [(31 * MB, "disk full"), (32 * MB, "disk"), (2048 * MB, "none")]
 )
 def test_a_volume_with_little_room_is_named_before_it_is_full(free: int, where: str) -> None:
     facts = HostFacts((), Disk(20_480 * MB, free, reserve=2048 * MB))
     verdict = bottleneck(replace(sample(), host=facts))
     assert verdict.where == where
-    if where != "nothing":
+    if where != "none":
         assert f"{free // MB} MB free of 20480 MB" in verdict.line
         assert verdict.command == "make free-disk"
 
@@ -197,7 +197,7 @@ def test_a_lock_comes_before_everything_that_queues_behind_it() -> None:
 
 def test_a_lock_that_nobody_feels_yet_is_no_verdict() -> None:
     blocked = (Session(11, "risk_api", 0.01, "UPDATE", blocked_by=(10,)),)
-    assert bottleneck(sample(server=replace(IDLE_SERVER, blocked=blocked))).where == "nothing"
+    assert bottleneck(sample(server=replace(IDLE_SERVER, blocked=blocked))).where == "none"
 
 
 def test_clients_that_wait_without_any_server_connection_wait_for_a_login() -> None:
@@ -206,7 +206,7 @@ def test_clients_that_wait_without_any_server_connection_wait_for_a_login() -> N
 
 
 def test_clients_that_wait_a_moment_while_a_server_is_idle_are_no_verdict() -> None:
-    assert bottleneck(sample(pool=replace(IDLE_POOL, clients_waiting=1))).where == "nothing"
+    assert bottleneck(sample(pool=replace(IDLE_POOL, clients_waiting=1))).where == "none"
 
 
 def test_a_pause_explains_every_queue() -> None:
@@ -223,7 +223,7 @@ def test_what_does_not_answer_comes_first_and_is_named() -> None:
     assert "api-1: ConnectTimeout" in verdict.line
 
 
-def test_busy_processors_without_a_queue_are_told_of() -> None:
+def test_busy_processors_without_a_queue_are_reported() -> None:
     verdict = bottleneck(sample(server=replace(IDLE_SERVER, on_cpu=3)))
     assert verdict.where == "postgres cpu"
     assert "nothing queues" in verdict.line
@@ -264,7 +264,7 @@ def test_a_queue_that_comes_and_goes_counts_by_its_mean() -> None:
 
 def test_a_queue_that_is_there_once_is_no_verdict() -> None:
     looks = [FULL_POOL, *[IDLE_POOL] * 11]
-    assert bottleneck(sample(pool=pool_over(looks))).where == "nothing"
+    assert bottleneck(sample(pool=pool_over(looks))).where == "none"
 
 
 def test_a_lock_counts_that_is_waited_for_in_half_of_the_looks() -> None:

@@ -14,8 +14,8 @@ import pytest
 from cryptography import x509
 
 from infra.config import issuing
+from infra.ops.clients.processes import Target
 from infra.ops.rotation import handshake
-from infra.ops.targets import Target
 
 
 @pytest.fixture

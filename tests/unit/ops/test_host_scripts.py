@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.fix_stack import poll
+from tests.fix_stack import on_host, poll
 from tests.unit.infra.support import REPOSITORY
 
 # Notes each call; answers a command as answers.json says, everything else with nothing.
@@ -60,7 +60,7 @@ class Ran:
 
     @property
     def commands(self) -> list[str]:
-        """Return the commands of which the document tells."""
+        """Return the commands that the document names."""
         return [one["command"] for one in self.document["commands"]]
 
 
@@ -92,7 +92,7 @@ class Docker:
     def start(self, script: str, *arguments: str) -> subprocess.Popen[str]:
         (self.folder / "answers.json").write_text(json.dumps(self.answers))
         return subprocess.Popen(
-            [str(REPOSITORY / "infra" / "host" / script), *arguments],
+            [*on_host(script), *arguments],
             env={
                 **os.environ,
                 "PATH": f"{self.folder}:{os.environ['PATH']}",
@@ -140,7 +140,7 @@ def test_a_person_gets_the_lines_and_the_host_its_steps(docker: Docker) -> None:
     docker.answer(
         "restart pgbouncer", stdout="host: replace-pgbouncer p1\nserve\n", stderr="p1: empty\n"
     )
-    ran = docker.run("restart-pgbouncer.sh")
+    ran = docker.run("restart-pgbouncer")
     assert (ran.exit_code, ran.stdout, ran.stderr) == (0, "serve\n", "p1: empty\n")
     assert "restart p1" in ran.calls
     assert not any("--json" in call for call in ran.calls)
@@ -149,7 +149,7 @@ def test_a_person_gets_the_lines_and_the_host_its_steps(docker: Docker) -> None:
 def test_a_program_gets_one_document_and_the_host_its_steps(docker: Docker) -> None:
     progress = "p1: empty\nhost: replace-pgbouncer p1\np1: new\n"
     docker.tell("restart pgbouncer --json", stderr=progress, processes=[{"process": "p1"}])
-    ran = docker.run("restart-pgbouncer.sh", "--json")
+    ran = docker.run("restart-pgbouncer", "--json")
     assert (ran.exit_code, ran.stderr) == (0, "p1: empty\np1: new\n")
     assert ran.document == {
         "exit_code": 0,
@@ -170,7 +170,7 @@ def test_the_exit_code_of_the_command_is_that_of_the_script(
     docker: Docker, options: tuple[str, ...], code: int
 ) -> None:
     docker.tell("restart pgbouncer", code=code, faults=["why"])
-    ran = docker.run("restart-pgbouncer.sh", *options)
+    ran = docker.run("restart-pgbouncer", *options)
     assert ran.exit_code == code
     if options:
         assert ran.document["exit_code"] == code
@@ -179,7 +179,7 @@ def test_the_exit_code_of_the_command_is_that_of_the_script(
 
 def test_a_command_that_died_without_a_word_is_a_fault(docker: Docker) -> None:
     docker.answer("restart pgbouncer", code=137)
-    ran = docker.run("restart-pgbouncer.sh", "--json")
+    ran = docker.run("restart-pgbouncer", "--json")
     assert ran.document == {
         "exit_code": 137,
         "faults": ["restart pgbouncer ended with 137 and printed no document"],
@@ -187,10 +187,10 @@ def test_a_command_that_died_without_a_word_is_a_fault(docker: Docker) -> None:
     }
 
 
-def test_a_restart_of_postgres_tells_of_all_that_it_did(docker: Docker) -> None:
+def test_a_restart_of_postgres_reports_all_that_it_did(docker: Docker) -> None:
     docker.tell("apply --restart", code=NEEDS_RESTART, stderr="host: restart postgres\n")
     docker.tell("restart postgres", stderr="host: restart-postgres\n", paused_seconds=1.5)
-    ran = docker.run("restart-postgres.sh", "--json")
+    ran = docker.run("restart-postgres", "--json")
     assert ran.exit_code == ran.document["exit_code"] == 0
     assert ran.commands == ["apply --restart", "restart postgres", "apply --restart"]
     assert ran.document["commands"][1]["document"]["paused_seconds"] == 1.5
@@ -201,7 +201,7 @@ def test_a_restart_of_postgres_tells_of_all_that_it_did(docker: Docker) -> None:
 
 def test_an_env_file_at_fault_ends_it_before_anything_is_restarted(docker: Docker) -> None:
     docker.tell("apply --restart", code=2, faults=["WORKER_THREADS=x"])
-    ran = docker.run("restart-postgres.sh", "--json")
+    ran = docker.run("restart-postgres", "--json")
     assert ran.exit_code == ran.document["exit_code"] == 2
     assert ran.commands == ["apply --restart"]
     assert not any("restart postgres" in call for call in ran.calls)
@@ -209,7 +209,7 @@ def test_an_env_file_at_fault_ends_it_before_anything_is_restarted(docker: Docke
 
 def test_what_the_script_itself_refuses_is_in_its_document(docker: Docker) -> None:
     docker.answer("postgres -C max_connections", code=1, stderr="FATAL\nno such setting\n")
-    ran = docker.run("restart-postgres.sh", "--json", "--compiled")
+    ran = docker.run("restart-postgres", "--json", "--compiled")
     assert ran.exit_code == ran.document["exit_code"] == 3
     (said, refused) = ran.document["faults"]
     assert said.endswith("postgresql.conf failed (1): no such setting")
@@ -219,7 +219,7 @@ def test_what_the_script_itself_refuses_is_in_its_document(docker: Docker) -> No
 
 def test_a_restart_of_the_app_takes_services_beside_json(docker: Docker) -> None:
     docker.tell("restart app", stderr="host: replace-worker w1\n")
-    ran = docker.run("restart-app.sh", "--compiled", "--json", "worker")
+    ran = docker.run("restart-app", "--compiled", "--json", "worker")
     assert (ran.exit_code, ran.commands) == (0, ["restart app worker"])
     assert "restart w1" in ran.calls
 
@@ -232,13 +232,13 @@ def test_apply_with_restarts_holds_the_documents_of_the_scripts_that_it_runs(
     docker.tell("apply --json", steps=["files: 3 written"])
     for name in ("restart postgres", "restart app"):
         docker.tell(name)
-    ran = docker.run("apply.sh", "--json", "--restart")
+    ran = docker.run("apply", "--json", "--restart")
     assert ran.exit_code == 0, ran.stderr
     assert ran.commands == [
         "apply --restart",
-        "restart-postgres.sh --compiled",
-        "restart-app.sh --compiled worker",
-        "restart-app.sh --compiled api",
+        "restart-postgres --compiled",
+        "restart-app --compiled worker",
+        "restart-app --compiled api",
         "apply",
     ]
     postgres = ran.document["commands"][1]["document"]
@@ -248,7 +248,7 @@ def test_apply_with_restarts_holds_the_documents_of_the_scripts_that_it_runs(
 def test_a_migration_that_fails_ends_apply_with_the_reason(docker: Docker) -> None:
     docker.tell("apply --restart", code=NEEDS_RESTART, stderr="host: restart migrate api\n")
     docker.answer("--exit-code-from migrate", code=7, stdout="migrate-1 | no such column\n")
-    ran = docker.run("apply.sh", "--json", "--restart")
+    ran = docker.run("apply", "--json", "--restart")
     assert ran.exit_code == ran.document["exit_code"] == 1
     assert ran.document["faults"] == ["the migration failed; see: docker compose logs migrate"]
     assert ran.commands == ["apply --restart"]
@@ -258,17 +258,17 @@ def test_a_migration_that_fails_ends_apply_with_the_reason(docker: Docker) -> No
 @pytest.mark.parametrize("options", [(), ("--json",)])
 def test_apply_without_restarts_runs_one_command(docker: Docker, options: tuple[str, ...]) -> None:
     docker.tell("apply", code=NEEDS_RESTART)
-    ran = docker.run("apply.sh", *options)
+    ran = docker.run("apply", *options)
     assert ran.exit_code == NEEDS_RESTART
     assert len(ran.calls) == 1
     if options:
         assert ran.commands == ["apply"]
 
 
-def test_a_changed_number_of_replicas_tells_of_every_command(docker: Docker) -> None:
+def test_a_changed_number_of_replicas_reports_every_command(docker: Docker) -> None:
     for name in ("plan --quiet", "apply --restart", "pgbouncer spread 2"):
         docker.tell(name)
-    ran = docker.run("scale-pgbouncer.sh", "--json", "2")
+    ran = docker.run("scale-pgbouncer", "--json", "2")
     assert ran.exit_code == 0, ran.stderr
     assert ran.commands == ["apply --restart", "pgbouncer spread 2"]
     checked = next(call for call in ran.calls if "plan --quiet" in call)
@@ -281,7 +281,7 @@ def test_a_number_that_does_not_fit_leaves_the_env_file(
 ) -> None:
     docker.tell("plan --quiet", code=2, ok=False)
     before = (docker.folder / "stack.env").read_text()
-    ran = docker.run("scale-pgbouncer.sh", *options, "30")
+    ran = docker.run("scale-pgbouncer", *options, "30")
     assert ran.exit_code == 2
     assert (docker.folder / "stack.env").read_text() == before
     assert not (docker.folder / "stack.env.candidate").exists()
@@ -290,22 +290,24 @@ def test_a_number_that_does_not_fit_leaves_the_env_file(
 
 
 def test_no_number_is_a_fault_in_the_document(docker: Docker) -> None:
-    ran = docker.run("scale-pgbouncer.sh", "--json", 'a "\\')
+    ran = docker.run("scale-pgbouncer", "--json", 'a "\\')
     assert ran.exit_code == ran.document["exit_code"] == 2
-    assert ran.document["faults"][0].startswith("usage: scale-pgbouncer.sh")
+    assert ran.document["faults"][0].startswith(
+        "usage: operate.sh scale-pgbouncer [--json] N (make "
+    )
 
 
 def test_a_preset_is_written_after_its_plan(docker: Docker) -> None:
     docker.tell("preset small --json", ok=True)
     docker.answer("preset small --print", stdout="API_PORT=8080\n")
-    ran = docker.run("preset.sh", "--json", "small")
+    ran = docker.run("preset", "--json", "small")
     assert (ran.exit_code, ran.commands) == (0, ["preset small"])
     assert (docker.folder / "stack.env").read_text() == "API_PORT=8080\n"
 
 
 def test_a_name_with_quotes_stays_one_document(docker: Docker) -> None:
     docker.tell("preset", code=2, faults=["preset 'a\"b' is not one of laptop"])
-    ran = docker.run("preset.sh", "--json", 'a"b\\c')
+    ran = docker.run("preset", "--json", 'a"b\\c')
     assert ran.exit_code == 2
     assert ran.commands == ['preset a"b\\c']
 
@@ -316,7 +318,7 @@ def test_a_preset_that_the_host_cannot_carry_is_not_written(
 ) -> None:
     before = (docker.folder / "stack.env").read_text()
     docker.tell("preset large --print", code=2, ok=False, stderr="POSTGRES_CPUS=24.0 exceeds\n")
-    ran = docker.run("preset.sh", *options, "large")
+    ran = docker.run("preset", *options, "large")
     assert ran.exit_code == 2
     assert "POSTGRES_CPUS=24.0 exceeds" in ran.stderr
     assert (docker.folder / "stack.env").read_text() == before
@@ -327,7 +329,7 @@ def test_a_preset_that_the_host_cannot_carry_is_not_written(
 
 def test_the_check_asks_the_host_and_not_compose(docker: Docker) -> None:
     docker.answer("compose version", stdout="2.26.1\n")
-    ran = docker.run("check.sh")
+    ran = docker.run("check")
     assert (ran.exit_code, ran.stdout, ran.stderr) == (0, "", "")
     assert {call for call in ran.calls if call.startswith("compose")} == {"compose version --short"}
     (judged,) = [call for call in ran.calls if call.endswith("plan --quiet")]
@@ -337,15 +339,15 @@ def test_the_check_asks_the_host_and_not_compose(docker: Docker) -> None:
 
 def test_warnings_are_shown_where_they_are_asked_for(docker: Docker) -> None:
     docker.answer("plan --quiet", stderr="warning: small\n")
-    assert docker.run("check.sh").stderr == ""
-    assert docker.run("check.sh", "--warn").stderr == "warning: small\n"
+    assert docker.run("check").stderr == ""
+    assert docker.run("check", "--warn").stderr == "warning: small\n"
 
 
 def test_lost_secrets_are_judged_by_the_compiled_files_and_the_data(docker: Docker) -> None:
     docker.answer("volume ls", stdout="one\n")
     # PostgreSQL does not run, so whether there is a database is looked up.
     del docker.answers["ps --quiet"]
-    ran = docker.run("check.sh")
+    ran = docker.run("check")
     (looked,) = [call for call in ran.calls if "PG_VERSION" in call]
     assert "_postgres-data:/data:ro" in looked
     (judged,) = [call for call in ran.calls if call.endswith("plan --quiet")]
@@ -356,7 +358,7 @@ def test_lost_secrets_are_judged_by_the_compiled_files_and_the_data(docker: Dock
 
 def test_faults_of_the_check_are_in_its_document(docker: Docker) -> None:
     docker.tell("plan --quiet --json", code=2, ok=False)
-    ran = docker.run("check.sh", "--json")
+    ran = docker.run("check", "--json")
     assert ran.exit_code == ran.document["exit_code"] == 2
     assert ran.document["commands"][0]["document"]["ok"] is False
 
@@ -365,18 +367,18 @@ def test_open_files_that_docker_refuses_are_judged_with_the_limit(docker: Docker
     (docker.folder / "stack.env").write_text("PGBOUNCER_OPEN_FILES=50000\n")
     docker.answer("plan --quiet", code=126, stderr="error setting rlimit type 7\n")
     docker.answer("ulimit -Hn", stdout="20000\n")
-    ran = docker.run("check.sh")
+    ran = docker.run("check")
     first, _, second = [call for call in ran.calls if call.startswith("run ")]
     assert "--ulimit nofile=50000" in first
     assert "--ulimit" not in second
 
 
-@pytest.mark.parametrize("arguments", [(), ("project",), ("plan",)])
+@pytest.mark.parametrize("arguments", [("check",), ("check", "project"), ("plan",)])
 def test_a_project_of_another_clone_is_left_alone_and_named(
     docker: Docker, arguments: tuple[str, ...]
 ) -> None:
     docker.answer("working_dir", stdout=f"{docker.folder}\n")
-    ran = docker.run("check.sh", *arguments)
+    ran = docker.run(*arguments)
     assert ran.exit_code == 3
     assert f"was started from {docker.folder}; use that clone" in ran.stderr
     assert not any(call.startswith(("run", "compose")) for call in ran.calls)
@@ -387,18 +389,18 @@ def test_the_clones_own_project_and_one_that_was_moved_are_its_own(
     docker: Docker, directory: str
 ) -> None:
     docker.answer("working_dir", stdout=f"{directory}\n")
-    assert docker.run("check.sh", "project").exit_code == 0
+    assert docker.run("check", "project").exit_code == 0
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)])
-def test_a_step_of_the_host_that_fails_is_told_with_its_last_lines(
+def test_a_step_of_the_host_that_fails_is_reported_with_its_last_lines(
     docker: Docker, options: tuple[str, ...]
 ) -> None:
     step = "host: restart-postgres\n"
     said = ("", step) if options else (step, "")
     docker.answer("restart postgres", stdout=said[0], stderr=said[1])
     docker.answer("restart one", code=1, stderr="before\nRange of CPUs is from 0.01 to 2.00\n")
-    ran = docker.run("restart-postgres.sh", *options, "--compiled")
+    ran = docker.run("restart-postgres", *options, "--compiled")
     assert "docker restart one failed (1):\nbefore\nRange of CPUs is from" in ran.stderr
     if options:
         last = "docker restart one failed (1): Range of CPUs is from 0.01 to 2.00"
@@ -408,7 +410,7 @@ def test_a_step_of_the_host_that_fails_is_told_with_its_last_lines(
 def test_the_command_knows_at_once_that_the_script_was_killed_in_a_step(docker: Docker) -> None:
     docker.answer("restart pgbouncer", stdout="host: replace-pgbouncer p1\n", hangs=0.01)
     docker.answer("restart p1", hangs=30.0)
-    with docker.start("restart-pgbouncer.sh") as script:
+    with docker.start("restart-pgbouncer") as script:
         poll(lambda: docker.noted("restart p1"), seconds=20, what="the step is asked for")
         assert not docker.noted("alone: restart pgbouncer")
         script.kill()
@@ -424,7 +426,7 @@ def test_a_signal_waits_for_the_command_to_put_back_what_it_has_begun(
 ) -> None:
     said = {"stdout": json.dumps({"exit_code": 1})} if options else {}
     docker.answer("restart pgbouncer", code=1, hangs=0.5, **said)
-    script = docker.start("restart-pgbouncer.sh", *options)
+    script = docker.start("restart-pgbouncer", *options)
     poll(lambda: docker.noted("restart pgbouncer"), seconds=20, what="the command runs")
     script.send_signal(number)
     ran = docker.finish(script)
@@ -439,7 +441,7 @@ def test_what_an_interrupted_run_left_out_is_started(docker: Docker) -> None:
     docker.answer("restart pgbouncer", stdout="host: start pgbouncer=3 worker=1\n")
     docker.answer("--status exited pgbouncer", stdout="two\nthree\n")
     docker.answer("--status exited worker")
-    ran = docker.run("restart-pgbouncer.sh")
+    ran = docker.run("restart-pgbouncer")
     assert ran.exit_code == 0
     created = [call for call in ran.calls if " create " in call]
     assert [call.partition(" create ")[2] for call in created] == [
@@ -457,21 +459,21 @@ def test_a_change_of_replicas_that_ends_early_says_how_to_finish_and_how_to_go_b
     docker.tell("apply --restart", code=1)
     file = docker.folder / "stack.env"
     file.chmod(0o640)
-    ran = docker.run("scale-pgbouncer.sh", *options, "3")
-    told = (
+    ran = docker.run("scale-pgbouncer", *options, "3")
+    printed = (
         "PGBOUNCER_REPLICAS is 3; to finish: make scale-pgbouncer N=3; "
         "to go back: make scale-pgbouncer N=2"
     )
     assert ran.exit_code == 1
-    assert f"scale-pgbouncer: {told}\n" in ran.stderr
+    assert f"scale-pgbouncer: {printed}\n" in ran.stderr
     assert file.read_text().startswith("PGBOUNCER_REPLICAS=3\n")
     assert file.stat().st_mode & 0o777 == 0o640
     if options:
-        assert ran.document["faults"] == [told]
+        assert ran.document["faults"] == [printed]
 
 
-@pytest.mark.parametrize("script", ["restart-pgbouncer.sh", "scale-pgbouncer.sh"])
-def test_a_container_that_cannot_be_removed_is_told_with_the_reason(
+@pytest.mark.parametrize("script", ["restart-pgbouncer", "scale-pgbouncer"])
+def test_a_container_that_cannot_be_removed_is_reported_with_the_reason(
     docker: Docker, script: str
 ) -> None:
     steps = {"restart pgbouncer": "replace-pgbouncer", "pgbouncer retire": "remove-pgbouncer"}
@@ -483,7 +485,7 @@ def test_a_container_that_cannot_be_removed_is_told_with_the_reason(
     assert "docker rm --force p1 failed (1):\ndevice or resource busy\n" in ran.stderr
 
 
-def test_a_disk_that_cannot_be_looked_at_is_told_with_the_reason(docker: Docker) -> None:
+def test_a_disk_that_cannot_be_looked_at_is_reported_with_the_reason(docker: Docker) -> None:
     docker.answer("ps --all --quiet", stdout="one\n")
     docker.answer("inspect --format", stdout='{"service": "postgres"}\n')
     docker.answer("--block-size=1", code=1, stderr='before\nservice "postgres" is not running\n')
@@ -495,7 +497,7 @@ def test_a_disk_that_cannot_be_looked_at_is_told_with_the_reason(docker: Docker)
     )
 
 
-def test_the_disk_is_told_in_one_line(docker: Docker) -> None:
+def test_the_disk_is_reported_in_one_line(docker: Docker) -> None:
     docker.answer("ps --all --quiet", stdout="one\n")
     docker.answer("df --block-size=1", stdout="  1B-blocks     Avail\n  1000   10\n")
     ran = docker.run("containers.sh")
@@ -562,6 +564,6 @@ def test_apply_with_restarts_finishes_what_a_killed_run_had_compiled(docker: Doc
     docker.tell("apply --restart --json")
     docker.tell("restart app")
     docker.answer("config --hash worker", stdout="worker another\n")
-    ran = docker.run("apply.sh", "--json", "--restart")
+    ran = docker.run("apply", "--json", "--restart")
     assert ran.exit_code == 0, ran.stderr
-    assert ran.commands == ["apply --restart", "restart-app.sh --compiled worker", "apply"]
+    assert ran.commands == ["apply --restart", "restart-app --compiled worker", "apply"]

@@ -11,9 +11,9 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from infra.ops import exits
 from infra.ops.cli import create_app
-from infra.ops.lock import operation_lock
+from infra.ops.operation import operation_lock
+from infra.ops.outcome import Exit
 
 APP = create_app()
 # Each command that needs the compiled settings, with the arguments it cannot do without.
@@ -59,10 +59,10 @@ def test_without_compiled_settings_the_document_says_who_writes_them(
 ) -> None:
     settings = tmp_path / "ops.json"
     result = run(*arguments, "--settings", settings)
-    assert result.exit_code == exits.FAILED
-    told = document(result)
-    assert told["exit_code"] == exits.FAILED
-    assert told["faults"] == [
+    assert result.exit_code == Exit.FAILED
+    printed = document(result)
+    assert printed["exit_code"] == Exit.FAILED
+    assert printed["faults"] == [
         f"{settings}: No such file or directory; the config service writes it"
     ]
 
@@ -73,16 +73,16 @@ def test_a_rotation_of_certificates_before_the_first_start_is_refused_without_se
     places = [f"--{name}={tmp_path}" for name in ("out", "secrets")]
     (tmp_path / "ops").mkdir()
     result = run("rotate", "certificates", "--settings", tmp_path / "ops.json", *places)
-    assert result.exit_code == exits.REFUSED
+    assert result.exit_code == Exit.REFUSED
     assert "nothing was compiled yet" in str(document(result)["faults"])
 
 
 def test_settings_that_are_not_json_are_a_document_too(tmp_path: Path) -> None:
     settings = tmp_path / "ops.json"
     settings.write_text("{")
-    told = document(run("restart", "pgbouncer", "--settings", settings))
-    assert told["exit_code"] == exits.FAILED
-    assert told["faults"][0].startswith(f"{settings}: is not JSON: ")
+    printed = document(run("restart", "pgbouncer", "--settings", settings))
+    assert printed["exit_code"] == Exit.FAILED
+    assert printed["faults"][0].startswith(f"{settings}: is not JSON: ")
 
 
 @pytest.mark.parametrize("arguments", NEED_SETTINGS[1:-1], ids=" ".join)
@@ -96,11 +96,11 @@ def test_while_another_operation_runs_the_document_says_which(
     where = ["--out", tmp_path] if arguments[0] == "rotate" else ["--directory", locks]
     with operation_lock(locks, "apply"):
         result = run(*arguments, "--settings", settings, *where)
-    assert result.exit_code == exits.REFUSED
-    told = document(result)
-    assert told["exit_code"] == exits.REFUSED
-    assert told["faults"][0].startswith("refused: apply in container")
-    assert told["processes"] == []
+    assert result.exit_code == Exit.REFUSED
+    printed = document(result)
+    assert printed["exit_code"] == Exit.REFUSED
+    assert printed["faults"][0].startswith("refused: apply in container")
+    assert printed["processes"] == []
 
 
 def test_a_restart_that_cannot_lock_is_a_document(tmp_path: Path) -> None:
@@ -108,20 +108,23 @@ def test_a_restart_that_cannot_lock_is_a_document(tmp_path: Path) -> None:
     settings.write_text("{}")
     nowhere = tmp_path / "none"
     result = run("restart", "postgres", "--settings", settings, "--directory", nowhere)
-    assert result.exit_code == exits.FAILED
+    assert result.exit_code == Exit.FAILED
     assert "No such file or directory" in document(result)["faults"][0]
     assert result.exception is None or isinstance(result.exception, SystemExit)
 
 
 def test_apply_that_cannot_lock_is_a_document(tmp_path: Path) -> None:
     result = run("apply", "--out", tmp_path, "--env-file", tmp_path / "stack.env")
-    assert result.exit_code == exits.FAILED
-    assert "No such file or directory" in document(result)["faults"][0]
+    assert result.exit_code == Exit.FAILED
+    printed = document(result)
+    assert "No such file or directory" in printed["faults"][0]
+    assert printed["state"] == "this command changed nothing"
+    assert (printed["operation"], printed["plan"], printed["waiting"]) == ("apply", None, [])
 
 
 def test_an_unknown_preset_is_a_document() -> None:
     result = run("preset", "huge")
-    assert result.exit_code == exits.BAD_INPUT
-    told = document(result)
-    assert told["exit_code"] == exits.BAD_INPUT
-    assert "'huge' is not one of laptop" in told["faults"][0]
+    assert result.exit_code == Exit.BAD_INPUT
+    printed = document(result)
+    assert printed["exit_code"] == Exit.BAD_INPUT
+    assert "'huge' is not one of laptop" in printed["faults"][0]

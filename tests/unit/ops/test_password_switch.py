@@ -13,12 +13,11 @@ import pytest
 from infra.config.build import Compiled
 from infra.config.render import Rendered
 from infra.config.secrets import PASSWORDS, VERIFIERS
-from infra.ops.apply import Paths
-from infra.ops.operation import FailedError
+from infra.ops.clients.processes import OpsSettings, Target
+from infra.ops.operation import Paths
+from infra.ops.outcome import FailedError
 from infra.ops.rotation import logins, pending, switch
 from infra.ops.rotation.switch import Switch
-from infra.ops.settings import OpsSettings
-from infra.ops.targets import Target
 
 REPLICAS = tuple(Target(f"pgbouncer-{n}", "pgbouncer", f"10.0.0.{n}", 6432) for n in (1, 2))
 SETTINGS = OpsSettings({"users": {"operator": {"password_file": "/none"}}})
@@ -124,7 +123,7 @@ def test_a_failure_before_commit_puts_the_old_passwords_back(
     assert "commit" not in steps
     assert steps[-6:-2][0] == "keep old"
     assert "write old app/api.password old pgbouncer/userlist.txt" in steps
-    assert steps[-2].endswith("alter roles failed; the old passwords are in force")
+    assert steps[-2].endswith("alter roles failed; the old passwords are in use")
     assert steps[-1] == "no record"
 
 

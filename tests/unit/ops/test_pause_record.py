@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from infra.ops import pause_record
-from infra.ops.dead_man import _must_act
-from infra.ops.operation import RefusedError
-from infra.ops.pause import PauseLimits
+from infra.ops.outcome import RefusedError
+from infra.ops.pause import PauseLimits, _must_act
 from infra.ops.pause_record import NoDeadManError, PauseRecord, Phase
 
 LIMITS = PauseLimits(5, 8, 15, 20)

@@ -7,7 +7,8 @@ import pytest
 
 from infra.config import envfile
 from infra.config.build import check
-from infra.ops import exits, preset
+from infra.ops import preset
+from infra.ops.outcome import Exit
 from tests.unit.infra.support import REPOSITORY
 
 ENV = REPOSITORY / "infra" / "env"
@@ -42,7 +43,7 @@ def test_a_preset_with_an_unknown_and_a_faulty_setting_is_refused_by_name(
     own = env_file.parent / "presets" / "own.env"
     own.write_text("# For a machine of its own.\n\nAPI_THREAD=3\nAPI_CPUS=two\n")
     nowhere = env_file.parent / "none"
-    assert preset.run("own", env_file, nowhere, nowhere) == exits.BAD_INPUT
+    assert preset.run("own", env_file, nowhere, nowhere) == Exit.BAD_INPUT
     said = capsys.readouterr().err
     assert "presets/own.env:3: API_THREAD=3 is not a setting; did you mean API_THREADS?" in said
     assert "presets/own.env:4: API_CPUS=two is not a number" in said
@@ -52,7 +53,7 @@ def test_an_unknown_preset_is_refused_with_the_known_ones(
     env_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     nowhere = env_file.parent / "none"
-    assert preset.run("huge", env_file, nowhere, nowhere) == exits.BAD_INPUT
+    assert preset.run("huge", env_file, nowhere, nowhere) == Exit.BAD_INPUT
     assert "'huge' is not one of laptop, large, medium, small" in capsys.readouterr().err
 
 
@@ -62,6 +63,6 @@ def test_the_plan_of_a_preset_is_shown_and_nothing_is_written(
 ) -> None:
     before = env_file.read_bytes()
     nowhere = env_file.parent / "none"
-    assert preset.run(name, env_file, nowhere, nowhere) == exits.OK
+    assert preset.run(name, env_file, nowhere, nowhere) == Exit.OK
     assert "POSTGRES_MEMORY_MB" in capsys.readouterr().out
     assert env_file.read_bytes() == before

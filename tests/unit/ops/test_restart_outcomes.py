@@ -1,4 +1,4 @@
-"""What a restart or a change of replicas tells: per process, with the times that are known."""
+"""What a restart or a change of replicas reports: per process, with the times that are known."""
 
 from __future__ import annotations
 
@@ -10,21 +10,13 @@ from typing import Any, ClassVar
 
 import pytest
 
-from infra.ops import (
-    app_control,
-    exits,
-    pause,
-    pause_record,
-    restart_app,
-    restart_postgres,
-    rolling,
-    serving,
-)
-from infra.ops.app_control import ControlError, PoolNumbers, ProcessState
-from infra.ops.ending import EndedBySignalError
-from infra.ops.operation import Operation
+from infra.ops import pause, pause_record, restart, rolling
+from infra.ops.clients import app_control, pgbouncer
+from infra.ops.clients.app_control import ControlError, PoolNumbers, ProcessState
+from infra.ops.clients.processes import Target
+from infra.ops.operation import EndedBySignalError, Operation
+from infra.ops.outcome import Exit
 from infra.ops.pause import Pause
-from infra.ops.targets import Target
 from tests.unit.ops.support import POOLERS, SETTINGS, Run, processes
 
 API = Target("api-1", "api-control", "192.0.2.11", 9000)
@@ -100,8 +92,8 @@ def use(monkeypatch: pytest.MonkeyPatch, app: App) -> App:
 @pytest.fixture
 def replicas(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have three replicas serve that nobody is connected to."""
-    monkeypatch.setattr(serving, "require", lambda *_: POOLERS)
-    monkeypatch.setattr(serving, "await_all", lambda *_, **__: POOLERS)
+    monkeypatch.setattr(pgbouncer, "require", lambda *_: POOLERS)
+    monkeypatch.setattr(pgbouncer, "await_all", lambda *_, **__: POOLERS)
     monkeypatch.setattr(rolling, "PgBouncerAdmin", Console)
     Console.shutdowns.clear()
 
@@ -110,8 +102,10 @@ DRAINED = [("api-1", "connections replaced"), ("worker-1", "connections replaced
 
 
 @pytest.mark.usefixtures("app", "replicas")
-def test_a_rolling_restart_tells_of_every_replica_and_whose_connections_moved(told: Run) -> None:
-    document = told(lambda request: rolling.restart(SETTINGS, request))
+def test_a_rolling_restart_reports_every_replica_and_whose_connections_moved(
+    document_of: Run,
+) -> None:
+    document = document_of(lambda request: rolling.restart(SETTINGS, request))
     assert processes(document) == [(one.name, "restarted") for one in POOLERS] + DRAINED
     assert all(one["seconds"] >= 0 for one in document["processes"][: len(POOLERS)])
     assert document["state"] == "3 PgBouncer replicas serve"
@@ -120,79 +114,81 @@ def test_a_rolling_restart_tells_of_every_replica_and_whose_connections_moved(to
 
 @pytest.mark.usefixtures("app", "replicas")
 def test_a_replica_that_was_taken_out_ends_soon_where_the_restart_is_interrupted(
-    told: Run, monkeypatch: pytest.MonkeyPatch
+    document_of: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def ended(*_: object) -> None:
         raise EndedBySignalError("SIGHUP")
 
     monkeypatch.setattr(Operation, "ask_host", ended)
-    document = told(lambda request: rolling.restart(SETTINGS, request))
-    assert document["exit_code"] == exits.FAILED
+    document = document_of(lambda request: rolling.restart(SETTINGS, request))
+    assert document["exit_code"] == Exit.FAILED
     assert Console.shutdowns == ["WAIT_FOR_CLIENTS", "WAIT_FOR_SERVERS"]
 
 
 @pytest.mark.usefixtures("app", "replicas")
 def test_what_an_interrupted_restart_left_out_is_started_first(
-    told: Run, monkeypatch: pytest.MonkeyPatch
+    document_of: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[str, ...]] = []
 
     def require(*_: object) -> tuple[Target, ...]:
         if not asked:
-            raise serving.NotServingError("2 of 3 PgBouncer replicas run")
+            raise pgbouncer.NotServingError("2 of 3 PgBouncer replicas run")
         return POOLERS
 
-    monkeypatch.setattr(serving, "require", require)
+    monkeypatch.setattr(pgbouncer, "require", require)
     monkeypatch.setattr(rolling, "DRAIN_AGAIN_SECONDS", 0.0)
     monkeypatch.setattr(Operation, "ask_host", lambda _, *step: asked.append(step))
-    assert told(lambda request: rolling.restart(SETTINGS, request))["exit_code"] == exits.OK
+    assert document_of(lambda request: rolling.restart(SETTINGS, request))["exit_code"] == Exit.OK
     assert asked[0] == ("start", "pgbouncer=3")
     assert asked[1] == ("replace-pgbouncer", "pgbouncer-1")
 
 
 @pytest.mark.usefixtures("app", "replicas")
-def test_a_replica_that_stays_away_is_a_refusal(told: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_replica_that_stays_away_is_a_refusal(
+    document_of: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def require(*_: object) -> tuple[Target, ...]:
-        raise serving.NotServingError("2 of 3 PgBouncer replicas run")
+        raise pgbouncer.NotServingError("2 of 3 PgBouncer replicas run")
 
-    monkeypatch.setattr(serving, "require", require)
+    monkeypatch.setattr(pgbouncer, "require", require)
     monkeypatch.setattr(rolling, "TAKE_OVER_SECONDS", 0.0)
-    document = told(lambda request: rolling.restart(SETTINGS, request))
-    assert document["exit_code"] == exits.REFUSED
+    document = document_of(lambda request: rolling.restart(SETTINGS, request))
+    assert document["exit_code"] == Exit.REFUSED
     assert document["faults"] == ["refused: 2 of 3 PgBouncer replicas run"]
 
 
 @pytest.mark.usefixtures("app", "replicas")
-def test_a_retired_replica_is_told(told: Run) -> None:
-    document = told(lambda request: rolling.retire(SETTINGS, request, "pgbouncer-3"))
+def test_a_retired_replica_is_reported(document_of: Run) -> None:
+    document = document_of(lambda request: rolling.retire(SETTINGS, request, "pgbouncer-3"))
     assert processes(document) == [("pgbouncer-3", "removed")]
     assert document["operation"] == "retire pgbouncer-3"
     assert document["state"] == "2 PgBouncer replicas serve"
 
 
 @pytest.mark.usefixtures("app", "replicas")
-def test_a_refused_retirement_says_what_runs(told: Run) -> None:
-    document = told(lambda request: rolling.retire(SETTINGS, request, "pgbouncer-7"))
-    assert document["exit_code"] == exits.REFUSED
+def test_a_refused_retirement_says_what_runs(document_of: Run) -> None:
+    document = document_of(lambda request: rolling.retire(SETTINGS, request, "pgbouncer-7"))
+    assert document["exit_code"] == Exit.REFUSED
     (fault,) = document["faults"]
     assert fault.startswith("refused: pgbouncer-7 is not one of several replicas that run: ")
 
 
 @pytest.mark.usefixtures("replicas")
 def test_who_does_not_replace_its_connections_is_a_warning(
-    told: Run, monkeypatch: pytest.MonkeyPatch
+    document_of: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(monkeypatch, App(silent="worker-1"))
-    document = told(lambda request: rolling.spread(SETTINGS, request, 3))
-    assert document["exit_code"] == exits.OK
+    document = document_of(lambda request: rolling.spread(SETTINGS, request, 3))
+    assert document["exit_code"] == Exit.OK
     assert processes(document) == DRAINED[:1]
     assert document["warnings"] == [f"{WORKER}: drain: ConnectError"]
 
 
-def test_an_app_restart_tells_of_every_process(
-    told: Run, app: App, monkeypatch: pytest.MonkeyPatch
+def test_an_app_restart_reports_every_process(
+    document_of: Run, app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(restart_app, "_is_ready", lambda _: True)
+    monkeypatch.setattr(restart, "_is_ready", lambda _: True)
     steps: list[str] = []
 
     def host(_: Operation, step: str, name: str) -> None:
@@ -200,10 +196,8 @@ def test_an_app_restart_tells_of_every_process(
         app.replace_worker(name)
 
     monkeypatch.setattr(Operation, "ask_host", host)
-    document = told(
-        lambda request: restart_app.restart(
-            SETTINGS, request, ("api", "worker"), new_api_container=False
-        )
+    document = document_of(
+        lambda request: restart.app(SETTINGS, request, ("api", "worker"), new_api_container=False)
     )
     assert processes(document) == [("api-1", "restarted"), ("worker-1", "restarted")]
     assert steps == ["replace-worker"]
@@ -211,9 +205,9 @@ def test_an_app_restart_tells_of_every_process(
 
 
 def test_an_app_restart_first_starts_the_workers_that_are_missing(
-    told: Run, app: App, monkeypatch: pytest.MonkeyPatch
+    document_of: Run, app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(restart_app, "_is_ready", lambda _: True)
+    monkeypatch.setattr(restart, "_is_ready", lambda _: True)
     there: list[Target] = []
     steps: list[tuple[str, ...]] = []
 
@@ -226,10 +220,10 @@ def test_an_app_restart_first_starts_the_workers_that_are_missing(
 
     monkeypatch.setattr(app, "targets", lambda *_: tuple(there))
     monkeypatch.setattr(Operation, "ask_host", host)
-    document = told(
-        lambda request: restart_app.restart(SETTINGS, request, ("worker",), new_api_container=False)
+    document = document_of(
+        lambda request: restart.app(SETTINGS, request, ("worker",), new_api_container=False)
     )
-    assert document["exit_code"] == exits.OK
+    assert document["exit_code"] == Exit.OK
     assert steps == [("start", "worker=1"), ("replace-worker", "worker-1")]
 
 
@@ -276,16 +270,16 @@ def paused(monkeypatch: pytest.MonkeyPatch) -> Pause:
 
     monkeypatch.setattr(pause, "paused", pausing)
     monkeypatch.setattr(pause_record, "pause_record", record)
-    monkeypatch.setattr(serving, "require", lambda *_: POOLERS)
-    monkeypatch.setattr(restart_postgres, "PostgresAdmin", Server)
-    monkeypatch.setattr(restart_postgres, "PgBouncerAdmin", Console)
+    monkeypatch.setattr(pgbouncer, "require", lambda *_: POOLERS)
+    monkeypatch.setattr(restart, "PostgresAdmin", Server)
+    monkeypatch.setattr(restart, "PgBouncerAdmin", Console)
     return done
 
 
 @pytest.mark.usefixtures("paused")
-def test_a_restart_of_postgres_tells_how_long_clients_waited(told: Run) -> None:
-    document = told(lambda request: restart_postgres.run(SETTINGS, request))
-    assert document["exit_code"] == exits.OK
+def test_a_restart_of_postgres_reports_how_long_clients_waited(document_of: Run) -> None:
+    document = document_of(lambda request: restart.postgres(SETTINGS, request))
+    assert document["exit_code"] == Exit.OK
     assert document["paused_seconds"] == 1.5
     assert document["state"] == "postgres restarted; clients waited for at most 1.50 s"
     assert processes(document) == [
@@ -294,34 +288,34 @@ def test_a_restart_of_postgres_tells_how_long_clients_waited(told: Run) -> None:
     ]
 
 
-def test_a_replica_that_was_not_resumed_is_a_fault(told: Run, paused: Pause) -> None:
+def test_a_replica_that_was_not_resumed_is_a_fault(document_of: Run, paused: Pause) -> None:
     paused.not_resumed = ["pgbouncer-2: no answer to RESUME"]
-    document = told(lambda request: restart_postgres.run(SETTINGS, request))
-    assert document["exit_code"] == exits.FAILED
+    document = document_of(lambda request: restart.postgres(SETTINGS, request))
+    assert document["exit_code"] == Exit.FAILED
     assert document["faults"] == ["pgbouncer-2: no answer to RESUME"]
     assert processes(document) == [("postgres.invalid", "restarted")]
 
 
 @pytest.mark.usefixtures("paused")
 def test_a_server_that_does_not_come_back_leaves_the_length_of_the_pause(
-    told: Run, monkeypatch: pytest.MonkeyPatch
+    document_of: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Server, "started_at", lambda _: "the same")
-    document = told(lambda request: restart_postgres.run(SETTINGS, request))
-    assert document["exit_code"] == exits.FAILED
+    document = document_of(lambda request: restart.postgres(SETTINGS, request))
+    assert document["exit_code"] == Exit.FAILED
     assert document["paused_seconds"] == 1.5
     assert "was not back after PAUSE_MAX_SECONDS=2" in document["faults"][0]
     assert ("postgres.invalid", "restarted") not in processes(document)
 
 
 @pytest.mark.usefixtures("paused")
-def test_a_transaction_in_the_way_is_named_and_no_pause_is_told(
-    told: Run, monkeypatch: pytest.MonkeyPatch
+def test_a_transaction_in_the_way_is_named_and_no_pause_is_reported(
+    document_of: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row = {"pid": 7, "usename": "risk_api", "xact_seconds": 9.0, "query": "SELECT\n 1"}
     monkeypatch.setattr(Server, "activity", lambda _: [row])
-    monkeypatch.setattr(restart_postgres, "CALM_SECONDS", 0.0)
-    document = told(lambda request: restart_postgres.run(SETTINGS, request))
-    assert document["exit_code"] == exits.REFUSED
+    monkeypatch.setattr(restart, "CALM_SECONDS", 0.0)
+    document = document_of(lambda request: restart.postgres(SETTINGS, request))
+    assert document["exit_code"] == Exit.REFUSED
     assert document["paused_seconds"] is None
     assert "process 7 (risk_api), 9.0 s, query: SELECT 1" in document["faults"][0]

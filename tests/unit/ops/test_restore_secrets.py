@@ -12,8 +12,9 @@ import pytest
 from infra.config import build, catalogue, issuing, recovery, write
 from infra.config.host import Host
 from infra.config.secrets import PASSWORDS
-from infra.ops import exits, restore_secrets
-from infra.ops.apply import Paths
+from infra.ops import restore_secrets
+from infra.ops.operation import Paths
+from infra.ops.outcome import Exit
 from tests.unit.infra.support import write_env
 from tests.unit.ops.support import Run
 
@@ -46,9 +47,9 @@ class Site:
             shutil.rmtree(directory)
             directory.mkdir()
 
-    def restore(self, told: Run, *, has_data: bool = True) -> dict[str, object]:
+    def restore(self, document_of: Run, *, has_data: bool = True) -> dict[str, object]:
         host, settings = Host(has_data=has_data), self.paths.out / "ops" / "ops.json"
-        return told(
+        return document_of(
             lambda request: restore_secrets.restore(
                 self.env_file, settings, self.paths, request, host=host
             )
@@ -62,10 +63,10 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     return Site(tmp_path)
 
 
-def test_all_is_written_back_and_the_way_to_a_new_ca_is_told(site: Site, told: Run) -> None:
+def test_all_is_written_back_and_the_way_to_a_new_ca_is_named(site: Site, document_of: Run) -> None:
     site.lose()
-    document = site.restore(told)
-    assert document["exit_code"] == exits.OK
+    document = site.restore(document_of)
+    assert document["exit_code"] == Exit.OK
     del site.before["ca.key"]
     assert site.kept() == site.before
     assert document["restored"] == sorted(site.before)
@@ -74,28 +75,30 @@ def test_all_is_written_back_and_the_way_to_a_new_ca_is_told(site: Site, told: R
 
 
 @pytest.mark.parametrize("has_data", [True, False])
-def test_nothing_is_done_where_nothing_is_lost(site: Site, told: Run, has_data: bool) -> None:
-    document = site.restore(told, has_data=has_data)
-    assert document["exit_code"] == exits.REFUSED
+def test_nothing_is_done_where_nothing_is_lost(
+    site: Site, document_of: Run, has_data: bool
+) -> None:
+    document = site.restore(document_of, has_data=has_data)
+    assert document["exit_code"] == Exit.REFUSED
     assert site.kept() == site.before
 
 
-def test_nothing_is_made_before_the_first_start(site: Site, told: Run) -> None:
+def test_nothing_is_made_before_the_first_start(site: Site, document_of: Run) -> None:
     site.lose("postgres", "pgbouncer", "app", "ops")
-    assert site.restore(told, has_data=False)["exit_code"] == exits.REFUSED
+    assert site.restore(document_of, has_data=False)["exit_code"] == Exit.REFUSED
     assert site.kept() == {}
 
 
-def test_a_password_that_is_there_stays_as_it_is(site: Site, told: Run) -> None:
+def test_a_password_that_is_there_stays_as_it_is(site: Site, document_of: Run) -> None:
     (site.paths.secrets / "risk_api.password").unlink()
-    document = site.restore(told)
+    document = site.restore(document_of)
     assert document["restored"] == ["risk_api.password"]
     assert site.kept() == site.before
 
 
-def test_what_no_file_holds_is_made_anew(site: Site, told: Run) -> None:
+def test_what_no_file_holds_is_made_anew(site: Site, document_of: Run) -> None:
     site.lose("ops")
-    document = site.restore(told)
+    document = site.restore(document_of)
     anew = {"sluice_monitor", "sluice_operator"}
     made = {f"{role}.{kind}" for role in anew for kind in ("password", "scram")}
     assert set(document["made"]) == made  # type: ignore[call-overload]
@@ -104,30 +107,30 @@ def test_what_no_file_holds_is_made_anew(site: Site, told: Run) -> None:
     )
 
 
-def test_a_pair_that_no_file_holds_takes_a_new_ca(site: Site, told: Run) -> None:
+def test_a_pair_that_no_file_holds_takes_a_new_ca(site: Site, document_of: Run) -> None:
     site.lose("app")
-    document = site.restore(told)
+    document = site.restore(document_of)
     assert set(document["made"]) >= CERTIFICATES  # type: ignore[call-overload]
     assert "CA=yes" not in str(document["state"])
     _compiles_to_what_is_there(site)
 
 
 def test_certificates_that_have_expired_take_a_new_ca_where_files_are_gone(
-    site: Site, told: Run
+    site: Site, document_of: Run
 ) -> None:
     site.lose("postgres", "pgbouncer", "app", "ops")
     site.compile(datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=400))
     site.lose("ops")
-    document = site.restore(told)
-    assert document["exit_code"] == exits.OK
+    document = site.restore(document_of)
+    assert document["exit_code"] == Exit.OK
     assert set(document["made"]) >= CERTIFICATES  # type: ignore[call-overload]
     _compiles_to_what_is_there(site)
 
 
-def test_all_is_made_anew_for_a_database_that_is_left_alone(site: Site, told: Run) -> None:
+def test_all_is_made_anew_for_a_database_that_is_left_alone(site: Site, document_of: Run) -> None:
     site.lose("postgres", "pgbouncer", "app", "ops")
-    document = site.restore(told)
-    assert document["exit_code"] == exits.OK
+    document = site.restore(document_of)
+    assert document["exit_code"] == Exit.OK
     assert document["restored"] == []
     assert set(document["made"]) == {*recovery.RECOVERABLE, "ca.key"}  # type: ignore[call-overload]
     assert all(site.kept()[name] != site.before[name] for name in PASSWORDS)
@@ -135,12 +138,12 @@ def test_all_is_made_anew_for_a_database_that_is_left_alone(site: Site, told: Ru
 
 
 def test_a_supplied_ca_is_never_replaced(
-    site: Site, told: Run, monkeypatch: pytest.MonkeyPatch
+    site: Site, document_of: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(issuing, "ORGANIZATION", "somebody else")
     site.lose("app")
-    document = site.restore(told)
-    assert document["exit_code"] == exits.BAD_INPUT
+    document = site.restore(document_of)
+    assert document["exit_code"] == Exit.BAD_INPUT
     assert "there is no ca.key to make it" in str(document["faults"])
     assert site.kept() == {}
 

@@ -6,12 +6,12 @@ import ssl
 
 import pytest
 
-from infra.ops import serving
-from infra.ops.app_control import Control
-from infra.ops.operation import Operation, RefusedError
+from infra.ops.clients import pgbouncer
+from infra.ops.clients.app_control import Control
+from infra.ops.clients.processes import OpsSettings, Target
+from infra.ops.operation import Operation
+from infra.ops.outcome import RefusedError
 from infra.ops.rolling import Roller
-from infra.ops.settings import OpsSettings
-from infra.ops.targets import Target
 
 ONE = (Target("sluice-pgbouncer-1", "pgbouncer", "192.0.2.1", 6432),)
 
@@ -19,7 +19,7 @@ ONE = (Target("sluice-pgbouncer-1", "pgbouncer", "192.0.2.1", 6432),)
 @pytest.fixture
 def roller(monkeypatch: pytest.MonkeyPatch) -> Roller:
     """Return a roller that finds one replica."""
-    monkeypatch.setattr(serving, "require", lambda *_: ONE)
+    monkeypatch.setattr(pgbouncer, "require", lambda *_: ONE)
     control = Control(9000, {}, {}, {}, ssl.create_default_context())
     return Roller(OpsSettings({"pgbouncer": {"replicas": 1}}), control, Operation("a test"))
 

@@ -8,10 +8,10 @@ from infra.config import scram
 from infra.config.certificates import ALSO_TRUSTED
 from infra.config.names import LOGIN_ROLES
 from infra.config.secrets import PASSWORDS, TOKENS
-from infra.ops.operation import RefusedError
+from infra.ops.outcome import RefusedError
 from infra.ops.rotation import pending
-from infra.ops.rotation.certificates import steps
-from infra.ops.rotation.choice import Choice
+from infra.ops.rotation.pairs import steps
+from infra.ops.rotation.passwords import Choice
 
 SALT = b"0123456789abcdef"
 

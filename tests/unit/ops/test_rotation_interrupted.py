@@ -24,12 +24,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from infra.config import build, catalogue, certificates, control, issuing, write
 from infra.config.secrets import STAGED, SecretError
-from infra.ops import exits
-from infra.ops.apply import Paths
-from infra.ops.operation import FailedError, Request
+from infra.ops.clients.processes import Target
+from infra.ops.operation import Paths, Request
+from infra.ops.outcome import Exit, FailedError
 from infra.ops.rotation import certificates as rotation
 from infra.ops.rotation import handshake, pending
-from infra.ops.targets import Target
 from tests.unit.ops.support import SETTINGS
 
 KILLED = 137
@@ -260,7 +259,7 @@ def test_a_full_disk_fails_nobody_and_the_next_run_does_it(site: Site, kind: str
     site.give()
     before = site.secrets.joinpath("postgres.crt").read_bytes()
     code = interrupted(lambda: site.rotate(ROTATIONS[kind]), at, _full, *NEEDS_ROOM)
-    assert code == exits.FAILED
+    assert code == Exit.FAILED
     assert site.faults() == []
     _second_run(site, kind, before)
 
@@ -273,11 +272,11 @@ def test_a_new_ca_that_is_undone_leaves_no_key_where_there_was_none(
     reloads = iter([site.reload, _refuse])
 
     monkeypatch.setattr(rotation, "reload", lambda _: next(reloads, site.reload)())
-    assert site.rotate(ROTATIONS["and CA"]) == exits.FAILED
+    assert site.rotate(ROTATIONS["and CA"]) == Exit.FAILED
     assert site.secrets.joinpath("ca.crt").read_bytes() == before
     assert not (site.secrets / "ca.key").exists()
     assert site.faults() == site.leftovers() == []
-    assert site.rotate(ROTATIONS["and CA"]) == exits.OK
+    assert site.rotate(ROTATIONS["and CA"]) == Exit.OK
 
 
 @pytest.mark.parametrize("kind", ROTATIONS)
@@ -288,7 +287,7 @@ def test_a_rotation_is_refused_where_there_is_no_room_for_all_of_it(
     monkeypatch.setattr(pending, "require_space", REQUIRE_SPACE)
     few = SimpleNamespace(free=(8 << 20) - 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: few)
-    assert site.rotate(ROTATIONS[kind]) == exits.REFUSED
+    assert site.rotate(ROTATIONS[kind]) == Exit.REFUSED
     assert "7 MB are free, 8 MB are needed; free space" in capsys.readouterr().out
     assert _contents(site) == before
 
@@ -308,7 +307,7 @@ def test_an_unfinished_pair_that_has_become_unusable_is_undone(
         place = site.secrets / "rotation" / "new" / f"pgbouncer.{kind}"
         place.chmod(0o600)
         place.write_bytes((site.given / f"pgbouncer.{kind}").read_bytes())
-    assert site.rotate(ROTATIONS["certificates"]) == exits.OK
+    assert site.rotate(ROTATIONS["certificates"]) == Exit.OK
     assert "the unfinished rotation is undone" in capsys.readouterr().out
     assert site.faults() == site.leftovers() == []
     assert site.secrets.joinpath("postgres.crt").read_bytes() != before
@@ -319,7 +318,7 @@ DUE = {"ca": False, "given": False, "due": True}
 
 def test_nothing_is_rotated_before_it_is_due(site: Site) -> None:
     before = _contents(site)
-    assert site.rotate(DUE) == exits.OK
+    assert site.rotate(DUE) == Exit.OK
     assert _contents(site) == before
 
 
@@ -329,29 +328,29 @@ def test_what_is_due_is_rotated_with_its_ca_where_that_is(
 ) -> None:
     site.start(days_ago=days)
     before = site.secrets.joinpath("ca.crt").read_bytes()
-    assert site.rotate(DUE) == exits.OK
+    assert site.rotate(DUE) == Exit.OK
     assert site.faults() == site.leftovers() == []
     assert (site.secrets.joinpath("ca.crt").read_bytes() != before) is new_ca
     after = _contents(site)
-    assert site.rotate(DUE) == exits.OK
+    assert site.rotate(DUE) == Exit.OK
     assert _contents(site) == after
 
 
 def test_without_the_key_of_the_ca_what_is_due_is_rotated_with_a_new_one(site: Site) -> None:
     site.start(days_ago=340)
     (site.secrets / "ca.key").unlink()
-    assert site.rotate(DUE) == exits.OK
+    assert site.rotate(DUE) == Exit.OK
     assert (site.secrets / "ca.key").exists()
     assert site.faults() == site.leftovers() == []
 
 
-def test_a_supplied_pair_that_is_due_is_told_of_and_stays(
+def test_a_supplied_pair_that_is_due_is_reported_and_stays(
     site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     site.start(days_ago=340)
     monkeypatch.setattr(issuing, "ORGANIZATION", "somebody else")
     before = _contents(site)
-    assert site.rotate(DUE) == exits.OK
+    assert site.rotate(DUE) == Exit.OK
     assert "make rotate-certificates FROM=directory" in capsys.readouterr().out
     assert _contents(site) == before
 
@@ -362,7 +361,7 @@ def test_servers_that_show_an_older_certificate_than_their_file_read_it_again(si
     site.compile(now())
     before = _contents(site)
     assert [one.certificate() for one in site.servers] == old
-    assert site.rotate(DUE) == exits.OK
+    assert site.rotate(DUE) == Exit.OK
     assert _contents(site) == before
     assert all(one.certificate() not in old for one in site.servers)
 
@@ -379,7 +378,7 @@ def _refuse() -> None:
 
 
 def _second_run(site: Site, kind: str, before: bytes) -> None:
-    assert site.rotate(ROTATIONS[kind]) == exits.OK
+    assert site.rotate(ROTATIONS[kind]) == Exit.OK
     assert site.faults() == []
     assert site.leftovers() == []
     assert (site.secrets / "postgres.crt").read_bytes() != before

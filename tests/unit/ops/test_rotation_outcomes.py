@@ -1,4 +1,4 @@
-"""What a rotation says that it did, and that it tells no secret."""
+"""What a rotation says that it did, and that it shows no secret."""
 
 from __future__ import annotations
 
@@ -9,33 +9,32 @@ import pytest
 
 from infra.config.faults import Fault, FaultyInputError
 from infra.config.secrets import TOKENS
-from infra.ops import exits
-from infra.ops.apply import Paths
-from infra.ops.operation import FailedError
+from infra.ops.operation import Paths
+from infra.ops.outcome import Exit, FailedError
 from infra.ops.rotation import certificates, passwords, pending
 from tests.unit.ops.support import POOLERS, SETTINGS, Run, processes
 
 
 @pytest.mark.parametrize("what", ["passwords", "certificates"])
 def test_a_rotation_that_refuses_what_it_was_given_names_every_fault(
-    told: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, what: str
+    document_of: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, what: str
 ) -> None:
     def faulty(_: object) -> None:
         raise FaultyInputError([Fault("a.password", "has 5 characters"), Fault("b", "is no PEM")])
 
-    monkeypatch.setattr(passwords, "in_force", lambda _: None)
-    monkeypatch.setattr(certificates, "in_force", lambda *_: None)
+    monkeypatch.setattr(passwords, "compiled_values", lambda _: None)
+    monkeypatch.setattr(certificates, "compiled_values", lambda *_: None)
     monkeypatch.setattr(passwords.PasswordRotation, "run", faulty)
     monkeypatch.setattr(certificates.CertificateRotation, "run", faulty)
     paths = Paths(tmp_path, tmp_path)
-    document = told(
+    document = document_of(
         lambda request: (
             passwords.rotate(SETTINGS, paths, None, request)
             if what == "passwords"
             else certificates.rotate(SETTINGS, paths, None, request, new_ca=False)
         )
     )
-    assert document["exit_code"] == exits.BAD_INPUT
+    assert document["exit_code"] == Exit.BAD_INPUT
     assert document["faults"] == ["a.password: has 5 characters", "b: is no PEM"]
     assert document["state"].startswith("nothing was changed")
     assert (document["secrets"], document["resumed"]) == ([], False)
@@ -54,7 +53,7 @@ def rotated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Paths:
 
     new = dict.fromkeys(("risk_api.password", "risk_api.scram", *TOKENS), b"a-new-secret")
     begun = pending.begin(tmp_path, "passwords", old={}, new=new)
-    monkeypatch.setattr(passwords, "in_force", lambda _: None)
+    monkeypatch.setattr(passwords, "compiled_values", lambda _: None)
     rotation = passwords.PasswordRotation
     monkeypatch.setattr(pending, "load", lambda *_: None)
     monkeypatch.setattr(rotation, "_begun", lambda _: (begun, None, POOLERS))
@@ -64,9 +63,9 @@ def rotated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Paths:
     return Paths(tmp_path, tmp_path)
 
 
-def test_a_rotation_names_what_is_new_and_tells_no_secret(told: Run, rotated: Paths) -> None:
-    document = told(lambda request: passwords.rotate(SETTINGS, rotated, None, request))
-    assert document["exit_code"] == exits.OK
+def test_a_rotation_names_what_is_new_and_shows_no_secret(document_of: Run, rotated: Paths) -> None:
+    document = document_of(lambda request: passwords.rotate(SETTINGS, rotated, None, request))
+    assert document["exit_code"] == Exit.OK
     assert document["secrets"] == sorted(["risk_api.password", *TOKENS])
     assert document["switch_seconds"] == 0.25
     assert processes(document) == [
@@ -77,13 +76,13 @@ def test_a_rotation_names_what_is_new_and_tells_no_secret(told: Run, rotated: Pa
 
 
 def test_a_rotation_that_fails_after_the_switch_says_what_is_new_already(
-    told: Run, rotated: Paths, monkeypatch: pytest.MonkeyPatch
+    document_of: Run, rotated: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: object) -> None:
         raise FailedError("pgbouncer-2: the old password is still accepted")
 
     monkeypatch.setattr(passwords.PasswordRotation, "_prove", fails)
-    document = told(lambda request: passwords.rotate(SETTINGS, rotated, None, request))
-    assert document["exit_code"] == exits.FAILED
+    document = document_of(lambda request: passwords.rotate(SETTINGS, rotated, None, request))
+    assert document["exit_code"] == Exit.FAILED
     assert document["faults"] == ["pgbouncer-2: the old password is still accepted"]
     assert document["secrets"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 from io import StringIO
 from typing import Any
@@ -9,7 +10,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from infra.ops.status import host_facts
+from infra.ops.clients import app_control
+from infra.ops.clients.processes import OpsSettings
+from infra.ops.outcome import Exit
+from infra.ops.status import view
+from infra.ops.status.collect import host_facts
 from infra.ops.status.sample import (
     AppProcess,
     Container,
@@ -105,4 +110,27 @@ def test_the_line_that_ends_a_lock_can_be_pasted() -> None:
 @pytest.mark.parametrize("text", ["nonsense", "[]", '{"service": "api"}', '{"disk": {"size": 1}}'])
 def test_facts_that_the_host_did_not_print_are_refused_in_one_line(text: str) -> None:
     with pytest.raises(ValueError, match=r"^\w+Error: .+$"):
-        host_facts.parse(text)
+        host_facts(text)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_watching(
+    monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    class Signalled:
+        def __init__(self, *_: object, **__: object) -> None:
+            pass
+
+        def sample(self) -> Sample:
+            signal.raise_signal(number)
+            raise AssertionError
+
+    monkeypatch.setattr(view, "Collector", Signalled)
+    monkeypatch.setattr(app_control, "connect", lambda _: None)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        settings = OpsSettings({"postgres": {"processors": 2}})
+        code = view.show(settings, as_json=False, watch=True, every_seconds=1.0)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert code == Exit.OK

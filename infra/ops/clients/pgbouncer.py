@@ -1,25 +1,31 @@
-"""The admin console of one PgBouncer process, over TCP and TLS, every call bounded in time."""
+"""PgBouncer: the admin console of one process, and which replicas serve.
 
-import time
+The console is reached over TCP and TLS, every call bounded in time. A replica serves when it
+answers there, is not paused, and passes queries.
+"""
+
 from types import TracebackType
 from typing import Any, Self
 
 import psycopg
 from psycopg import ClientCursor
+from psycopg.conninfo import make_conninfo
 
-from infra.ops import targets
-from infra.ops.bounded import bounded
-from infra.ops.settings import OpsSettings
-from infra.ops.targets import Target
+from infra.config.names import MONITOR_ENTRY
+from infra.ops.clients.processes import Answer, OpsSettings, Target, bounded, everywhere, resolve
+from infra.ops.outcome import FailedError, RefusedError
+from infra.ops.waiting import gone, wait_until
 
 CALL_SECONDS = 5.0
+_QUERY_SECONDS = 3.0
+_POLL_SECONDS = 0.1
 Row = dict[str, Any]
 
 
 def replicas(settings: OpsSettings) -> tuple[Target, ...]:
     """Return every PgBouncer process that has an address now."""
     target = settings.values["pgbouncer"]
-    return targets.resolve(target["host"], target["port"])
+    return resolve(target["host"], target["port"])
 
 
 class PgBouncerAdmin:
@@ -79,7 +85,7 @@ class PgBouncerAdmin:
         return self.command(f"SHOW {what}")
 
     def config(self) -> dict[str, str]:
-        """Return every setting in force, by name."""
+        """Return every running value, by the setting's name."""
         return {row["key"]: str(row["value"]) for row in self.show("CONFIG")}
 
     def databases(self) -> dict[str, Row]:
@@ -123,12 +129,10 @@ class PgBouncerAdmin:
     def replace_servers(self, *, seconds: float) -> list[Row]:
         """Replace every server connection; return those still busy after `seconds`."""
         self.reconnect()
-        deadline = time.monotonic() + seconds
-        while old := [row for row in self.show("SERVERS") if int(row["close_needed"])]:
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.1)
-        return old
+        return wait_until(self._outdated, gone, seconds=seconds, every=_POLL_SECONDS)
+
+    def _outdated(self) -> list[Row]:
+        return [row for row in self.show("SERVERS") if int(row["close_needed"])]
 
     def shutdown(self, mode: str = "WAIT_FOR_SERVERS") -> None:
         """Exit: WAIT_FOR_SERVERS after running transactions, WAIT_FOR_CLIENTS after all leave."""
@@ -139,13 +143,82 @@ class PgBouncerAdmin:
 
         Returns the entries that still had more after `seconds`, with how many.
         """
-        deadline = time.monotonic() + seconds
-        while over := self._over(limits):
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.05)
-        return over
+        return wait_until(lambda: self._over(limits), gone, seconds=seconds, every=_POLL_SECONDS)
 
     def _over(self, limits: dict[str, int]) -> dict[str, int]:
         now = {name: int(row["current_connections"]) for name, row in self.databases().items()}
         return {name: now[name] for name, limit in limits.items() if now.get(name, 0) > limit}
+
+
+class NotServingError(RefusedError):
+    """A replica is missing or does not answer; one that is on its way back will."""
+
+
+def require(settings: OpsSettings, expected: int | None = None) -> tuple[Target, ...]:
+    """Return every replica; refuse unless all, and as many as expected, serve.
+
+    Raises:
+        NotServingError: one is missing or does not answer.
+        RefusedError: one is paused.
+
+    """
+    found = replicas(settings)
+    if expected is not None and len(found) != expected:
+        raise NotServingError(
+            f"{len(found)} of {expected} PgBouncer replicas run; start them first: make up"
+        )
+    for answer in everywhere(found, lambda target: _is_paused(settings, target)):
+        if not answer.ok:
+            raise NotServingError(f"{answer.target}: {answer.error}")
+        if answer.value:
+            raise RefusedError(f"{answer.target}: is paused")
+    return found
+
+
+def await_all(settings: OpsSettings, expected: int, *, seconds: float) -> tuple[Target, ...]:
+    """Return the replicas once as many as expected pass queries to PostgreSQL.
+
+    Raises:
+        FailedError: they do not within `seconds`.
+
+    """
+
+    def serve(answers: tuple[Answer[bool], ...]) -> bool:
+        return len(answers) == expected and all(answer.ok for answer in answers)
+
+    answers = wait_until(
+        lambda: everywhere(replicas(settings), lambda target: _query_through(settings, target)),
+        serve,
+        seconds=seconds,
+        every=_POLL_SECONDS,
+    )
+    if not serve(answers):
+        raise FailedError(_not_serving(answers, expected, seconds))
+    return tuple(answer.target for answer in answers)
+
+
+def _is_paused(settings: OpsSettings, target: Target) -> bool:
+    with PgBouncerAdmin(target, settings) as admin:
+        return admin.state().get("paused") == "yes"
+
+
+def _query_through(settings: OpsSettings, target: Target) -> bool:
+    """Send a query through this replica to PostgreSQL; proves the path, not the port."""
+    conninfo = make_conninfo(
+        settings.admin_conninfo(target.address, application_name="sluice-ops", user="monitor"),
+        dbname=MONITOR_ENTRY,
+    )
+    with (
+        psycopg.connect(conninfo, autocommit=True, prepare_threshold=None) as connection,
+        bounded(connection, _QUERY_SECONDS, "SELECT 1"),
+    ):
+        connection.execute("SELECT 1")
+    return True
+
+
+def _not_serving(answers: tuple[Answer[bool], ...], expected: int, seconds: float) -> str:
+    faults = "".join(f"; {one.target}: {one.error}" for one in answers if not one.ok)
+    return (
+        f"{sum(one.ok for one in answers)} of {expected} PgBouncer replicas pass queries after "
+        f"{seconds:g} s{faults}; see: docker compose logs pgbouncer"
+    )

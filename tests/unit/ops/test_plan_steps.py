@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from infra.config import budget, catalogue, connections
 from infra.config.settings import Change, Setting, Value, Values
-from infra.ops import ordering
-from infra.ops.ordering import SIZED, Step, live_part, smaller, steps, tiers_to_restart
+from infra.ops import plan
+from infra.ops.plan import SIZED, Step, live_part, smaller, steps, tiers_to_restart
 
 
 def values(**changed: Value) -> Values:
@@ -160,4 +160,4 @@ def test_a_service_that_gets_a_new_container_is_not_restarted_too() -> None:
 
 def test_the_largest_part_that_holds_is_taken() -> None:
     wanted = values(POSTGRES_MAX_CONNECTIONS=90, PGBOUNCER_BATCH_POOL_SIZE=9)
-    assert ordering.live_part(values(), wanted).held == ()
+    assert plan.live_part(values(), wanted).held == ()

@@ -2,24 +2,30 @@
 
 Every replica has an address of its own behind the service's alias on the control network;
 a command talks to each of them over TLS verified against the private CA, with the token of
-the service. Use it with `targets.everywhere`:
+the service. Use it with `processes.everywhere`:
 
     control = connect(settings)
     answers = everywhere(control.targets("worker"), control.reload)
 """
 
 import ssl
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
-from infra.ops.settings import OpsSettings
-from infra.ops.targets import Target, resolve
+from infra.ops.clients.processes import OpsSettings, Target, resolve
+from infra.ops.outcome import FailedError
+from infra.ops.waiting import gone, wait_until
 
+T = TypeVar("T")
 SERVICES = ("api", "worker")
+DRAIN_AGAIN_SECONDS = 2.0
+_POLL_SECONDS = 0.1
 # A process answers from a thread of its own; one that takes longer is frozen or starved.
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 5.0
@@ -29,7 +35,7 @@ CHANGE_SECONDS = 15.0
 RESTART_SECONDS = 75.0
 
 
-class ControlError(Exception):
+class ControlError(FailedError):
     """A process did not do what it was asked; the message says what and why."""
 
 
@@ -59,8 +65,8 @@ class PoolNumbers:
 class ProcessState:
     """What a process says of itself.
 
-    `settings` is the whole settings document in force, in the shape of api.json or
-    worker.json. Fields whose value in the file differs from the one in force, by dotted
+    `settings` is the whole document of running values, in the shape of api.json or
+    worker.json. Fields whose value in the file differs from the running one, by dotted
     name: `needs_reload` those that a reload takes over, `needs_restart` the others.
     `file_fault` says why the file cannot be used, and is empty when it can. `last_minute` is of
     the requests, None where the process answers none: `errors` (5xx), and `buckets`, pairs of an
@@ -152,6 +158,24 @@ class Control:
         except httpx.HTTPError as error:
             raise ControlError(f"{what}: {_reason(error)}") from error
         return _parsed(target, what, answer)
+
+
+def drained(drain: Callable[[], object], left: Callable[[], T], *, seconds: float) -> T:
+    """Have the pools drained again and again until nothing is left; return what is left after all.
+
+    Connections that were being made during one drain are caught by the next.
+    """
+    again = 0.0
+
+    def look() -> T:
+        nonlocal again
+        found = left()
+        if found and time.monotonic() >= again:
+            drain()
+            again = time.monotonic() + DRAIN_AGAIN_SECONDS
+        return found
+
+    return wait_until(look, gone, seconds=seconds, every=_POLL_SECONDS)
 
 
 def connect(settings: OpsSettings) -> Control:

@@ -1,4 +1,4 @@
-"""The commands that look at the running stack and restart parts of it."""
+"""The commands that restart tiers, change PgBouncer, rotate secrets and get them back."""
 
 import sys
 from enum import StrEnum
@@ -7,18 +7,36 @@ from typing import Annotated
 
 import typer
 
-from infra.ops.cli_options import SETTINGS, AsJson, Settings, Wait, read_settings
+from infra.ops.cli_options import (
+    OUT,
+    SECRETS,
+    SETTINGS,
+    AsJson,
+    EnvFile,
+    HostFacts,
+    Out,
+    Secrets,
+    Settings,
+    Wait,
+    default_env_file,
+    read_settings,
+)
 
 _DIRECTORY = Path("/out/ops")
 
 Directory = Annotated[
     Path, typer.Option("--directory", help="Where the locks are.", envvar="SLUICE_OPS_DIRECTORY")
 ]
+Source = Annotated[
+    Path | None,
+    typer.Option(
+        "--from", help="Directory with the secrets to use; what is not in it is made.", exists=True
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
-    """Add `status`, `restart`, `pgbouncer` and the dead-man to the command line."""
-    app.command("status")(_status)
+    """Add `restart`, `pgbouncer`, `rotate`, `restore` and the dead-man to the command line."""
     app.command("dead-man", hidden=True)(_dead_man)
     restart = typer.Typer(help="Restart a tier; make restart-... does the host's part of it.")
     restart.command("postgres")(_restart_postgres)
@@ -30,29 +48,15 @@ def register(app: typer.Typer) -> None:
     pgbouncer.command("retire")(_retire)
     pgbouncer.command("spread")(_spread)
     app.add_typer(pgbouncer, name="pgbouncer")
-
-
-def _status(
-    as_json: AsJson = False,
-    watch: Annotated[bool, typer.Option(help="Refresh until interrupted.")] = False,
-    every: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.2)] = 1.0,
-    containers: Annotated[
-        str,
-        typer.Option(help="What the host knows; make status fills it.", envvar="SLUICE_CONTAINERS"),
-    ] = "",
-    settings: Settings = SETTINGS,
-) -> None:
-    """Show the whole path, and its current bottleneck. Exit code 1: a process does not answer."""
-    from infra.ops.status import command, host_facts
-
-    read = read_settings(settings, as_json=as_json)
-    try:
-        host = host_facts.parse(containers)
-    except ValueError as error:
-        # The rest of the screen is worth more at night than a refusal.
-        typer.echo(f"SLUICE_CONTAINERS is not what the host prints ({error}); ignored", err=True)
-        host = None
-    sys.exit(command.show(read, as_json=as_json, watch=watch, every_seconds=every, host=host))
+    rotate = typer.Typer(help="Give the stack new secrets while it serves.")
+    rotate.command("passwords")(_passwords)
+    rotate.command("certificates")(_certificates)
+    app.add_typer(rotate, name="rotate")
+    restore = typer.Typer(help="Get back what was lost.")
+    # Keeps `secrets` a command of its own though it is the only one.
+    restore.callback()(_restore)
+    restore.command("secrets")(_secrets)
+    app.add_typer(restore, name="restore")
 
 
 def _restart_postgres(
@@ -62,18 +66,18 @@ def _restart_postgres(
     as_json: AsJson = False,
 ) -> None:
     """Restart PostgreSQL while clients wait. Exit code 3: refused, nothing was done."""
-    from infra.ops import restart_postgres
+    from infra.ops import restart
     from infra.ops.operation import Request
 
     read = read_settings(settings, as_json=as_json)
-    sys.exit(restart_postgres.run(read, Request(directory, wait, as_json)))
+    sys.exit(restart.postgres(read, Request(directory, wait, as_json)))
 
 
 def _dead_man(settings: Settings = SETTINGS, directory: Directory = _DIRECTORY) -> None:
     """Resume every PgBouncer when the command that paused it has died."""
-    from infra.ops import dead_man
+    from infra.ops import pause
 
-    sys.exit(dead_man.watch(read_settings(settings), directory))
+    sys.exit(pause.watch(read_settings(settings), directory))
 
 
 def _restart_pgbouncer(
@@ -110,10 +114,10 @@ def _restart_app(
     as_json: AsJson = False,
 ) -> None:
     """Restart api and worker with no request failing and no task lost."""
-    from infra.ops import restart_app
+    from infra.ops import restart
     from infra.ops.operation import Request
 
-    code = restart_app.restart(
+    code = restart.app(
         read_settings(settings, as_json=as_json),
         Request(directory, wait, as_json),
         tuple(str(one) for one in services or list(Service)),
@@ -167,3 +171,67 @@ def _reconnect(
 
     read = read_settings(settings, as_json=as_json)
     sys.exit(rolling.reconnect(read, Request(directory, wait, as_json), if_changed=if_changed))
+
+
+def _passwords(
+    source: Source = None,
+    wait: Wait = 0.0,
+    settings: Settings = SETTINGS,
+    out: Out = OUT,
+    secrets: Secrets = SECRETS,
+    as_json: AsJson = False,
+) -> None:
+    """Rotate the password of every login role and the token of every service."""
+    from infra.ops.operation import Paths, Request
+    from infra.ops.rotation import passwords
+
+    read, paths = read_settings(settings, as_json=as_json), Paths(out, secrets)
+    sys.exit(passwords.rotate(read, paths, source, Request(out / "ops", wait, as_json)))
+
+
+def _certificates(
+    source: Source = None,
+    new_ca: Annotated[bool, typer.Option("--ca", help="Also replace the private CA.")] = False,
+    due: Annotated[
+        bool, typer.Option("--due", help="Only if a generated one is due; for a timer.")
+    ] = False,
+    env_file: EnvFile = None,
+    wait: Wait = 0.0,
+    settings: Settings = SETTINGS,
+    out: Out = OUT,
+    secrets: Secrets = SECRETS,
+    as_json: AsJson = False,
+) -> None:
+    """Rotate the certificate of every server. Exit code 2: one that was given is at fault."""
+    from infra.ops.operation import Paths, Request
+    from infra.ops.rotation import certificates
+
+    paths, file = Paths(out, secrets), env_file or default_env_file()
+    # The way out of an expired certificate, which keeps `config` from writing ops.json.
+    read = read_settings(settings, as_json=as_json, otherwise=file)
+    request = Request(out / "ops", wait, as_json)
+    code = certificates.rotate(read, paths, source, request, new_ca=new_ca, due=due, env_file=file)
+    sys.exit(code)
+
+
+def _restore() -> None:
+    """Get back what was lost."""
+
+
+def _secrets(
+    env_file: EnvFile = None,
+    wait: Wait = 0.0,
+    settings: Settings = SETTINGS,
+    out: Out = OUT,
+    secrets: Secrets = SECRETS,
+    as_json: AsJson = False,
+    host: HostFacts = "",
+) -> None:
+    """Write the secrets of a lost volume back from the compiled files; make what is in none."""
+    from infra.config.host import parse
+    from infra.ops import restore_secrets
+    from infra.ops.operation import Paths, Request
+
+    file, request = env_file or default_env_file(), Request(out / "ops", wait, as_json)
+    paths = Paths(out, secrets)
+    sys.exit(restore_secrets.restore(file, settings, paths, request, host=parse(host)))

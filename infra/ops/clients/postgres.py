@@ -1,6 +1,5 @@
 """The PostgreSQL server as sluice_operator sees it, directly, every call bounded in time."""
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -10,8 +9,8 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from infra.ops.bounded import bounded
-from infra.ops.settings import OpsSettings
+from infra.ops.clients.processes import OpsSettings, bounded
+from infra.ops.waiting import wait_until
 
 CALL_SECONDS = 10.0
 Row = dict[str, Any]
@@ -83,7 +82,7 @@ class ServerSetting:
 
 
 @dataclass(frozen=True, slots=True)
-class RoleInForce:
+class RoleSettings:
     """The connection limit of a role (-1 is none) and its ALTER ROLE ... SET values."""
 
     name: str
@@ -145,7 +144,7 @@ class PostgresAdmin:
         """Return the lines of the configuration files that cannot be used, by setting."""
         return {row["name"] or "?": row["error"] for row in self._rows(FILE_FAULTS)}
 
-    def roles(self, names: list[str]) -> dict[str, RoleInForce]:
+    def roles(self, names: list[str]) -> dict[str, RoleSettings]:
         """Return limits and settings of the roles that exist, by name."""
         rows = self._rows(ROLES, [names])
         return {row["rolname"]: _role(row) for row in rows}
@@ -166,7 +165,7 @@ class PostgresAdmin:
     ) -> None:
         """Set passwords by their SCRAM verifiers, all or none; present sessions stay.
 
-        An exception of `before_commit` leaves the old ones in force.
+        An exception of `before_commit` leaves the old ones.
         """
         # Not bound: ALTER ROLE takes no parameters. A verifier in a log would be a secret there.
         for quiet in ("log_min_error_statement = 'panic'", "log_min_duration_statement = -1"):
@@ -178,18 +177,13 @@ class PostgresAdmin:
             before_commit()
 
     def reload(self, *, seconds: float = 5.0) -> bool:
-        """Have the server read its files again; tell whether it did within `seconds`.
+        """Have the server read its files again; return True if it did within `seconds`.
 
         The postmaster reloads on its own time; pg_conf_load_time() says when it had.
         """
         before = self._load_time()
         self._rows("SELECT pg_catalog.pg_reload_conf()")
-        deadline = time.monotonic() + seconds
-        while self._load_time() == before:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.05)
-        return True
+        return wait_until(lambda: self._load_time() != before, seconds=seconds, every=0.05)
 
     def activity(self) -> list[Row]:
         """Return the other client sessions, the oldest transaction first."""
@@ -206,7 +200,7 @@ class PostgresAdmin:
         return row
 
     def started_at(self) -> str:
-        """Return when the server process was started: it tells two runs of it apart."""
+        """Return when the server process was started: two runs of it differ in that."""
         (row,) = self._rows("SELECT pg_catalog.pg_postmaster_start_time()::text AS at")
         return str(row["at"])
 
@@ -250,7 +244,7 @@ class PostgresAdmin:
                     raise
 
 
-def _role(row: Row) -> RoleInForce:
+def _role(row: Row) -> RoleSettings:
     pairs = (entry.partition("=") for entry in row["rolconfig"])
     settings = {name: value for name, _, value in pairs}
-    return RoleInForce(row["rolname"], row["rolconnlimit"], settings)
+    return RoleSettings(row["rolname"], row["rolconnlimit"], settings)

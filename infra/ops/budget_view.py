@@ -1,0 +1,249 @@
+"""The budget as tables: the whole of it, and what a change does to it.
+
+Connections of each tier, memory, disk and timeouts.
+"""
+
+from dataclasses import dataclass
+
+from rich import box
+from rich.table import Table
+
+from infra.config import catalogue, connections, derive
+from infra.config.names import CLIENTS
+from infra.config.settings import Values
+
+
+def whole(values: Values) -> list[Table]:
+    """Return the tables of the whole budget."""
+    return [
+        _settings(values),
+        _server_connections(values),
+        _client_connections(values),
+        _memory(values),
+        _disk(values),
+        _derived(values),
+    ]
+
+
+def _settings(values: Values) -> Table:
+    """Every setting as the env file would have it, and where its value comes from."""
+    shown = table("Settings", "Setting", "From")
+    for setting in catalogue.all_settings():
+        value = values[setting.name]
+        formula = values.derived.get(setting.name)
+        usual = value == setting.default
+        origin = formula or ("default" if usual else f"stack.env; default {setting.default}")
+        style = "" if usual or formula else "bold"
+        shown.add_row(f"{setting.name}={value}", origin, style=style)
+    return shown
+
+
+def _server_connections(values: Values) -> Table:
+    shown = table("PostgreSQL sessions", "From", "Sessions", "How")
+    replicas = values.integer("PGBOUNCER_REPLICAS")
+    for pool in connections.pools(values):
+        how = f"{replicas} replicas x ({pool.size} + {pool.reserve} reserve)"
+        shown.add_row(f"pool {pool.entry} ({pool.user})", str(pool.limit * replicas), how)
+    shown.add_row("direct", str(connections.direct(values)), "owner, operator, monitor, backup")
+    shown.add_row("reserved", str(connections.reserved(values)), "superuser, operator and monitor")
+    shown.add_section()
+    limit = values.integer("POSTGRES_MAX_CONNECTIONS")
+    shown.add_row(f"left of {limit}", str(connections.spare(values)), "POSTGRES_MAX_CONNECTIONS")
+    return shown
+
+
+def _client_connections(values: Values) -> Table:
+    shown = table("Client connections of one PgBouncer, worst case", "From", "Connections", "How")
+    api = values.integer("API_POOL_MAX_SIZE")
+    replicas, size = values.integer("WORKER_REPLICAS"), values.integer("WORKER_POOL_MAX_SIZE")
+    limit = values.integer("PGBOUNCER_MAX_CLIENT_CONNECTIONS")
+    headroom = values.integer("PGBOUNCER_ADMIN_HEADROOM_CONNECTIONS")
+    shown.add_row("api", str(api), "API_POOL_MAX_SIZE")
+    shown.add_row("api's successor (restart)", str(api), "API_POOL_MAX_SIZE")
+    shown.add_row("worker", str(replicas * size), f"{replicas} replicas x {size}")
+    shown.add_row("operators and checks", str(headroom), "headroom")
+    shown.add_section()
+    left = limit - connections.client_demand(values)
+    shown.add_row(f"left of {limit}", str(left), "PGBOUNCER_MAX_CLIENT_CONNECTIONS")
+    files = values.integer("PGBOUNCER_OPEN_FILES")
+    spare = files - connections.file_demand(values)
+    shown.add_row(f"open files left of {files}", str(spare), "PGBOUNCER_OPEN_FILES")
+    return shown
+
+
+def _memory(values: Values) -> Table:
+    shown = table("PostgreSQL memory, worst case", "Part", "MB", "How")
+    sessions = values.integer("POSTGRES_MAX_CONNECTIONS")
+    workers = values.integer("POSTGRES_AUTOVACUUM_WORKERS")
+    parts = (
+        ("shared_buffers", derive.shared_buffers_kb(values), "once"),
+        ("sessions", sessions * derive.SESSION_OVERHEAD_KB, f"{sessions} x overhead"),
+        (
+            "sorts and hashes",
+            sessions * derive.work_mem_kb(values) * derive.WORK_MEM_FACTOR,
+            f"{sessions} x work_mem x {derive.WORK_MEM_FACTOR}",
+        ),
+        (
+            "autovacuum",
+            workers * derive.maintenance_work_mem_kb(values),
+            f"{workers} x maintenance_work_mem",
+        ),
+    )
+    for name, size_kb, how in parts:
+        shown.add_row(name, _megabytes(size_kb), how)
+    shown.add_section()
+    left = derive.memory_kb(values) - derive.memory_demand_kb(values)
+    limit = values.integer("POSTGRES_MEMORY_MB")
+    shown.add_row(f"left of {limit}", _megabytes(left), "POSTGRES_MEMORY_MB")
+    return shown
+
+
+def _disk(values: Values) -> Table:
+    shown = table("Data volume, worst case", "Part", "MB", "How")
+    share = values.integer("POSTGRES_DISK_MB") // derive.DISK_SHARE
+    parts = (
+        ("write-ahead log", derive.wal_demand_mb(values), f"{derive.WAL_FACTOR} x max_wal_size"),
+        (
+            "temporary files",
+            share,
+            f"{derive.spilling_processes(values)} processes x temp_file_limit",
+        ),
+        ("ballast", derive.ballast_mb(values), "given back by make free-disk"),
+    )
+    for name, size_mb, how in parts:
+        shown.add_row(name, str(size_mb), how)
+    shown.add_section()
+    limit = values.integer("POSTGRES_DISK_MB")
+    shown.add_row("data", str(derive.data_mb(values)), f"the rest of POSTGRES_DISK_MB={limit}")
+    return shown
+
+
+def _derived(values: Values) -> Table:
+    shown = table("Derived PostgreSQL settings", "Setting", "From")
+    for item in derive.derived_settings(values):
+        shown.add_row(f"{item.name}={item.value}", item.formula)
+    return shown
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One number of the budget, before (None when nothing is known of it) and after."""
+
+    part: str
+    name: str
+    unit: str
+    before: float | None
+    after: float
+
+    @property
+    def changed(self) -> bool:
+        """Return True if the number changes."""
+        return self.before is not None and self.before != self.after
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the row as JSON holds it."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+def effect(before: Values | None, after: Values) -> tuple[Row, ...]:
+    """Return every number of the budget before and after."""
+    old = {} if before is None else _numbers(before)
+    return tuple(
+        Row(part, name, unit, old.get((part, name, unit)), number)
+        for (part, name, unit), number in _numbers(after).items()
+    )
+
+
+def _numbers(values: Values) -> dict[tuple[str, str, str], float]:
+    return (
+        _connections_numbers(values)
+        | _memory_numbers(values)
+        | _disk_numbers(values)
+        | _timeouts_numbers(values)
+    )
+
+
+def _connections_numbers(values: Values) -> dict[tuple[str, str, str], float]:
+    workers = values.integer("WORKER_REPLICAS")
+    found: dict[tuple[str, str, str], float] = {
+        ("app", "api pool", "connections"): values.integer("API_POOL_MAX_SIZE"),
+        ("app", "worker pools together", "connections"): workers
+        * values.integer("WORKER_POOL_MAX_SIZE"),
+        ("pgbouncer", "clients of one replica, worst case", "connections"): (
+            connections.client_demand(values)
+        ),
+        ("pgbouncer", "clients one replica accepts", "connections"): values.integer(
+            "PGBOUNCER_MAX_CLIENT_CONNECTIONS"
+        ),
+    }
+    replicas = values.integer("PGBOUNCER_REPLICAS")
+    for pool in connections.pools(values):
+        name = f"pool {pool.entry}, {replicas} replicas"
+        found["pgbouncer", name, "connections"] = pool.limit * replicas
+    found["postgres", "pooled sessions", "connections"] = connections.pooled(values)
+    found["postgres", "direct sessions", "connections"] = connections.direct(values)
+    found["postgres", "reserved", "connections"] = connections.reserved(values)
+    found["postgres", "left of max_connections", "connections"] = connections.spare(values)
+    found["postgres", "max_connections", "connections"] = values.integer("POSTGRES_MAX_CONNECTIONS")
+    return found
+
+
+def _memory_numbers(values: Values) -> dict[tuple[str, str, str], float]:
+    sizes = {
+        "shared_buffers": derive.shared_buffers_kb(values),
+        "work_mem": derive.work_mem_kb(values),
+        "maintenance_work_mem": derive.maintenance_work_mem_kb(values),
+        "worst case": derive.memory_demand_kb(values),
+        "left of the container's memory": derive.memory_kb(values)
+        - derive.memory_demand_kb(values),
+    }
+    return {("memory", name, "MB"): round(kb / 1024, 1) for name, kb in sizes.items()}
+
+
+def _disk_numbers(values: Values) -> dict[tuple[str, str, str], float]:
+    sizes = {
+        "write-ahead log": derive.wal_demand_mb(values),
+        "temp_file_limit": round(derive.temp_file_limit_kb(values) / 1024, 1),
+        "ballast": derive.ballast_mb(values),
+        "left for data": derive.data_mb(values),
+    }
+    return {("disk", name, "MB"): size for name, size in sizes.items()}
+
+
+def _timeouts_numbers(values: Values) -> dict[tuple[str, str, str], float]:
+    times = [name for client in CLIENTS for name in (*client.timeouts, client.pool_timeout)]
+    times.append("PGBOUNCER_QUERY_WAIT_TIMEOUT_SECONDS")
+    return {("time", name, _unit(name)): float(values.number(name)) for name in times}
+
+
+def _unit(name: str) -> str:
+    return "ms" if name.endswith("_MS") else "s"
+
+
+def effect_table(before: Values | None, after: Values) -> Table | None:
+    """Return the numbers of the budget that change; None where none does."""
+    changed = [row for row in effect(before, after) if row.changed and row.before is not None]
+    if not changed:
+        return None
+    shown = table("Effect on the budget", "Part", "Number", "Before", "After", "By", "Unit")
+    for row in changed:
+        by = row.after - (row.before or 0)
+        numbers = (f"{row.before:g}", f"{row.after:g}", f"{by:+g}")
+        shown.add_row(row.part, row.name, *numbers, row.unit)
+    return shown
+
+
+def table(title: str, *columns: str) -> Table:
+    """Return an empty table that fits into 80 columns."""
+    # Without lines between columns every name fits into 80 of them.
+    shown = Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    for column in columns:
+        # A name that is broken in two cannot be read, copied or searched for.
+        shown.add_column(column, overflow="fold", no_wrap=column == "Setting")
+    return shown
+
+
+def _megabytes(size_kb: int) -> str:
+    return f"{size_kb / 1024:.1f}"

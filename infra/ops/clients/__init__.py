@@ -1,0 +1,1 @@
+"""Clients of PostgreSQL, PgBouncer and the app's control plane."""

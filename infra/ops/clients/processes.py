@@ -1,0 +1,189 @@
+"""The processes of the stack: where they are, all of them asked at once, each call bounded in time.
+
+ops.json says under which name a tier is found and as whom to log in. A name is that of a service:
+each of its containers has an address of its own behind it.
+"""
+
+import json
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Self, TypeVar
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+T = TypeVar("T")
+_PARALLEL_MAX = 32
+
+
+@dataclass(frozen=True, slots=True)
+class OpsSettings:
+    """The parsed ops.json."""
+
+    values: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read ops.json; raise OSError or ValueError when it is not there or not JSON."""
+        return cls(json.loads(path.read_text(encoding="utf-8")))
+
+    def conninfo(self, user: str, *, application_name: str) -> str:
+        """Return the connection string straight to PostgreSQL; it contains the password.
+
+        `user` is a key of `users` in ops.json: owner, operator or monitor.
+        """
+        target = self.values["postgres"]
+        address = {"host": target["host"], "port": target["port"], "dbname": target["dbname"]}
+        return make_conninfo(**address, **self._login(user, application_name))
+
+    def admin_conninfo(self, address: str, *, application_name: str, user: str = "operator") -> str:
+        """Return the connection string of one PgBouncer's admin console; with the password.
+
+        The certificate is checked against the service's name, whatever the address.
+        """
+        target = self.values["pgbouncer"]
+        return make_conninfo(
+            host=target["host"],
+            hostaddr=address,
+            port=target["port"],
+            dbname=target["admin_dbname"],
+            **self._login(user, application_name),
+        )
+
+    def _login(self, user: str, application_name: str) -> dict[str, Any]:
+        login = self.values["users"][user]
+        return {
+            "user": login["name"],
+            "password": Path(login["password_file"]).read_text(encoding="ascii"),
+            "sslmode": self.values["sslmode"],
+            "sslrootcert": self.values["sslrootcert"],
+            "connect_timeout": self.values["connect_timeout_seconds"],
+            "application_name": application_name,
+        }
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Target:
+    """One process: the container's name as Docker's DNS has it, and its address.
+
+    `host` is the name that its certificate is checked against.
+    """
+
+    name: str
+    host: str
+    address: str
+    port: int
+
+    def __str__(self) -> str:
+        return self.name if self.name == self.address else f"{self.name} ({self.address})"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Generic[T]):
+    """What one process said: a value, or why there is none."""
+
+    target: Target
+    value: T | None
+    error: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Return True if the process answered."""
+        return not self.error
+
+    def get(self) -> T:
+        """Return the value of an answer that is there."""
+        if self.error or self.value is None:
+            raise LookupError(f"{self.target}: {self.error or 'no answer'}")
+        return self.value
+
+
+def resolve(host: str, port: int) -> tuple[Target, ...]:
+    """Return every process behind `host`, by name; empty when the name is not known.
+
+    A stopped container has no address any more; a frozen one still has.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, socket.AF_INET, socket.SOCK_STREAM)
+    except socket.gaierror:
+        return ()
+    addresses = {str(entry[4][0]) for entry in found}
+    # A process that is on several networks answers on any of its addresses.
+    by_name = {_name(address): address for address in sorted(addresses, reverse=True)}
+    return tuple(sorted(Target(name, host, by_name[name], port) for name in by_name))
+
+
+def everywhere(targets: Iterable[Target], work: Callable[[Target], T]) -> tuple[Answer[T], ...]:
+    """Run `work` on every target at once; an exception becomes that target's error."""
+    chosen = tuple(targets)
+    if not chosen:
+        return ()
+    with ThreadPoolExecutor(min(len(chosen), _PARALLEL_MAX)) as pool:
+        return tuple(pool.map(lambda target: _answer(target, work), chosen))
+
+
+def _answer(target: Target, work: Callable[[Target], T]) -> Answer[T]:
+    # One target's failure, whatever it is, must not keep the others from being asked.
+    try:
+        return Answer(target, work(target))
+    except Exception as error:
+        return Answer(target, None, first_line(error))
+
+
+def first_line(error: BaseException) -> str:
+    """Return an error's class when it says nothing, else its first line, at most 300 long."""
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:300]
+
+
+def _name(address: str) -> str:
+    """Return the container's name; Docker answers `project-service-1.project_network`."""
+    try:
+        return socket.gethostbyaddr(address)[0].split(".", 1)[0]
+    except OSError:
+        return address
+
+
+class TimedOutError(Exception):
+    """The peer did not answer in time; the connection is of no use any more."""
+
+
+@contextmanager
+def bounded(connection: psycopg.Connection[Any], seconds: float, what: str) -> Iterator[None]:
+    """End the socket of `connection` when the block takes longer than `seconds`.
+
+    Raises:
+        TimedOutError: in place of the driver's error, when that happened.
+
+    """
+    expired = threading.Event()
+    timer = threading.Timer(seconds, _cutter(connection, expired))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except psycopg.Error as error:
+        if expired.is_set():
+            raise TimedOutError(f"no answer to {what} within {seconds:g} s") from error
+        raise
+    finally:
+        timer.cancel()
+
+
+def _cutter(connection: psycopg.Connection[Any], expired: threading.Event) -> Callable[[], None]:
+    def cut() -> None:
+        expired.set()
+        # A dup: the driver closes its own descriptor, whose number may then be reused.
+        with (
+            suppress(OSError, psycopg.Error),
+            socket.socket(fileno=os.dup(connection.fileno())) as peer,
+        ):
+            peer.shutdown(socket.SHUT_RDWR)
+
+    return cut

@@ -1,0 +1,284 @@
+"""The settings of a process in one form, dotted names and values, and where each comes from.
+
+The form of a tier's names:
+  pgbouncer   config.query_wait_timeout, databases.risk.pool_size
+  postgres    settings.work_mem (kB; times in ms), roles.risk_api.statement_timeout (ms),
+              roles.risk_api.connection_limit
+  api, worker the fields of api.json and worker.json: pool.max_size
+
+What a process answers is brought into this form, and so is what it should answer; a `Source` says
+under which name a setting of the env file stands there as it is.
+"""
+
+import configparser
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Final
+
+from infra.config import app_settings, connections, names, roles
+from infra.config.names import CLIENTS, OPERATOR, OWNER
+from infra.config.render import template
+from infra.config.settings import Setting, Value, Values
+from infra.ops.clients.postgres import RoleSettings, ServerSetting
+
+Fact = str | Decimal
+Facts = dict[str, Fact]
+
+_UNITS: Final = {
+    "B": Decimal(1) / 1024,
+    "kB": Decimal(1),
+    "MB": Decimal(1024),
+    "GB": Decimal(1024 * 1024),
+    "ms": Decimal(1),
+    "s": Decimal(1000),
+    "min": Decimal(60_000),
+    "h": Decimal(3_600_000),
+}
+_NUMBER: Final = re.compile(r"(-?\d+(?:\.\d+)?) ?([A-Za-z]+)?\Z")
+_UNIT_OF_ROW: Final = re.compile(r"(\d*)([A-Za-z]+)\Z")
+_LINE: Final = re.compile(r"([a-z_.]+) = (.+)\Z")
+_ENTRY_FIELDS: Final = ("pool_size", "reserve_pool_size", "min_pool_size", "max_connections")
+# Facts hold no secret.
+_NO_VERIFIERS: Final = dict.fromkeys(names.LOGIN_ROLES, "")
+# The one setting that PgBouncer reads as octal and shows as decimal.
+_OCTAL: Final = "unix_socket_mode"
+_MILLISECONDS: Final = Decimal(1000)
+
+
+def fact(value: object) -> Fact:
+    """Return a value in the form that compares: a number where it is one, else lower case."""
+    text = str(value).strip()
+    match = _NUMBER.match(text)
+    if match is None or (match.group(2) and match.group(2) not in _UNITS):
+        return text.lower()
+    return Decimal(match.group(1)) * _UNITS.get(match.group(2) or "", Decimal(1))
+
+
+def of_pgbouncer(config: Mapping[str, str], databases: Mapping[str, Mapping[str, Any]]) -> Facts:
+    """Return the facts of SHOW CONFIG and SHOW DATABASES."""
+    found = {f"config.{name}": fact(value) for name, value in config.items()}
+    for entry, row in databases.items():
+        found |= {f"databases.{entry}.{name}": fact(row[name]) for name in _ENTRY_FIELDS}
+    return found
+
+
+def of_postgres(
+    settings: Mapping[str, ServerSetting], roles_found: Mapping[str, RoleSettings]
+) -> Facts:
+    """Return the facts of pg_settings and pg_roles; not those that this session overrides."""
+    found: Facts = {
+        f"settings.{one.name}": _with_unit(one.value, one.unit)
+        for one in settings.values()
+        if one.source not in ("user", "client", "session", "database user")
+    }
+    for role in roles_found.values():
+        found[f"roles.{role.name}.connection_limit"] = Decimal(role.connection_limit)
+        found |= {f"roles.{role.name}.{key}": fact(text) for key, text in role.settings.items()}
+    return found
+
+
+def of_app(document: Mapping[str, Any], prefix: str = "") -> Facts:
+    """Return the facts of a settings document of the app."""
+    found: Facts = {}
+    for name, value in document.items():
+        if isinstance(value, dict):
+            found |= of_app(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = fact(value)
+    return found
+
+
+def expected(values: Values) -> dict[str, Facts]:
+    """Return what every process of each tier should run with for these values."""
+    return {
+        "postgres": _postgres(values),
+        "pgbouncer": _pgbouncer(values),
+        "api": of_app(app_settings.api(values)),
+        "worker": of_app(app_settings.worker(values)),
+    }
+
+
+def _postgres(values: Values) -> Facts:
+    text = _rendered("postgresql.conf", values)
+    lines = (_LINE.match(line) for line in text.splitlines())
+    pairs = (match.groups() for match in lines if match)
+    found: Facts = {f"settings.{name}": fact(value.strip("'")) for name, value in pairs}
+    for role in roles.login_roles(values, _NO_VERIFIERS):
+        limits = role.timeouts
+        found |= {
+            f"roles.{role.name}.connection_limit": Decimal(role.connection_limit),
+            f"roles.{role.name}.lock_timeout": Decimal(limits.lock),
+            f"roles.{role.name}.statement_timeout": Decimal(limits.statement),
+            f"roles.{role.name}.idle_in_transaction_session_timeout": Decimal(
+                limits.idle_in_transaction
+            ),
+            f"roles.{role.name}.transaction_timeout": Decimal(limits.transaction),
+        }
+    return found
+
+
+def _pgbouncer(values: Values) -> Facts:
+    parser = configparser.ConfigParser(interpolation=None, strict=True)
+    parser.read_string(_rendered("pgbouncer.ini", values))
+    found = {f"config.{name}": fact(value) for name, value in parser["pgbouncer"].items()}
+    found[f"config.{_OCTAL}"] = Decimal(int(parser["pgbouncer"][_OCTAL], 8))
+    for pool in connections.pools(values):
+        numbers = (pool.size, pool.reserve, pool.minimum, pool.limit)
+        found |= {
+            f"databases.{pool.entry}.{name}": Decimal(number)
+            for name, number in zip(_ENTRY_FIELDS, numbers, strict=True)
+        }
+    return found
+
+
+def _rendered(name: str, values: Values) -> str:
+    return template(name, values, _NO_VERIFIERS).decode()
+
+
+def _with_unit(value: str, unit: str | None) -> Fact:
+    match = _UNIT_OF_ROW.match(unit or "")
+    number = fact(value)
+    if match is None or isinstance(number, str) or number < 0:
+        return number
+    return number * int(match.group(1) or 1) * _UNITS[match.group(2)]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The tier, the name of the fact, and the setting's unit over the fact's unit."""
+
+    tier: str
+    name: str
+    unit: Decimal = Decimal(1)
+
+
+def read(setting: Setting, source: Source, found: Fact) -> Value:
+    """Return a fact as a value of its setting."""
+    if isinstance(setting.default, str):
+        choices = {choice.lower(): choice for choice in setting.choices}
+        return choices.get(str(found), str(found))
+    number = Decimal(found) * source.unit
+    return int(number) if isinstance(setting.default, int) else number
+
+
+def _pgbouncer_sources() -> dict[str, Source]:
+    config = {
+        "PGBOUNCER_MAX_CLIENT_CONNECTIONS": "max_client_conn",
+        "PGBOUNCER_RESERVE_TIMEOUT_SECONDS": "reserve_pool_timeout",
+        "PGBOUNCER_QUERY_WAIT_TIMEOUT_SECONDS": "query_wait_timeout",
+        "PGBOUNCER_SERVER_CONNECT_TIMEOUT_SECONDS": "server_connect_timeout",
+        "PGBOUNCER_SERVER_LOGIN_RETRY_SECONDS": "server_login_retry",
+        "PGBOUNCER_CLIENT_LOGIN_TIMEOUT_SECONDS": "client_login_timeout",
+        "PGBOUNCER_SERVER_LIFETIME_SECONDS": "server_lifetime",
+        "PGBOUNCER_SERVER_IDLE_TIMEOUT_SECONDS": "server_idle_timeout",
+        "PGBOUNCER_DNS_MAX_TTL_SECONDS": "dns_max_ttl",
+        "PGBOUNCER_MAX_PREPARED_STATEMENTS": "max_prepared_statements",
+        "API_QUERY_TIMEOUT_SECONDS": "query_timeout",
+    }
+    found = {name: Source("pgbouncer", f"config.{key}") for name, key in config.items()}
+    for client in CLIENTS:
+        fields = {
+            client.server_pool_size: "pool_size",
+            client.server_reserve_size: "reserve_pool_size",
+            client.server_min_pool_size: "min_pool_size",
+        }
+        found |= {
+            name: Source("pgbouncer", f"databases.{client.entry}.{field}")
+            for name, field in fields.items()
+        }
+    return found
+
+
+def _postgres_sources() -> dict[str, Source]:
+    settings = {
+        "POSTGRES_MAX_CONNECTIONS": "max_connections",
+        "POSTGRES_SUPERUSER_RESERVED_CONNECTIONS": "superuser_reserved_connections",
+        "POSTGRES_RESERVED_CONNECTIONS": "reserved_connections",
+        "POSTGRES_BACKUP_CONNECTIONS": "max_wal_senders",
+        "POSTGRES_AUTOVACUUM_WORKERS": "autovacuum_max_workers",
+        "POSTGRES_SLOW_STATEMENT_MS": "log_min_duration_statement",
+    }
+    limits = {"POSTGRES_OWNER_CONNECTIONS": OWNER, "POSTGRES_OPERATOR_CONNECTIONS": OPERATOR}
+    found = {name: Source("postgres", f"settings.{key}") for name, key in settings.items()}
+    found |= {
+        name: Source("postgres", f"roles.{role}.connection_limit") for name, role in limits.items()
+    }
+    found["POSTGRES_MAX_WAL_MB"] = Source("postgres", "settings.max_wal_size", Decimal(1) / 1024)
+    found["POSTGRES_CHECKPOINT_TIMEOUT_SECONDS"] = Source(
+        "postgres", "settings.checkpoint_timeout", Decimal(1) / 1000
+    )
+    for client in CLIENTS:
+        times = {
+            client.lock_timeout: "lock_timeout",
+            client.statement_timeout: "statement_timeout",
+            client.idle_in_transaction_timeout: "idle_in_transaction_session_timeout",
+            client.transaction_timeout: "transaction_timeout",
+        }
+        found |= {
+            name: Source("postgres", f"roles.{client.role}.{key}") for name, key in times.items()
+        }
+    return found
+
+
+def _app_sources() -> dict[str, Source]:
+    found: dict[str, Source] = {}
+    for client in CLIENTS:
+        found |= {
+            client.pool_min_size: Source(client.service, "pool.min_size"),
+            client.pool_max_size: Source(client.service, "pool.max_size"),
+            client.pool_timeout: Source(client.service, "pool.timeout_seconds", _MILLISECONDS),
+            client.pool_max_waiting: Source(client.service, "pool.max_waiting"),
+            client.leak_threshold: Source(client.service, "pool.leak_threshold_seconds"),
+            client.retry_budget: Source(client.service, "pool.retry_budget_seconds"),
+        }
+    return found | _api_sources() | _worker_sources()
+
+
+def _api_sources() -> dict[str, Source]:
+    fields = {
+        "API_THREADS": "http.threads",
+        "API_SHUTDOWN_GRACE_SECONDS": "http.shutdown_grace_seconds",
+        "API_REQUEST_DEADLINE_SECONDS": "http.request_deadline_seconds",
+        "API_BODY_MAX_BYTES": "http.max_body_bytes",
+        "API_EVENT_STREAMS_MAX": "http.event_streams_max",
+        "API_SITES_MAX": "limits.sites_max",
+        "APP_CONNECT_TIMEOUT_SECONDS": "database.connect_timeout_seconds",
+        "APP_PREPARE_THRESHOLD": "database.prepare_threshold",
+        "APP_PREPARED_MAX": "database.prepared_max",
+        "APP_POOL_MAX_LIFETIME_SECONDS": "pool.max_lifetime_seconds",
+        "APP_POOL_MAX_IDLE_SECONDS": "pool.max_idle_seconds",
+        "APP_POOL_RECONNECT_TIMEOUT_SECONDS": "pool.reconnect_timeout_seconds",
+        "APP_POOL_CONNECTORS": "pool.num_workers",
+        "APP_POOL_CHECK_IDLE_SECONDS": "pool.check_idle_seconds",
+        "APP_RETRY_ATTEMPTS_MAX": "pool.retry_attempts_max",
+        "APP_LOG_LEVEL": "log.level",
+        "TCP_USER_TIMEOUT_MS": "database.tcp_user_timeout_ms",
+        "TCP_KEEPALIVE_IDLE_SECONDS": "database.keepalives_idle_seconds",
+        "TCP_KEEPALIVE_INTERVAL_SECONDS": "database.keepalives_interval_seconds",
+        "TCP_KEEPALIVE_COUNT": "database.keepalives_count",
+    }
+    return {setting: Source("api", name) for setting, name in fields.items()}
+
+
+def _worker_sources() -> dict[str, Source]:
+    return {
+        "WORKER_THREADS": Source("worker", "worker.threads"),
+        "WORKER_SHUTDOWN_GRACE_SECONDS": Source("worker", "http.shutdown_grace_seconds"),
+        "WORKER_BATCH_TASKS": Source("worker", "worker.batch_tasks"),
+        "WORKER_LEASE_SECONDS": Source("worker", "worker.lease_seconds"),
+        "WORKER_POLL_INTERVAL_MS": Source("worker", "worker.poll_interval_seconds", _MILLISECONDS),
+        "WORKER_TASK_ATTEMPTS_MAX": Source("worker", "worker.attempts_max"),
+        "WORKER_TASK_RETRY_DELAY_MS": Source("worker", "worker.retry_delay_seconds", _MILLISECONDS),
+        "WORKER_BATCH_DEADLINE_SECONDS": Source("worker", "worker.batch_deadline_seconds"),
+    }
+
+
+# The others (derived ones, container limits, what only operator commands use) are known from the
+# record of the last compile.
+SOURCES: Final[dict[str, Source]] = {
+    **_pgbouncer_sources(),
+    **_postgres_sources(),
+    **_app_sources(),
+}

@@ -1,0 +1,360 @@
+"""Restart PostgreSQL, or api and worker, while the stack serves.
+
+PostgreSQL is restarted behind a pause in which clients wait. Of api and worker one process after
+the other is replaced, and its settings are read back.
+"""
+
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import httpx
+import psycopg
+
+from infra.ops import pause, pause_record
+from infra.ops.clients import app_control, pgbouncer
+from infra.ops.clients.app_control import Control, ProcessState
+from infra.ops.clients.pgbouncer import PgBouncerAdmin
+from infra.ops.clients.postgres import PostgresAdmin
+from infra.ops.clients.processes import (
+    OpsSettings,
+    Target,
+    TimedOutError,
+    everywhere,
+    first_line,
+    resolve,
+)
+from infra.ops.operation import Operation, Request, operate
+from infra.ops.outcome import Exit, FailedError, RefusedError
+from infra.ops.pause import CannotPauseError, Pause, PauseLimits
+from infra.ops.pause_record import Held
+from infra.ops.waiting import gone, wait_until
+
+T = TypeVar("T")
+_LONG_TRANSACTION_SECONDS: Final = 1.0
+# What is under way a moment before the pause may still end by itself.
+CALM_SECONDS = 2.0
+_CALM_POLL_SECONDS: Final = 0.05
+# A lookup just before the pause may be used for its whole TTL, and a little more.
+_DNS_SLACK_SECONDS: Final = 0.3
+# A successor of an api process listens at once; its predecessor answers here for a moment longer.
+_SUCCEED_SECONDS: Final = 20.0
+# What an interrupted run has left out must start.
+_TAKE_OVER_SECONDS: Final = 60.0
+# The host's step: stop within the grace period, start, open the pool.
+_REPLACE_SECONDS: Final = 120.0
+_POLL_SECONDS: Final = 0.2
+_WORKER_STATUS: Final = ("worker", 8001)
+# The container's host name, and when the process started.
+_Identity = tuple[str, str]
+
+
+def postgres(settings: OpsSettings, request: Request) -> int:
+    """Restart PostgreSQL with every client waiting and none failing; return the exit code.
+
+    Check, checkpoint, pause every PgBouncer, have the host restart the server, wait for a real
+    query, resume. A dead-man in a container of its own holds the other end of the pause.
+    """
+
+    def work(operation: Operation) -> None:
+        _restart_postgres(settings, request.directory, operation)
+
+    try:
+        return operate(request, "restart postgres", work, paused_seconds=None)
+    finally:
+        # Where the locks cannot be, no dead-man watches either.
+        if request.directory.is_dir():
+            pause_record.operation_over(request.directory)
+
+
+def _restart_postgres(settings: OpsSettings, directory: Path, operation: Operation) -> None:
+    replicas = pgbouncer.require(settings, int(settings.values["pgbouncer"]["replicas"]))
+    operation.say("checking for long transactions and logins; CHECKPOINT")
+    with PostgresAdmin(settings) as admin:
+        _check_transactions(admin)
+        admin.checkpoint()
+        _check_transactions(admin)
+        before = admin.started_at()
+    _check_logins(settings, replicas)
+    operation.say("pausing every PgBouncer, once a dead-man watches")
+    with pause_record.pause_record(directory) as record:
+        try:
+            done = _restart_paused(settings, replicas, before, record, operation)
+        except CannotPauseError as error:
+            raise CannotPauseError(f"{error}{_holders(settings)}") from error
+    operation.ends_as(f"postgres restarted; clients waited for at most {done.seconds:.2f} s")
+
+
+def _restart_paused(
+    settings: OpsSettings,
+    replicas: tuple[Target, ...],
+    before: str,
+    record: Held,
+    operation: Operation,
+) -> Pause:
+    """Restart the server that started at `before`; report the pause however that ends."""
+    limits = pause.limits(settings)
+    host = settings.values["postgres"]["host"]
+    address = _address(host)
+    done: Pause | None = None
+    try:
+        with pause.paused(
+            settings, replicas, limits, shield=operation.ending.shield, on_released=record.over
+        ) as done:
+            operation.say("paused: clients wait")
+            operation.ask_host("restart-postgres")
+            asked = time.monotonic()
+            _await_restart(settings, before, done, limits)
+            operation.done(host, "restarted", time.monotonic() - asked)
+            operation.say("postgres answers again")
+            _await_dns(host, address, done)
+    finally:
+        if done:
+            _report_pause(done, replicas, operation)
+    return done
+
+
+def _report_pause(done: Pause, replicas: tuple[Target, ...], operation: Operation) -> None:
+    """Say how long clients waited, and who may still hold some back."""
+    operation.note(paused_seconds=done.seconds)
+    if done.not_resumed:
+        operation.fail(Exit.FAILED, *done.not_resumed)
+        return
+    for replica in replicas:
+        operation.done(replica.name, "paused and resumed", done.seconds)
+
+
+def _check_transactions(admin: PostgresAdmin) -> None:
+    """Refuse when a transaction is older than a second and stays.
+
+    Raises:
+        RefusedError: names process, user, age and query of each.
+
+    """
+    old = _calm(lambda: _old_transactions(admin))
+    if old:
+        raise RefusedError("a transaction is open for too long: " + "; ".join(old))
+
+
+def _calm(found: Callable[[], T]) -> T:
+    """Return what is still found when it had the time to go away."""
+    return wait_until(found, gone, seconds=CALM_SECONDS, every=_CALM_POLL_SECONDS)
+
+
+def _old_transactions(admin: PostgresAdmin) -> list[str]:
+    return [
+        _transaction(row)
+        for row in admin.activity()
+        if (row["xact_seconds"] or 0.0) > _LONG_TRANSACTION_SECONDS
+    ]
+
+
+def _transaction(row: dict[str, Any]) -> str:
+    query = " ".join((row["query"] or "").split())
+    return f"process {row['pid']} ({row['usename']}), {row['xact_seconds']:.1f} s, query: {query}"
+
+
+def _check_logins(settings: OpsSettings, replicas: tuple[Target, ...]) -> None:
+    """Refuse while a server login is in progress: PAUSE would cut it and mark the pool."""
+
+    def logins(target: Target) -> int:
+        with PgBouncerAdmin(target, settings) as admin:
+            return _calm(lambda: sum(int(row["sv_login"]) for row in admin.pools()))
+
+    for answer in everywhere(replicas, logins):
+        if not answer.ok or answer.value:
+            why = answer.error or "a server login is in progress"
+            raise RefusedError(f"{answer.target}: {why}")
+
+
+def _holders(settings: OpsSettings) -> str:
+    """Name the transactions that are still open a moment after a pause was given up."""
+    try:
+        with PostgresAdmin(settings) as admin:
+            old = _old_transactions(admin)
+    except (psycopg.Error, TimedOutError) as error:
+        return f"; postgres: {first_line(error)}"
+    return f"; held by {'; '.join(old)}" if old else ""
+
+
+def _await_restart(settings: OpsSettings, before: str, done: Pause, limits: PauseLimits) -> None:
+    """Return once another run of the server has answered a query over TLS.
+
+    Raises:
+        FailedError: not within `max_seconds` of the pause.
+
+    """
+    deadline = done.began + limits.max_seconds
+
+    def is_back() -> bool:
+        seconds = max(deadline - time.monotonic(), _CALM_POLL_SECONDS)
+        try:
+            with PostgresAdmin(settings, call_seconds=seconds) as admin:
+                return admin.started_at() != before
+        except (psycopg.Error, TimedOutError):
+            return False
+
+    if not wait_until(is_back, seconds=deadline - time.monotonic(), every=_CALM_POLL_SECONDS):
+        raise FailedError(
+            f"postgres was not back after PAUSE_MAX_SECONDS={limits.max_seconds}; clients were let "
+            "through again and get errors until it is. See: docker compose logs postgres"
+        )
+
+
+def _await_dns(host: str, before: str, done: Pause) -> None:
+    """After a move, wait until PgBouncer's lookup of the old address has expired."""
+    if _address(host) == before:
+        return
+    until = done.drained + done.dns_max_ttl_seconds + _DNS_SLACK_SECONDS
+    time.sleep(max(0.0, until - time.monotonic()))
+
+
+def _address(host: str) -> str:
+    try:
+        return socket.gethostbyname(host)
+    except OSError:
+        return ""
+
+
+def app(
+    settings: OpsSettings,
+    request: Request,
+    services: tuple[str, ...],
+    *,
+    new_api_container: bool,
+) -> int:
+    """Restart api and worker with no request failing and no task lost; return the exit code.
+
+    An api process has a successor take over its socket. Workers are restarted with their
+    containers, one at a time: each ends what it has in hand or gives it back.
+    """
+
+    def work(operation: Operation) -> None:
+        control = app_control.connect(settings)
+        AppRestart(control, operation, new_api_container).run(services)
+
+    return operate(request, f"restart {' and '.join(services)}", work)
+
+
+@dataclass(frozen=True, slots=True)
+class AppRestart:
+    """What every step needs; `new_api_container`: the image or definition has changed."""
+
+    control: Control
+    operation: Operation
+    new_api_container: bool
+
+    def run(self, services: tuple[str, ...]) -> None:
+        """Restart every process of the services, one after the other."""
+        self._start_missing(services)
+        present = self._require(services)
+        known = {_identity(one) for one in present}
+        for before in present:
+            began = time.monotonic()
+            self.operation.say(f"{before.target.name}: restarting")
+            if before.service == "api" and not self.new_api_container:
+                self.control.restart(before.target)
+                after = self._await_successor(before, known, _SUCCEED_SECONDS)
+            else:
+                self.operation.ask_host(f"replace-{before.service}", before.target.name)
+                after = self._await_successor(before, known, _REPLACE_SECONDS)
+            known.add(_identity(after))
+            taken = time.monotonic() - began
+            self.operation.say(f"{after.target.name}: new after {taken:.1f} s")
+            self.operation.done(after.target.name, "restarted", taken)
+            self._check_settings(after)
+        self.operation.ends_as(f"every process of {' and '.join(services)} is new")
+
+    def _start_missing(self, services: tuple[str, ...]) -> None:
+        """Have the host start what an interrupted run left out, or a larger number asks for."""
+        wanted = self.control.processes
+        few = [one for one in services if len(self.control.targets(one)) < wanted[one]]
+        if not few:
+            return
+        self.operation.say(f"starting what is missing of {' and '.join(few)}")
+        self.operation.ask_host("start", *(f"{one}={wanted[one]}" for one in few))
+        wait_until(
+            lambda: all(self._answering(one) >= wanted[one] for one in few),
+            seconds=_TAKE_OVER_SECONDS,
+            every=_POLL_SECONDS,
+        )
+
+    def _answering(self, service: str) -> int:
+        answers = everywhere(self.control.targets(service), self.control.state)
+        return sum(answer.ok for answer in answers)
+
+    def _require(self, services: tuple[str, ...]) -> tuple[ProcessState, ...]:
+        """Return every process; refuse unless all are there and could start anew."""
+        faults: list[str] = []
+        states: list[ProcessState] = []
+        for service in services:
+            targets = self.control.targets(service)
+            wanted = self.control.processes[service]
+            if len(targets) < wanted:
+                faults.append(f"{len(targets)} of {wanted} {service} processes have an address")
+            for answer in everywhere(targets, self.control.state):
+                if answer.value is None:
+                    faults.append(answer.error)
+                elif answer.value.file_fault:
+                    faults.append(f"{answer.target}: {answer.value.file_fault}")
+                else:
+                    states.append(answer.value)
+        if faults:
+            raise RefusedError("; ".join(faults))
+        return tuple(states)
+
+    def _await_successor(
+        self, before: ProcessState, known: set[_Identity], seconds: float
+    ) -> ProcessState:
+        """Return the state of a process that was not known before, once it is ready.
+
+        A new container need not have the name of the one whose place it takes.
+
+        Raises:
+            FailedError: not within `seconds`.
+
+        """
+
+        def successor() -> ProcessState | None:
+            after = self._newcomer(before.service, known)
+            is_ready = after and (after.service == "api" or _is_ready(after.target))
+            return after if is_ready else None
+
+        after = wait_until(successor, seconds=seconds, every=_POLL_SECONDS)
+        if after is None:
+            raise FailedError(
+                f"{before.target.name} has no successor that is ready after {seconds:g} s; "
+                f"see: docker compose logs {before.service}"
+            )
+        return after
+
+    def _newcomer(self, service: str, known: set[_Identity]) -> ProcessState | None:
+        answers = everywhere(self.control.targets(service), self.control.state)
+        states = (answer.value for answer in answers)
+        return next((one for one in states if one and _identity(one) not in known), None)
+
+    def _check_settings(self, after: ProcessState) -> None:
+        if after.needs_restart:
+            names = ", ".join(after.needs_restart)
+            raise FailedError(f"{after.target}: {names} are not as in its settings file")
+
+
+def _identity(state: ProcessState) -> _Identity:
+    return state.instance, state.started_at
+
+
+def _is_ready(worker: Target) -> bool:
+    """Return True if a worker says that its threads and its pooled path work."""
+    host, port = _WORKER_STATUS
+    found = next((one for one in resolve(host, port) if one.name == worker.name), None)
+    if found is None:
+        return False
+    try:
+        answer = httpx.get(f"http://{found.address}:{port}/health/ready", trust_env=False)
+    except httpx.HTTPError:
+        return False
+    return answer.status_code == HTTPStatus.OK

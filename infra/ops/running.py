@@ -1,0 +1,277 @@
+"""The running configuration, and how it differs from another: the one model of drift.
+
+It is read from the processes themselves; what no process shows is known from the record of the
+last compile. `changes` compares it by setting of the env file, `deviations` by process and by the
+process's own setting.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from infra.config import catalogue, names, ops_settings
+from infra.config.settings import BadValueError, Change, Setting, Value, Values
+from infra.ops import process_settings
+from infra.ops.clients import app_control, pgbouncer
+from infra.ops.clients.app_control import Control
+from infra.ops.clients.pgbouncer import PgBouncerAdmin
+from infra.ops.clients.postgres import PostgresAdmin
+from infra.ops.clients.processes import OpsSettings, Target, everywhere, first_line, resolve
+from infra.ops.process_settings import SOURCES, Fact, Facts, expected, read
+
+# A role cannot change its own limit, and the operator's is set by roles.sql.
+_OWN_LIMIT: Final = f"roles.{names.OPERATOR}.connection_limit"
+TIERS: Final = ("postgres", "pgbouncer", "api", "worker")
+# How many processes a tier has shows when they run, whatever was compiled.
+_COUNTS: Final = {"pgbouncer": "PGBOUNCER_REPLICAS", "worker": "WORKER_REPLICAS"}
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process: its facts, or why there are none; `pending` are those only a restart changes."""
+
+    tier: str
+    name: str
+    found: Facts
+    pending: frozenset[str] = frozenset()
+    error: str = ""
+
+    def hides(self, name: str) -> bool:
+        """Return True if the reading session has its own value of a setting of the server."""
+        return self.tier == "postgres" and name.startswith("settings.") and name not in self.found
+
+
+@dataclass(frozen=True, slots=True)
+class SettingChange:
+    """A setting of the env file: the running values (several where processes differ), the new."""
+
+    setting: Setting
+    old: tuple[Value, ...]
+    new: Value
+
+    @property
+    def cost(self) -> Change:
+        """What the change costs."""
+        return self.setting.change
+
+    @property
+    def live(self) -> bool:
+        """Return True if the change needs no container restarted."""
+        return self.cost is Change.LIVE
+
+    @property
+    def was(self) -> str:
+        """The old value as text; `none` for a setting that the last compile did not know."""
+        return " and ".join(str(value) for value in self.old) or "none"
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the change as JSON holds it."""
+        old = [ops_settings.plain(value) for value in self.old]
+        return {
+            "setting": self.setting.name,
+            "was": old[0] if len(old) == 1 else (old or None),
+            "now": ops_settings.plain(self.new),
+            "change": self.cost.value,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Deviation:
+    """One setting of one process that is not as compiled."""
+
+    process: str
+    setting: str
+    expected: str
+    found: str
+    needs_restart: bool
+
+    def __str__(self) -> str:
+        tail = "; it takes a restart" if self.needs_restart else ""
+        return f"{self.process}: {self.setting} is {self.found}, compiled is {self.expected}{tail}"
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the deviation as JSON holds it."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """Every process that was asked, how many of each tier there should be, the last compile.
+
+    `recorded` are the settings of the last compile, without those that it did not know.
+    """
+
+    processes: tuple[Process, ...]
+    wanted: Mapping[str, int] = field(default_factory=dict)
+    recorded: Mapping[str, Value] = field(default_factory=dict)
+
+    def of(self, tier: str) -> tuple[Process, ...]:
+        """Return the processes of a tier that answered."""
+        return tuple(one for one in self.processes if one.tier == tier and not one.error)
+
+    @property
+    def nothing_runs(self) -> bool:
+        """Return True if not a single process has an address."""
+        return not self.processes
+
+    def expecting(self, values: Values) -> "Running":
+        """Return the same, where a tier that was made smaller on purpose is complete."""
+        asked = {tier: values.integer(setting) for tier, setting in _COUNTS.items()}
+        fewer = {tier: min(count, asked.get(tier, count)) for tier, count in self.wanted.items()}
+        return Running(self.processes, fewer, self.recorded)
+
+    def faults(self) -> list[str]:
+        """Return one line for each process that does not answer or is not there."""
+        silent = [f"{one.name}: {one.error}" for one in self.processes if one.error]
+        return silent + [self._missing(tier, wanted) for tier, wanted in self.missing().items()]
+
+    def missing(self) -> dict[str, int]:
+        """Return how many processes each tier should have that has fewer."""
+        return {
+            tier: self.wanted[tier]
+            for tier in TIERS
+            if len(self._names(tier)) < self.wanted.get(tier, 0)
+        }
+
+    def settings(self) -> dict[str, tuple[Value, ...]]:
+        """Return the running values of settings that processes show; several when some differ."""
+        known = catalogue.by_name()
+        found: dict[str, tuple[Value, ...]] = {
+            setting: (count,)
+            for tier, setting in _COUNTS.items()
+            if (count := sum(one.tier == tier for one in self.processes))
+        }
+        for name, source in SOURCES.items():
+            present = [
+                one.found[source.name] for one in self.of(source.tier) if source.name in one.found
+            ]
+            if present:
+                found[name] = tuple(
+                    dict.fromkeys(read(known[name], source, one) for one in present)
+                )
+        return found
+
+    @property
+    def values(self) -> Values:
+        """The running values; of a setting that nothing knows, the default.
+
+        Where processes differ, the smaller value counts: it is the one a limit may rest on.
+        """
+        smallest = {name: min(found, key=_order) for name, found in self.settings().items()}
+        return Values(self.compiled.as_dict() | smallest)
+
+    @property
+    def compiled(self) -> Values:
+        """The values of the last compile; of a setting that it did not know, the default."""
+        return Values(catalogue.defaults().as_dict() | dict(self.recorded))
+
+    def changes(self, wanted: Values) -> tuple[SettingChange, ...]:
+        """Return every setting of which some process runs another value, in the file's order."""
+        old: dict[str, tuple[Value, ...]] = {name: (one,) for name, one in self.recorded.items()}
+        old |= self.settings()
+        return tuple(
+            SettingChange(setting, old.get(setting.name, ()), wanted[setting.name])
+            for setting in catalogue.all_settings()
+            if old.get(setting.name) != (wanted[setting.name],)
+        )
+
+    def deviations(self, values: Values) -> tuple[Deviation, ...]:
+        """Return what the processes that answered run with that these values do not give."""
+        wanted = expected(values)
+        return tuple(
+            Deviation(process.name, name, _text(value), _text(have), name in process.pending)
+            for tier in TIERS
+            for process in self.of(tier)
+            for name, value in wanted[tier].items()
+            if (have := process.found.get(name)) != value and not process.hides(name)
+        )
+
+    def _names(self, tier: str) -> list[str]:
+        return [one.name for one in self.processes if one.tier == tier]
+
+    def _missing(self, tier: str, wanted: int) -> str:
+        there = self._names(tier)
+        found = f"; there: {', '.join(there)}" if there else ""
+        return f"{tier}: {len(there)} of {wanted} processes have an address{found}"
+
+
+def read_record(path: Path) -> dict[str, Value] | None:
+    """Return the settings of the last compile that are still known; None when there was none."""
+    try:
+        settings: Mapping[str, Any] | None = json.loads(path.read_bytes()).get("settings")
+    except FileNotFoundError:
+        return None
+    if settings is None:
+        return None
+    found: dict[str, Value] = {}
+    for name, setting in catalogue.by_name().items():
+        try:
+            if settings.get(name) is not None:
+                found[name] = setting.parse(str(settings[name]))
+        except BadValueError:
+            continue
+    return found
+
+
+def look(settings: OpsSettings, recorded: Mapping[str, Value] | None = None) -> Running:
+    """Ask every process of every tier, all at once, each bounded in time."""
+    control = app_control.connect(settings)
+    wanted = {"postgres": 1, "pgbouncer": settings.values["pgbouncer"]["replicas"]}
+    readers: list[Callable[[], Iterable[Process]]] = [
+        lambda: _postgres(settings),
+        lambda: _pgbouncers(settings),
+        lambda: _apps(control),
+    ]
+    with ThreadPoolExecutor(len(readers)) as pool:
+        parts = list(pool.map(lambda reader: tuple(reader()), readers))
+    processes = tuple(one for part in parts for one in part)
+    return Running(processes, wanted | control.processes, recorded or {})
+
+
+def _postgres(settings: OpsSettings) -> Iterable[Process]:
+    target = settings.values["postgres"]
+    for address in resolve(target["host"], target["port"]):
+        try:
+            with PostgresAdmin(settings) as admin:
+                rows = admin.settings()
+                found = process_settings.of_postgres(rows, admin.roles(list(names.LOGIN_ROLES)))
+        except Exception as error:
+            yield Process("postgres", str(address), {}, error=first_line(error))
+        else:
+            fixed = [one.name for one in rows.values() if one.context in ("postmaster", "internal")]
+            pending = frozenset((*(f"settings.{name}" for name in fixed), _OWN_LIMIT))
+            yield Process("postgres", str(address), found, pending)
+
+
+def _pgbouncers(settings: OpsSettings) -> Iterable[Process]:
+    def ask(target: Target) -> Facts:
+        with PgBouncerAdmin(target, settings) as admin:
+            return process_settings.of_pgbouncer(admin.config(), admin.databases())
+
+    for answer in everywhere(pgbouncer.replicas(settings), ask):
+        name = str(answer.target)
+        yield Process("pgbouncer", name, answer.value or {}, error=answer.error)
+
+
+def _apps(control: Control) -> Iterable[Process]:
+    for answer in everywhere(control.targets(), control.state):
+        tier, name = control.service_of(answer.target), str(answer.target)
+        if answer.value is None:
+            yield Process(tier, name, {}, error=answer.error)
+        else:
+            found = process_settings.of_app(answer.value.settings)
+            pending = frozenset(answer.value.needs_restart)
+            yield Process(tier, name, found, pending)
+
+
+def _order(value: Value) -> tuple[bool, Any]:
+    return isinstance(value, str), value
+
+
+def _text(value: Fact | None) -> str:
+    if value is None:
+        return "not there"
+    return value if isinstance(value, str) else f"{value.normalize():f}"

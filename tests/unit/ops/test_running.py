@@ -1,0 +1,228 @@
+"""The running configuration: one form for it, where settings stand in it, how it differs."""
+
+import json
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.config import catalogue, ops_settings
+from infra.config.settings import Change, Value, Values
+from infra.ops import process_settings
+from infra.ops.clients.postgres import RoleSettings, ServerSetting
+from infra.ops.process_settings import SOURCES, Facts, expected, fact, read
+from infra.ops.running import Process, Running, SettingChange, read_record
+
+Recorded = Callable[..., Running]
+
+
+def values(**changed: Value) -> Values:
+    return Values(catalogue.defaults().as_dict() | changed)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("256MB", 262_144), ("2min", "120s"), ("300s", 300_000), ("1.10", "1.1"), ("ON", "on")],
+)
+def test_the_same_value_in_another_unit_is_the_same_fact(one: object, other: object) -> None:
+    assert fact(one) == fact(other)
+
+
+def test_text_that_looks_like_a_number_with_a_unit_stays_text() -> None:
+    assert fact("3 blind mice") == "3 blind mice"
+    assert fact("TLSv1.3") == "tlsv1.3"
+
+
+def test_settings_of_the_server_are_compared_in_their_own_unit() -> None:
+    rows = {
+        "shared_buffers": ServerSetting(
+            "shared_buffers", "32768", "8kB", "postmaster", False, "default"
+        ),
+        "checkpoint_timeout": ServerSetting(
+            "checkpoint_timeout", "300", "s", "sighup", False, "configuration file"
+        ),
+        "lock_timeout": ServerSetting("lock_timeout", "2000", "ms", "user", False, "user"),
+    }
+    role = RoleSettings("risk_api", 24, {"lock_timeout": "1000ms"})
+    assert process_settings.of_postgres(rows, {"risk_api": role}) == {
+        "settings.shared_buffers": Decimal(262_144),
+        "settings.checkpoint_timeout": Decimal(300_000),
+        "roles.risk_api.connection_limit": Decimal(24),
+        "roles.risk_api.lock_timeout": Decimal(1000),
+    }
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_source_is_a_fact_that_follows_its_setting(name: str) -> None:
+    """Compile with another value of the setting, and read that value back from the facts."""
+    setting, source = catalogue.by_name()[name], SOURCES[name]
+    other = _another(name)
+    assert read(setting, source, expected(values())[source.tier][source.name]) == setting.default
+    assert (
+        read(setting, source, expected(values(**{name: other}))[source.tier][source.name]) == other
+    )
+
+
+def _another(name: str) -> Value:
+    setting = catalogue.by_name()[name]
+    if isinstance(setting.default, str):
+        return next(choice for choice in setting.choices if choice != setting.default)
+    return setting.default + 1
+
+
+def test_what_changes_live_and_reaches_a_process_can_be_read_from_it() -> None:
+    """These are derived, seen by operator commands only, or hidden by PgBouncer."""
+    not_read = {
+        "CERTIFICATE_DAYS",
+        "CERTIFICATE_RENEW_DAYS",
+        "PAUSE_DEAD_MAN_SECONDS",
+        "PAUSE_DRAIN_SECONDS",
+        "PAUSE_MAX_SECONDS",
+        "PAUSE_QUERY_WAIT_TIMEOUT_SECONDS",
+        "PGBOUNCER_ADMIN_HEADROOM_CONNECTIONS",
+        "POSTGRES_DISK_MB",
+        "POSTGRES_MAINTENANCE_WORK_MEM_MB",
+        "POSTGRES_MONITOR_CONNECTIONS",
+        "POSTGRES_STORAGE",
+        "POSTGRES_WORK_MEM_KB",
+        "WORKER_QUERY_TIMEOUT_SECONDS",
+    }
+    live = {setting.name for setting in catalogue.all_settings() if setting.change is Change.LIVE}
+    assert live - SOURCES.keys() == not_read
+
+
+def _running(of: Values, **changed: Facts) -> Running:
+    found = expected(of)
+    processes = [
+        Process(
+            tier,
+            f"{tier}-1",
+            found[tier] | changed.get(tier, {}),
+            frozenset({"pool.timeout_seconds"}),
+        )
+        for tier in found
+    ]
+    return Running(tuple(processes), dict.fromkeys(found, 1))
+
+
+def test_what_runs_as_compiled_does_not_deviate() -> None:
+    assert _running(values()).deviations(values()) == ()
+
+
+def test_a_process_that_differs_is_named_with_both_values() -> None:
+    found = _running(values(), pgbouncer={"config.query_wait_timeout": Decimal(9)})
+    (one,) = found.deviations(values())
+    assert str(one) == "pgbouncer-1: config.query_wait_timeout is 9, compiled is 4"
+    assert not one.needs_restart
+
+
+def test_what_only_a_restart_changes_is_distinguished() -> None:
+    found = _running(values(), api={"pool.timeout_seconds": Decimal(9)})
+    (one,) = found.deviations(values())
+    assert one.needs_restart
+    assert str(one).endswith("; it takes a restart")
+
+
+def test_a_setting_that_is_gone_deviates() -> None:
+    found = _running(values())
+    del found.of("worker")[0].found["worker.lease_seconds"]
+    (one,) = found.deviations(values())
+    assert one.found == "not there"
+
+
+def test_settings_are_read_from_every_process() -> None:
+    one = _running(values()).of("pgbouncer")[0]
+    other = Process(
+        "pgbouncer", "pgbouncer-2", one.found | {"databases.risk.pool_size": Decimal(9)}
+    )
+    settings = Running((one, other), {"pgbouncer": 2}).settings()
+    assert settings["PGBOUNCER_INTERACTIVE_POOL_SIZE"] == (2, 9)
+    assert settings["PGBOUNCER_BATCH_POOL_SIZE"] == (2,)
+
+
+def test_who_is_not_there_or_silent_is_named() -> None:
+    silent = Process("pgbouncer", "pgbouncer-1", {}, error="timed out")
+    found = Running((silent,), {"pgbouncer": 2, "postgres": 1})
+    assert found.faults() == [
+        "pgbouncer-1: timed out",
+        "postgres: 0 of 1 processes have an address",
+        "pgbouncer: 1 of 2 processes have an address; there: pgbouncer-1",
+    ]
+
+
+def compiled_settings(**changed: Value) -> dict[str, Any]:
+    """Return the settings as compiled.json holds them."""
+    settings = ops_settings.compiled(values(**changed))["settings"]
+    return dict(json.loads(json.dumps(settings)))
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> Recorded:
+    """Return a function that gives what is known of a last compile where no process is asked."""
+
+    def read_again(**changed: Value) -> Running:
+        path = tmp_path / "compiled.json"
+        path.write_text(json.dumps({"settings": compiled_settings(**changed)}))
+        known = read_record(path)
+        assert known is not None
+        return Running((), recorded=known)
+
+    return read_again
+
+
+def named(found: tuple[SettingChange, ...]) -> dict[str, tuple[str, Value]]:
+    return {one.setting.name: (one.was, one.new) for one in found}
+
+
+def test_an_unchanged_file_changes_nothing(recorded: Recorded) -> None:
+    assert recorded().changes(values()) == ()
+
+
+def test_a_decimal_survives_the_record(recorded: Recorded) -> None:
+    before = recorded(API_CPUS=Decimal("1.5"))
+    assert before.values["API_CPUS"] == Decimal("1.5")
+    assert named(before.changes(values())) == {"API_CPUS": ("1.5", Decimal("1.0"))}
+
+
+def test_what_processes_have_counts_more_than_the_record(recorded: Recorded) -> None:
+    processes = (Process("api", "api-1", {"pool.max_size": Decimal(16)}),)
+    before = Running(processes, recorded=recorded(API_POOL_MAX_SIZE=20).recorded)
+    assert before.changes(values()) == ()
+
+
+def test_processes_that_differ_are_a_change_to_all_of_their_values(recorded: Recorded) -> None:
+    processes = tuple(
+        Process("pgbouncer", f"p{size}", {"databases.risk_batch.pool_size": Decimal(size)})
+        for size in (8, 6)
+    )
+    before = Running(processes, recorded=recorded().recorded)
+    (change,) = before.changes(values())
+    assert change.was == "8 and 6"
+    assert change.as_dict()["was"] == [8, 6]
+    assert before.values["PGBOUNCER_BATCH_POOL_SIZE"] == 6
+
+
+def test_a_setting_that_the_record_does_not_know_is_new(recorded: Recorded) -> None:
+    known = {name: one for name, one in recorded().recorded.items() if name != "API_THREADS"}
+    (change,) = Running((), recorded=known).changes(values())
+    assert (change.setting.name, change.was) == ("API_THREADS", "none")
+
+
+def test_a_recorded_value_that_is_not_one_any_more_is_not_used(tmp_path: Path) -> None:
+    path = tmp_path / "compiled.json"
+    path.write_text(json.dumps({"settings": compiled_settings() | {"API_THREADS": "many"}}))
+    known = read_record(path)
+    assert known is not None
+    assert Running((), recorded=known).values["API_THREADS"] == 40
+
+
+def test_the_order_is_that_of_the_env_file(recorded: Recorded) -> None:
+    found = recorded().changes(values(WORKER_THREADS=3, POSTGRES_MAX_CONNECTIONS=61))
+    assert [one.setting.name for one in found] == ["POSTGRES_MAX_CONNECTIONS", "WORKER_THREADS"]
+    assert [one.live for one in found] == [False, False]
+
+
+def test_without_a_record_nothing_is_known(tmp_path: Path) -> None:
+    assert read_record(tmp_path / "compiled.json") is None
