@@ -91,6 +91,7 @@ class LogSettings(Section):
     """How much is logged."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+    format: Literal["json", "text"] = "json"
 
 
 class WorkSettings(Section):

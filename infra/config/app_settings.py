@@ -25,7 +25,7 @@ def api(values: Values) -> Section:
         "database": _pooled(values, API),
         "pool": _pool(values, API),
         "limits": {"sites_max": values.integer("API_SITES_MAX")},
-        "log": _log(values),
+        "log": _log(values, "API_LOG_LEVEL", "API_LOG_FORMAT"),
         "control": control.served("api"),
     }
 
@@ -38,7 +38,7 @@ def worker(values: Values) -> Section:
         "database": _pooled(values, WORKER),
         "pool": _pool(values, WORKER),
         "worker": _work(values),
-        "log": _log(values),
+        "log": _log(values, "WORKER_LOG_LEVEL", "WORKER_LOG_FORMAT"),
         "control": control.served("worker"),
     }
 
@@ -50,13 +50,13 @@ def migrate(values: Values) -> Section:
         "service": "migrate",
         "database": _database(values, "migrate", DATABASE, OWNER) | target,
         "reference": {"grid_degrees": float(values.number("REFERENCE_GRID_DEGREES"))},
-        "log": _log(values),
+        "log": _log(values, "API_LOG_LEVEL", "API_LOG_FORMAT"),
     }
 
 
 def _api_http(values: Values) -> Section:
     return {
-        "host": "0.0.0.0",  # noqa: S104  # inside its container; compose publishes on loopback
+        "host": "0.0.0.0",  # noqa: S104  # in its container; API_BIND_ADDRESS is the host's
         "port": _API_PORT,
         "max_body_bytes": values.integer("API_BODY_MAX_BYTES"),
         "request_deadline_seconds": _seconds(values, "API_REQUEST_DEADLINE_SECONDS"),
@@ -131,8 +131,8 @@ def _work(values: Values) -> Section:
     }
 
 
-def _log(values: Values) -> Section:
-    return {"level": values.text("APP_LOG_LEVEL")}
+def _log(values: Values, level: str, form: str) -> Section:
+    return {"level": values.text(level), "format": values.text(form)}
 
 
 def _seconds(values: Values, name: str) -> float:

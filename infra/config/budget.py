@@ -5,6 +5,7 @@ themselves at fault is left out, so that one mistake is reported once.
 """
 
 import datetime
+import ipaddress
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -188,6 +189,15 @@ def scarce_work_mem(values: Values) -> Iterator[str]:
         )
 
 
+def open_address(values: Values) -> Iterator[str]:
+    """Warn of an api that others than this host reach."""
+    if not ipaddress.ip_address(values.text("API_BIND_ADDRESS")).is_loopback:
+        yield (
+            f"{shown(values, 'API_BIND_ADDRESS')} is not a loopback address: whoever reaches it "
+            "can use the api, which has no authentication and no TLS"
+        )
+
+
 RULES: Final[tuple[Rule, ...]] = (
     server_connections,
     client_connections,
@@ -206,6 +216,7 @@ WARNINGS: Final[tuple[Rule, ...]] = (
     cold_pools,
     idle_capacity,
     scarce_work_mem,
+    open_address,
 )
 
 

@@ -61,6 +61,14 @@ class Derivation:
     value: Callable[[Values], Decimal]
 
 
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A form of text: `rule` names it; `parse` returns the value or raises ValueError with why."""
+
+    rule: str
+    parse: Callable[[str], str]
+
+
 def share(factor: str, source: str, *, units: int = 1) -> Derivation:
     """Derive a time as a share of another in seconds; `units` are those of it in a second."""
     return Derivation(
@@ -89,6 +97,7 @@ class Setting:
     minimum: Value = 0
     maximum: Value = 0
     choices: tuple[str, ...] = ()
+    form: Form | None = None
     rule: str = ""
     compose: bool = False
     listed: bool = False
@@ -99,12 +108,16 @@ class Setting:
         """The accepted values as text."""
         if self.choices:
             return " | ".join(self.choices)
+        if self.form:
+            return self.form.rule
         return f"{self.minimum}..{self.maximum}"
 
     def parse(self, text: str) -> Value:
         """Return the typed value of `text`, or raise BadValueError."""
         if self.choices:
             return self._parse_choice(text)
+        if self.form:
+            return self._parse_form(self.form, text)
         value = self._parse_number(text)
         if not Decimal(self.minimum) <= value <= Decimal(self.maximum):
             raise BadValueError(f"{self.name}={text} is outside {self.range} {self.unit}")
@@ -127,6 +140,12 @@ class Setting:
         near = difflib.get_close_matches(text, self.choices, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise BadValueError(f"{self.name}={text[:40]} is not one of {self.range}{hint}")
+
+    def _parse_form(self, form: Form, text: str) -> str:
+        try:
+            return form.parse(text)
+        except ValueError as error:
+            raise BadValueError(f"{self.name}={text[:40]} {error}; write {form.rule}") from None
 
     def _parse_number(self, text: str) -> int | Decimal:
         if isinstance(self.default, Decimal):
@@ -189,7 +208,7 @@ class Values:
         return Decimal(value)
 
     def text(self, name: str) -> str:
-        """Return a setting of fixed choices."""
+        """Return a setting of fixed choices or of a form."""
         return str(self[name])
 
     def as_dict(self) -> dict[str, Value]:

@@ -1,7 +1,7 @@
 """The command `preset`: a starting point, as stack.env would have it, against what is in force.
 
 A preset is an overlay: the values that differ from the defaults, each with its reason. The
-operator's API_PORT is kept: it says where callers find the service, not how large it is.
+operator's KEPT settings stay: they say where callers find the service, not how large it is.
 """
 
 import tempfile
@@ -18,7 +18,7 @@ from infra.config.values import assign
 from infra.ops import exits, plan, plan_view
 from infra.ops.outcome import Outcome, report
 
-KEPT: Final = ("API_PORT",)
+KEPT: Final = ("API_BIND_ADDRESS", "API_PORT")
 
 
 def run(

@@ -44,6 +44,7 @@ def _pgbouncer() -> dict[str, Source]:
         "PGBOUNCER_SERVER_LIFETIME_SECONDS": "server_lifetime",
         "PGBOUNCER_SERVER_IDLE_TIMEOUT_SECONDS": "server_idle_timeout",
         "PGBOUNCER_DNS_MAX_TTL_SECONDS": "dns_max_ttl",
+        "PGBOUNCER_LOG_VERBOSITY": "verbose",
         "PGBOUNCER_MAX_PREPARED_STATEMENTS": "max_prepared_statements",
         "API_QUERY_TIMEOUT_SECONDS": "query_timeout",
     }
@@ -68,6 +69,7 @@ def _postgres() -> dict[str, Source]:
         "POSTGRES_RESERVED_CONNECTIONS": "reserved_connections",
         "POSTGRES_BACKUP_CONNECTIONS": "max_wal_senders",
         "POSTGRES_AUTOVACUUM_WORKERS": "autovacuum_max_workers",
+        "POSTGRES_LOG_MIN_MESSAGES": "log_min_messages",
         "POSTGRES_SLOW_STATEMENT_MS": "log_min_duration_statement",
     }
     limits = {"POSTGRES_OWNER_CONNECTIONS": OWNER, "POSTGRES_OPERATOR_CONNECTIONS": OPERATOR}
@@ -123,7 +125,8 @@ def _api() -> dict[str, Source]:
         "APP_POOL_CONNECTORS": "pool.num_workers",
         "APP_POOL_CHECK_IDLE_SECONDS": "pool.check_idle_seconds",
         "APP_RETRY_ATTEMPTS_MAX": "pool.retry_attempts_max",
-        "APP_LOG_LEVEL": "log.level",
+        "API_LOG_LEVEL": "log.level",
+        "API_LOG_FORMAT": "log.format",
         "TCP_USER_TIMEOUT_MS": "database.tcp_user_timeout_ms",
         "TCP_KEEPALIVE_IDLE_SECONDS": "database.keepalives_idle_seconds",
         "TCP_KEEPALIVE_INTERVAL_SECONDS": "database.keepalives_interval_seconds",
@@ -134,6 +137,8 @@ def _api() -> dict[str, Source]:
 
 def _worker() -> dict[str, Source]:
     return {
+        "WORKER_LOG_LEVEL": Source("worker", "log.level"),
+        "WORKER_LOG_FORMAT": Source("worker", "log.format"),
         "WORKER_THREADS": Source("worker", "worker.threads"),
         "WORKER_SHUTDOWN_GRACE_SECONDS": Source("worker", "http.shutdown_grace_seconds"),
         "WORKER_BATCH_TASKS": Source("worker", "worker.batch_tasks"),

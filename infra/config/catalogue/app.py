@@ -104,16 +104,6 @@ SETTINGS: Final = (
         change=Change.RESTART_APP,
     ),
     Setting(
-        name="APP_LOG_LEVEL",
-        tier=Tier.APP,
-        meaning="Least severe message that the app logs.",
-        unit="level",
-        choices=("DEBUG", "INFO", "WARNING", "ERROR"),
-        default="INFO",
-        change=Change.LIVE,
-        listed=True,
-    ),
-    Setting(
         name="REFERENCE_GRID_DEGREES",
         tier=Tier.APP,
         meaning="Cell size of the synthetic reference data; halving it makes four times the rows.",

@@ -264,4 +264,14 @@ SETTINGS: Final = (
         change=Change.LIVE,
         rule="at least APP_PREPARED_MAX",
     ),
+    Setting(
+        name="PGBOUNCER_LOG_VERBOSITY",
+        tier=Tier.PGBOUNCER,
+        meaning="How much a replica logs beyond its events: 1 for debugging, 2 with every packet.",
+        unit="level",
+        minimum=0,
+        maximum=2,
+        default=0,
+        change=Change.LIVE,
+    ),
 )

@@ -229,6 +229,7 @@ def test_a_setting_out_of_range_is_not_judged_a_second_time(tmp_path: Path) -> N
         ({"API_THREADS": 8}, "API_POOL_MAX_SIZE=16, API_THREADS=8"),
         ({"WORKER_THREADS": 1}, "WORKER_POOL_MAX_SIZE=6, WORKER_THREADS=1"),
         ({"POSTGRES_MEMORY_MB": 400}, "sorts go to disk"),
+        ({"API_BIND_ADDRESS": "0.0.0.0"}, "the api, which has no authentication"),
     ],
 )
 def test_what_is_only_unwise_is_a_warning(tmp_path: Path, changed: Settings, says: str) -> None:
