@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from infra.config import budget, certificates, envfile, recovery, secrets
+from infra.config import budget, certificates, envfile, extra, recovery, secrets
 from infra.config.certificates import Validity
 from infra.config.faults import Fault, FaultyInputError
 from infra.config.render import Inputs, Rendered, render
@@ -38,10 +38,12 @@ class Compiled:
 
 
 def check(path: Path, *, shown: str = ENV_FILE_SHOWN) -> Checked:
-    """Judge an env file against the setting table and the budget; touch nothing else."""
+    """Judge an env file, and the extra files beside it, against table and budget; touch nothing."""
     assigned = assign(envfile.read(path, name=shown))
-    faults = (*assigned.faults, *budget.faults(assigned.values, file=shown))
-    return Checked(assigned.values, faults, budget.warnings(assigned.values, file=shown))
+    parameters, more = extra.read(path, shown)
+    values = assigned.values.with_changes(parameters)
+    faults = (*assigned.faults, *more, *budget.faults(values, file=shown))
+    return Checked(values, faults, budget.warnings(values, file=shown))
 
 
 def check_secrets(

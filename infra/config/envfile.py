@@ -1,17 +1,23 @@
-"""Read and edit an env file: plain NAME=value lines, the subset that Compose reads alike."""
+"""Read and edit files of assignments, one a line: the env file and the servers' extra files.
+
+An env file has plain NAME=value lines, the subset that Compose reads alike.
+"""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Final
 
 from infra.config import measured
 from infra.config.faults import Fault
 
-_NAME = re.compile(r"[A-Z][A-Z0-9_]*\Z")
 # Compose would expand, unquote or cut what contains one of these; the compiler would not.
 _NOT_PLAIN = re.compile(r"[\s\"'`$#\\]")
+_QUOTED = re.compile(r"'([^']*)'\Z")
+# Neither server reads these as they stand, bare or between quotes.
+_NOT_BARE, _NOT_QUOTED = re.compile(r"[#;\"'\\\x00-\x1f]"), re.compile(r"[\"\\\x00-\x1f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +42,23 @@ class EnvFile:
     faults: tuple[Fault, ...]
 
 
-def read(path: Path, *, name: str) -> EnvFile:
+@dataclass(frozen=True, slots=True)
+class Syntax:
+    """How the lines of a file look.
+
+    `name` is what a name matches, `advice` what follows on a line whose name does not; `value`
+    returns the text of a value and the problem with it, or None.
+    """
+
+    form: str
+    name: re.Pattern[str]
+    advice: str
+    value: Callable[[str, str], tuple[str, str | None]]
+    comments: str = "#"
+    spaced: bool = False
+
+
+def read(path: Path, *, name: str, syntax: Syntax | None = None) -> EnvFile:
     """Read `path`; `name` is how faults call it. An unreadable file is a fault, not an error."""
     try:
         text = path.read_bytes().decode("utf-8")
@@ -47,20 +69,21 @@ def read(path: Path, *, name: str) -> EnvFile:
     if text.startswith("\ufeff"):
         fault = Fault(name, "starts with a byte order mark; save as UTF-8 without one", 1)
         return EnvFile(name, (), (fault,))
-    return parse(text, name=name)
+    return parse(text, name=name, syntax=syntax or ENV)
 
 
-def parse(text: str, *, name: str) -> EnvFile:
-    """Parse the text of an env file, collecting every fault instead of stopping at one."""
+def parse(text: str, *, name: str, syntax: Syntax | None = None) -> EnvFile:
+    """Parse the text of a file, collecting every fault instead of stopping at one."""
+    syntax = syntax or ENV
     entries: list[Entry] = []
     faults: list[Fault] = []
     above = ""
     for number, line in enumerate(text.split("\n"), start=1):
         stripped = line.strip()
-        if not stripped or stripped.startswith("#"):
+        if not stripped or stripped[0] in syntax.comments:
             above = stripped
             continue
-        entry, problem = _parse_line(line, number)
+        entry, problem = _parse_line(line, number, syntax)
         if entry:
             entry = replace(entry, mark=measured.parse(above))
         above = ""
@@ -72,30 +95,58 @@ def parse(text: str, *, name: str) -> EnvFile:
     return EnvFile(name, tuple(entries), tuple(faults))
 
 
-def _parse_line(line: str, number: int) -> tuple[Entry | None, str | None]:
+def _parse_line(line: str, number: int, syntax: Syntax) -> tuple[Entry | None, str | None]:
     """Return the assignment (also when only its text is faulty) and the problem, if any."""
     key, equals, text = line.removesuffix("\r").partition("=")
     if not equals:
-        return None, f"{key.strip()[:40]!r} is not an assignment; write NAME=value"
-    if not _NAME.match(key):
-        return (
-            None,
-            f"{key[:40]!r} is not a setting name; write NAME=value without spaces or export",
-        )
+        return None, f"{key.strip()[:40]!r} is not an assignment; write {syntax.form}"
+    if syntax.spaced:
+        key, text = key.strip().lower(), text.strip()
+    if not syntax.name.match(key):
+        return None, f"{key[:40]!r} is not a {syntax.advice}"
     if line.endswith("\r"):
         return Entry(key, text, number), f"{key}: the line ends in CR LF; save with LF line ends"
-    return Entry(key, text, number), _text_problem(key, text)
-
-
-def _text_problem(key: str, text: str) -> str | None:
     if text == "":
-        return f"{key} has no value; give one or remove the line"
+        return Entry(key, text, number), f"{key} has no value; give one or remove the line"
+    text, problem = syntax.value(key, text)
+    return Entry(key, text, number), problem
+
+
+def _plain(key: str, text: str) -> tuple[str, str | None]:
     if match := _NOT_PLAIN.search(text):
-        return (
+        return text, (
             f"{key}={text[:40]} contains {match.group()!r}; write the bare value without spaces, "
             "quotes or a comment behind it"
         )
-    return None
+    return text, None
+
+
+def _unquoted(key: str, text: str) -> tuple[str, str | None]:
+    quoted = _QUOTED.match(text)
+    value = quoted[1] if quoted else text
+    if match := (_NOT_QUOTED if quoted else _NOT_BARE).search(value):
+        return text, (
+            f"{key} = {text[:40]} contains {match.group()!r}; write the value bare or between "
+            "single quotes, with no comment behind it"
+        )
+    return value, None
+
+
+ENV: Final = Syntax(
+    "NAME=value",
+    re.compile(r"[A-Z][A-Z0-9_]*\Z"),
+    "setting name; write NAME=value without spaces or export",
+    _plain,
+)
+# A line of a server's own configuration file.
+PARAMETERS: Final = Syntax(
+    "name = value",
+    re.compile(r"[a-z_][a-z0-9_.]*\Z"),
+    "parameter name; write name = value",
+    _unquoted,
+    comments="#;",
+    spaced=True,
+)
 
 
 def _duplicates(entries: list[Entry], name: str) -> Iterator[Fault]:

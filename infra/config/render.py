@@ -7,7 +7,16 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from infra.config import app_settings, connections, control, derive, names, ops_settings, roles
+from infra.config import (
+    app_settings,
+    connections,
+    control,
+    derive,
+    extra,
+    names,
+    ops_settings,
+    roles,
+)
 from infra.config.certificates import Certificates
 from infra.config.settings import Values
 
@@ -130,7 +139,7 @@ def _json(section: dict[str, object]) -> bytes:
 def template(name: str, values: Values, verifiers: dict[str, str]) -> bytes:
     """Return one rendered file of PostgreSQL or PgBouncer; only some hold verifiers."""
     # Not HTML: escaping would change the values. None of them comes from outside the setting
-    # table, the verifiers' alphabet or the code.
+    # table, the extra files' syntax (no quotes, one line), the verifiers' alphabet or the code.
     environment = Environment(
         loader=FileSystemLoader([str(directory) for directory in TEMPLATE_DIRS]),
         undefined=StrictUndefined,
@@ -146,6 +155,7 @@ def _context(values: Values, verifiers: dict[str, str]) -> dict[str, object]:
     return {
         "generated": GENERATED,
         "setting": values,
+        "extra": {file: extra.lines(file, values) for file in extra.FILES},
         "derived": derive.derived_settings(values),
         "pools": connections.pools(values),
         "roles": roles.login_roles(values, verifiers),

@@ -14,6 +14,8 @@ from typing import Final
 from infra.config.measured import Mark
 
 Value = int | Decimal | str
+# The value of a parameter that an extra file does not name; such a parameter is not stored.
+SERVER_DEFAULT: Final = "server default"
 
 _TENTH = Decimal("0.1")
 _INTEGER = re.compile(r"-?[0-9]{1,18}\Z")
@@ -38,6 +40,7 @@ class Change(StrEnum):
 
     LIVE = "live"
     RESTART_POSTGRES = "restart of postgres"
+    RESTART_PGBOUNCER = "restart of pgbouncer"
     RESTART_API = "restart of api"
     RESTART_WORKER = "restart of worker"
     RESTART_APP = "restart of api and worker"
@@ -175,6 +178,8 @@ class Values:
 
     `marks` are the measurements on record in the env file, by setting; `derived` are the
     formulas of the values that follow from others, by setting.
+
+    Parameters of the servers' extra files are among the values, as FILE:NAME.
     """
 
     def __init__(
@@ -183,7 +188,9 @@ class Values:
         marks: Mapping[str, Mark] = MappingProxyType({}),
         derived: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        self._values: Final = values
+        self._values: Final = {
+            name: value for name, value in values.items() if value != SERVER_DEFAULT
+        }
         self.marks: Final = marks
         self.derived: Final = derived
 
@@ -191,6 +198,8 @@ class Values:
         try:
             return self._values[name]
         except KeyError:
+            if ":" in name:
+                return SERVER_DEFAULT
             raise UnavailableError(name) from None
 
     def integer(self, name: str) -> int:
@@ -210,6 +219,11 @@ class Values:
     def text(self, name: str) -> str:
         """Return a setting of fixed choices or of a form."""
         return str(self[name])
+
+    def with_changes(self, changes: Mapping[str, Value]) -> Values:
+        """Return the same with other values, which are no longer derived."""
+        derived = {name: why for name, why in self.derived.items() if name not in changes}
+        return Values(self._values | dict(changes), self.marks, derived)
 
     def as_dict(self) -> dict[str, Value]:
         """Return a copy of all values by name."""
