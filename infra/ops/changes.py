@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from infra.config import catalogue, ops_settings
+from infra.config import catalogue, extra, ops_settings
 from infra.config.settings import BadValueError, Change, Setting, Value, Values
 
 
@@ -72,14 +72,21 @@ def baseline(record: Mapping[str, Any], observed: Mapping[str, tuple[Value, ...]
     """Return what is in force; the default stands in for a setting that nothing knows.
 
     Where processes differ, the smaller value counts: it is the one a limit may rest on.
+    A parameter of an extra file counts where it was compiled; else the server has its default.
     """
     values = catalogue.defaults().as_dict()
+    parameters = {name: setting for name in record if (setting := extra.find(name))}
     recorded = {
-        name: _parse(setting, record.get(name)) for name, setting in catalogue.by_name().items()
+        name: _parse(setting, record.get(name))
+        for name, setting in (catalogue.by_name() | parameters).items()
     }
     seen = dict(observed)
     values |= {name: value for name, value in recorded.items() if value is not None}
-    values |= {name: min(found, key=_order) for name, found in seen.items()}
+    values |= {
+        name: min(found, key=_order)
+        for name, found in seen.items()
+        if ":" not in name or name in parameters
+    }
     known = {name for name, value in recorded.items() if value is not None}
     return Baseline(Values(values), seen, frozenset(known | seen.keys()))
 
@@ -88,7 +95,7 @@ def changes(before: Baseline, wanted: Values) -> tuple[SettingChange, ...]:
     """Return every setting that some process runs with another value of, in the file's order."""
     return tuple(
         SettingChange(setting, before.old(setting.name), wanted[setting.name])
-        for setting in catalogue.all_settings()
+        for setting in extra.concerned(before.values, wanted)
         if before.old(setting.name) != (wanted[setting.name],)
     )
 

@@ -1,18 +1,19 @@
 """What every process has in force now, read from the processes themselves."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
-from infra.config import catalogue, names
+from infra.config import catalogue, extra, names
 from infra.config.settings import Value, Values
 from infra.ops import app_control, facts, pgbouncer_admin
 from infra.ops.app_control import Control
 from infra.ops.facts import Facts
 from infra.ops.pgbouncer_admin import PgBouncerAdmin
 from infra.ops.postgres_admin import PostgresAdmin
-from infra.ops.setting_sources import SOURCES, read
+from infra.ops.setting_sources import SOURCES, of_parameter, read, read_parameter
 from infra.ops.settings import OpsSettings
 from infra.ops.targets import Target, everywhere, first_line, resolve
 
@@ -69,8 +70,13 @@ class InForce:
             if len(self._names(tier)) < self.wanted.get(tier, 0)
         }
 
-    def settings(self) -> dict[str, tuple[Value, ...]]:
-        """Return the values in force of the settings that can be read; several when some differ."""
+    def settings(
+        self, parameters: Mapping[str, set[str]] = MappingProxyType({})
+    ) -> dict[str, tuple[Value, ...]]:
+        """Return the values in force of the settings that can be read; several when some differ.
+
+        `parameters` are those of extra files to look for, each with the values that are expected.
+        """
         known = catalogue.by_name()
         found: dict[str, tuple[Value, ...]] = {
             setting: (count,)
@@ -85,6 +91,12 @@ class InForce:
                 found[name] = tuple(
                     dict.fromkeys(read(known[name], source, one) for one in present)
                 )
+        for name, texts in parameters.items():
+            source = of_parameter(name)
+            facts_found = (one.found.get(source.name) for one in self.of(source.tier))
+            values = [read_parameter(name, one, texts) for one in facts_found if one is not None]
+            if values:
+                found[name] = tuple(dict.fromkeys(values))
         return found
 
     def _names(self, tier: str) -> list[str]:
@@ -131,9 +143,11 @@ def _pgbouncers(settings: OpsSettings) -> Iterable[Process]:
         with PgBouncerAdmin(target, settings) as admin:
             return facts.of_pgbouncer(admin.config(), admin.databases())
 
+    known = extra.parameters(extra.PGBOUNCER_FILE).values()
+    fixed = frozenset(f"config.{one.name}" for one in known if one.restart)
     for answer in everywhere(pgbouncer_admin.replicas(settings), ask):
         name = str(answer.target)
-        yield Process("pgbouncer", name, answer.value or {}, error=answer.error)
+        yield Process("pgbouncer", name, answer.value or {}, fixed, answer.error)
 
 
 def _apps(control: Control) -> Iterable[Process]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from infra.config import budget, catalogue
+from infra.config import budget, catalogue, extra
 from infra.config.settings import Change, Value, Values
 
 # Whatever opens connections, and the limits of who accepts them.
@@ -31,6 +31,7 @@ SIZED: Final = (
 # A restart of the api and worker is a restart of each.
 _TIERS_OF: Final = {
     Change.RESTART_POSTGRES: ("postgres",),
+    Change.RESTART_PGBOUNCER: ("pgbouncer",),
     Change.RESTART_API: ("api",),
     Change.RESTART_WORKER: ("worker",),
     Change.RESTART_APP: ("api", "worker"),
@@ -53,8 +54,9 @@ class LivePart:
 
 def live_part(before: Values, wanted: Values) -> LivePart:
     """Return the largest part of the change that holds the budget without any restart."""
-    live = [setting.name for setting in catalogue.all_settings() if setting.change is Change.LIVE]
-    waiting = _differing(before, wanted, (k.name for k in catalogue.all_settings()), but=live)
+    concerned = extra.concerned(before, wanted)
+    live = [setting.name for setting in concerned if setting.change is Change.LIVE]
+    waiting = _differing(before, wanted, (setting.name for setting in concerned), but=live)
     for names, sizes in ((live, wanted), (live, smaller(before, wanted)), ((), before)):
         values = _with(before, {name: wanted[name] for name in names})
         values = _with(values, {name: sizes[name] for name in SIZED})
@@ -90,7 +92,8 @@ def steps(before: Values, wanted: Values) -> tuple[Step, ...]:
 
 def tiers_to_restart(names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the services to restart and those to recreate for these settings, each in order."""
-    settings = [catalogue.by_name()[name] for name in names]
+    known = catalogue.by_name()
+    settings = [one for name in names if (one := known.get(name) or extra.find(name))]
     recreate = {str(setting.tier) for setting in settings if setting.change is Change.RECREATE}
     restart = {tier for setting in settings for tier in _TIERS_OF.get(setting.change, ())}
     order = ("postgres", "migrate", "pgbouncer", "api", "worker")

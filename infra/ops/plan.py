@@ -1,10 +1,11 @@
 """What an env file comes to, and what it would change of what is in force."""
 
 import datetime
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.config import derive
+from infra.config import derive, extra
 from infra.config import host as host_rules
 from infra.config.build import ENV_FILE_NAME, ENV_FILE_SHOWN, Checked, check, check_secrets
 from infra.config.derive import Derived
@@ -103,10 +104,20 @@ def make(
         )
     record = None if checked.faults else changes.read_record(compiled)
     found = None if record is None or settings is None else _look(settings, checked.values)
-    observed = found.settings() if found else {}
+    observed = found.settings(_parameters(record or {}, checked.values)) if found else {}
     before = None if record is None else changes.baseline(record, observed)
     recorded = None if record is None else changes.baseline(record, {}).values
     return Plan(shown, checked.values, checked.faults, checked.warnings, found, before, recorded)
+
+
+def _parameters(record: Mapping[str, object], values: Values) -> dict[str, set[str]]:
+    """Return the parameters of extra files, with the values compiled last and asked for."""
+    recorded = {name: str(value) for name, value in record.items() if extra.find(name)}
+    names = {*recorded, *extra.given(values)}
+    return {
+        name: {text for text in (recorded.get(name), values[name]) if isinstance(text, str)}
+        for name in names
+    }
 
 
 def _look(settings: Path, values: Values) -> InForce | None:

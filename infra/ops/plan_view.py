@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from infra.config import catalogue, connections, derive, ops_settings
+from infra.config import connections, derive, extra, ops_settings
 from infra.config.faults import Fault
 from infra.config.settings import Values
 from infra.ops import exits, ordering
@@ -172,11 +172,12 @@ def _whole_budget(plan: Plan) -> list[Table]:
 def _settings(values: Values) -> Table:
     """Every setting as the env file would have it, and where its value comes from."""
     table = _table("Settings", "Setting", "From")
-    for setting in catalogue.all_settings():
+    for setting in extra.concerned(values):
         value = values[setting.name]
         formula = values.derived.get(setting.name)
         usual = value == setting.default
-        origin = formula or ("default" if usual else f"stack.env; default {setting.default}")
+        file = setting.name.partition(":")[0] if ":" in setting.name else "stack.env"
+        origin = formula or ("default" if usual else f"{file}; default {setting.default}")
         style = "" if usual or formula else "bold"
         table.add_row(f"{setting.name}={value}", origin, style=style)
     return table

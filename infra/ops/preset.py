@@ -4,13 +4,14 @@ A preset is an overlay: the values that differ from the defaults, each with its 
 operator's KEPT settings stay: they say where callers find the service, not how large it is.
 """
 
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Final
 
 import typer
 
-from infra.config import envdoc, envfile
+from infra.config import envdoc, envfile, extra
 from infra.config.build import ENV_FILE_NAME
 from infra.config.envfile import EnvFile
 from infra.config.host import Host
@@ -49,6 +50,9 @@ def run(
     with tempfile.TemporaryDirectory() as scratch:
         proposed = Path(scratch) / ENV_FILE_NAME
         proposed.write_text(text, encoding="utf-8")
+        for file in extra.FILES:
+            if (present := env_file.parent / file).exists():
+                shutil.copyfile(present, proposed.with_name(file))
         asked = None if print_text else settings
         made = plan.make(proposed, compiled, asked, host=host, shown=shown)
     if print_text and not made.faults:

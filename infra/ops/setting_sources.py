@@ -4,13 +4,15 @@ The others (derived ones, container limits, what only operator commands use) are
 the record of the last compile.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
 
+from infra.config import extra
 from infra.config.names import CLIENTS, OPERATOR, OWNER
 from infra.config.settings import Setting, Value
-from infra.ops.facts import Fact
+from infra.ops.facts import Fact, fact
 
 _MILLISECONDS: Final = Decimal(1000)
 
@@ -31,6 +33,22 @@ def read(setting: Setting, source: Source, found: Fact) -> Value:
         return choices.get(str(found), str(found))
     number = Decimal(found) * source.unit
     return int(number) if isinstance(setting.default, int) else number
+
+
+def of_parameter(key: str) -> Source:
+    """Return where a parameter of an extra file can be read."""
+    file, _, name = key.partition(":")
+    if file == extra.POSTGRES_FILE:
+        return Source("postgres", f"settings.{name}")
+    return Source("pgbouncer", f"config.{name}")
+
+
+def read_parameter(key: str, found: Fact, texts: Iterable[str]) -> Value:
+    """Return the one of `texts` that a fact is the value of, or the fact as a value."""
+    file, _, name = key.partition(":")
+    same = (text for text in texts if fact(text) == found)
+    known = found if isinstance(found, str) else extra.parameters(file)[name].shown(found)
+    return next(same, known)
 
 
 def _pgbouncer() -> dict[str, Source]:

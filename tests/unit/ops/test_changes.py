@@ -5,10 +5,14 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from infra.config import catalogue, ops_settings
-from infra.config.settings import Value, Values
+from infra.config import catalogue, extra, ops_settings
+from infra.config.extra import PGBOUNCER_FILE, POSTGRES_FILE, key
+from infra.config.settings import SERVER_DEFAULT, Value, Values
 from infra.ops import effect
 from infra.ops.changes import SettingChange, baseline, changes, read_record
+from infra.ops.facts import fact
+from infra.ops.in_force import InForce, Process
+from infra.ops.ordering import live_part, tiers_to_restart
 
 
 def values(**changed: Value) -> Values:
@@ -89,3 +93,55 @@ def test_a_pool_of_more_replicas_keeps_its_row() -> None:
     rows = effect.rows(values(), values(PGBOUNCER_REPLICAS=1))
     (pooled,) = [row for row in rows if row.name == "pooled sessions"]
     assert (pooled.before, pooled.after) == (14, 7)
+
+
+def _found(settings: dict[str, Any], config: dict[str, Any]) -> InForce:
+    facts_of_postgres = {f"settings.{name}": fact(value) for name, value in settings.items()}
+    facts_of_pgbouncer = {f"config.{name}": fact(value) for name, value in config.items()}
+    processes = (
+        Process("postgres", "postgres-1", facts_of_postgres),
+        *(Process("pgbouncer", f"pgbouncer-{n}", facts_of_pgbouncer) for n in (1, 2)),
+    )
+    return InForce(processes, {})
+
+
+DELAY, NAME = key(POSTGRES_FILE, "bgwriter_delay"), key(POSTGRES_FILE, "cluster_name")
+CLOSE = key(PGBOUNCER_FILE, "server_fast_close")
+TRACKED = key(PGBOUNCER_FILE, "track_extra_parameters")
+
+
+def test_a_parameter_of_an_extra_file_is_compared_with_the_running_value() -> None:
+    found = _found({"bgwriter_delay": 200}, {"server_fast_close": 0})
+    observed = found.settings({DELAY: {"50ms"}, CLOSE: {"1"}})
+    before, wanted = baseline(record(), observed), values(**{DELAY: "50ms", CLOSE: "1"})
+    assert named(changes(before, wanted)) == {DELAY: ("200ms", "50ms"), CLOSE: ("0", "1")}
+    assert [one.live for one in changes(before, wanted)] == [True, True]
+    # What was not compiled is no part of what an apply goes back to.
+    assert before.values[DELAY] == SERVER_DEFAULT
+
+
+def test_a_parameter_written_in_another_unit_is_no_change() -> None:
+    observed = _found({"bgwriter_delay": 1000}, {}).settings({DELAY: {"1s"}})
+    assert changes(baseline(record(**{DELAY: "1s"}), observed), values(**{DELAY: "1s"})) == ()
+
+
+def test_a_parameter_whose_line_is_gone_goes_back_to_the_server_s_default() -> None:
+    observed = _found({"bgwriter_delay": 50}, {}).settings({DELAY: {"50ms"}})
+    (change,) = changes(baseline(record(**{DELAY: "50ms"}), observed), values())
+    assert (change.was, change.new, change.live) == ("50ms", SERVER_DEFAULT, True)
+
+
+def test_a_parameter_that_needs_a_restart_is_left_until_then() -> None:
+    wanted = values(**{DELAY: "50ms", NAME: "two", TRACKED: "search_path"})
+    part = live_part(values(), wanted)
+    assert part.waiting == (NAME, TRACKED)
+    assert extra.given(part.values) == (DELAY,)
+    assert tiers_to_restart(part.waiting) == (("postgres", "pgbouncer"), ())
+    gone = live_part(wanted, values())
+    assert gone.waiting == (NAME, TRACKED)
+    assert extra.given(gone.values) == (NAME, TRACKED)
+
+
+def test_a_parameter_that_no_file_may_set_any_more_is_not_believed() -> None:
+    old = record() | {key(POSTGRES_FILE, "work_mem"): "64MB", key(POSTGRES_FILE, "zzz"): "1"}
+    assert extra.given(baseline(old, {}).values) == ()
