@@ -9,7 +9,7 @@ published=$(look port api 8000)
 address=${published%:*}
 case ${address//[][]/} in
     0.0.0.0) address=127.0.0.1 ;;
-    ::) address=[::1] ;;
+    ::) address='[::1]' ;;
     *:*) address="[${address//[][]/}]" ;;
 esac
 echo "http://$address:${published##*:}"
