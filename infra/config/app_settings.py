@@ -1,11 +1,8 @@
 """The settings files of api, worker and migrate, as the app reads them."""
 
-from decimal import Decimal
-
 from infra.config import control
 from infra.config.names import API, DATABASE, OWNER, WORKER, Client
 from infra.config.settings import Values
-from infra.config.wording import seconds
 
 Section = dict[str, object]
 
@@ -136,4 +133,4 @@ def _log(values: Values, level: str, form: str) -> Section:
 
 
 def _seconds(values: Values, name: str) -> float:
-    return float(Decimal(seconds(values, name)))
+    return float(values.seconds(name))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from infra.config import budget, certificates, envfile, extra, recovery, secrets
+from infra.config import certificates, envfile, extra, recovery, rules, secrets
 from infra.config.certificates import Validity
 from infra.config.faults import Fault, FaultyInputError
 from infra.config.render import Inputs, Rendered, render
@@ -42,8 +42,8 @@ def check(path: Path, *, shown: str = ENV_FILE_SHOWN) -> Checked:
     assigned = assign(envfile.read(path, name=shown))
     parameters, more = extra.read(path, shown)
     values = assigned.values.with_changes(parameters)
-    faults = (*assigned.faults, *more, *budget.faults(values, file=shown))
-    return Checked(values, faults, budget.warnings(values, file=shown))
+    faults = (*assigned.faults, *more, *rules.faults(values, file=shown))
+    return Checked(values, faults, rules.warnings(values, file=shown))
 
 
 def check_secrets(

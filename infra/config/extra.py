@@ -15,7 +15,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Final
 
-from infra.config import catalogue, derive, envfile
+from infra.config import catalogue, envfile, sizing
 from infra.config.envfile import Entry
 from infra.config.faults import Fault
 from infra.config.settings import (
@@ -291,7 +291,7 @@ def _value(file: str, entry: Entry) -> str:
 def _postgres() -> Iterator[Parameter]:
     rendered = _owned(POSTGRES_FILE) | {
         item.name: f"Sluice derives it: {item.formula}"
-        for item in derive.derived_settings(catalogue.defaults())
+        for item in sizing.derived_settings(catalogue.defaults())
     }
     for row in _rows("postgresql.tsv"):
         name, kind, context = row["name"], row["type"], row["context"]

@@ -2,7 +2,7 @@
 
 from decimal import Decimal
 
-from infra.config import connections, control, derive, names
+from infra.config import control, names, sizing
 from infra.config.settings import Value, Values
 
 Section = dict[str, object]
@@ -17,8 +17,8 @@ def ops(values: Values) -> Section:
             "host": "postgres",
             "port": 5432,
             "dbname": names.DATABASE,
-            "processors": derive.processors(values),
-            "disk_reserve_mb": derive.disk_reserve_mb(values),
+            "processors": sizing.processors(values),
+            "disk_reserve_mb": sizing.disk_reserve_mb(values),
         },
         "pgbouncer": {
             "host": "pgbouncer",
@@ -54,14 +54,14 @@ def budget(values: Values) -> dict[str, int]:
     """Return the connection arithmetic in whole numbers."""
     clients = values.integer("PGBOUNCER_MAX_CLIENT_CONNECTIONS")
     return {
-        "app_pool_connections": connections.app_pools(values),
+        "app_pool_connections": sizing.app_pools(values),
         "client_connections_max": clients,
-        "client_connections_spare": clients - connections.client_demand(values),
-        "server_connections_per_replica": connections.per_replica(values),
-        "server_connections_pooled": connections.pooled(values),
-        "server_connections_direct": connections.direct(values),
-        "server_connections_reserved": connections.reserved(values),
-        "server_connections_spare": connections.spare(values),
+        "client_connections_spare": clients - sizing.client_demand(values),
+        "server_connections_per_replica": sizing.per_replica(values),
+        "server_connections_pooled": sizing.pooled(values),
+        "server_connections_direct": sizing.direct(values),
+        "server_connections_reserved": sizing.reserved(values),
+        "server_connections_spare": sizing.spare(values),
         "max_connections": values.integer("POSTGRES_MAX_CONNECTIONS"),
     }
 
@@ -70,8 +70,8 @@ def compiled(values: Values) -> Section:
     """Return every setting and derived setting as this run compiled them."""
     return {
         "settings": {name: plain(value) for name, value in values.as_dict().items()},
-        "derived": {item.name: item.value for item in derive.derived_settings(values)},
-        "role_connection_limits": connections.role_limits(values),
+        "derived": {item.name: item.value for item in sizing.derived_settings(values)},
+        "role_connection_limits": sizing.role_limits(values),
         "budget": budget(values),
     }
 

@@ -7,16 +7,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from infra.config import (
-    app_settings,
-    connections,
-    control,
-    derive,
-    extra,
-    names,
-    ops_settings,
-    roles,
-)
+from infra.config import app_settings, control, extra, names, ops_settings, roles, sizing
 from infra.config.certificates import Certificates
 from infra.config.settings import Values
 
@@ -156,8 +147,8 @@ def _context(values: Values, verifiers: dict[str, str]) -> dict[str, object]:
         "generated": GENERATED,
         "setting": values,
         "extra": {file: extra.lines(file, values) for file in extra.FILES},
-        "derived": derive.derived_settings(values),
-        "pools": connections.pools(values),
+        "derived": sizing.derived_settings(values),
+        "pools": sizing.pools(values),
         "roles": roles.login_roles(values, verifiers),
         "pooled_roles": names.POOLED_ROLES,
         "verifiers": verifiers,

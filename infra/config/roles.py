@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from infra.config import connections, names
+from infra.config import names, sizing
 from infra.config.names import Client
 from infra.config.settings import Values
 
@@ -38,7 +38,7 @@ _OPERATOR_TIMEOUTS = Timeouts(2000, 60_000, 70_000, 80_000)
 
 def login_roles(values: Values, verifiers: dict[str, str]) -> tuple[Role, ...]:
     """Return every login role with its limits, in the order of names.LOGIN_ROLES."""
-    limits = connections.role_limits(values)
+    limits = sizing.role_limits(values)
     timeouts = {
         names.OWNER: _OWNER_TIMEOUTS,
         names.MONITOR: _MONITOR_TIMEOUTS,

@@ -17,6 +17,7 @@ Value = int | Decimal | str
 # The value of a parameter that an extra file does not name; such a parameter is not stored.
 SERVER_DEFAULT: Final = "server default"
 
+_UNITS_PER_SECOND = {"_SECONDS": 1, "_MS": 1000}
 _TENTH = Decimal("0.1")
 _INTEGER = re.compile(r"-?[0-9]{1,18}\Z")
 _DECIMAL = re.compile(r"-?[0-9]{1,12}(\.[0-9]{1,6})?\Z")
@@ -215,6 +216,13 @@ class Values:
         if isinstance(value, str):
             raise TypeError(f"{name} is not a number")
         return Decimal(value)
+
+    def seconds(self, name: str) -> Decimal:
+        """Return a time in seconds; its unit is the end of its name."""
+        for ending, units in _UNITS_PER_SECOND.items():
+            if name.endswith(ending):
+                return self.number(name) / units
+        raise ValueError(f"{name} does not say its unit of time")
 
     def text(self, name: str) -> str:
         """Return a setting of fixed choices or of a form."""

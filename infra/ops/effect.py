@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from infra.config import connections, derive
+from infra.config import sizing
 from infra.config.names import CLIENTS
 from infra.config.settings import Values
 
@@ -47,42 +47,42 @@ def _connections(values: Values) -> dict[tuple[str, str, str], float]:
         ("app", "worker pools together", "connections"): workers
         * values.integer("WORKER_POOL_MAX_SIZE"),
         ("pgbouncer", "clients of one replica, worst case", "connections"): (
-            connections.client_demand(values)
+            sizing.client_demand(values)
         ),
         ("pgbouncer", "clients one replica accepts", "connections"): values.integer(
             "PGBOUNCER_MAX_CLIENT_CONNECTIONS"
         ),
     }
     replicas = values.integer("PGBOUNCER_REPLICAS")
-    for pool in connections.pools(values):
+    for pool in sizing.pools(values):
         name = f"pool {pool.entry}, {replicas} replicas"
         found["pgbouncer", name, "connections"] = pool.limit * replicas
-    found["postgres", "pooled sessions", "connections"] = connections.pooled(values)
-    found["postgres", "direct sessions", "connections"] = connections.direct(values)
-    found["postgres", "reserved", "connections"] = connections.reserved(values)
-    found["postgres", "left of max_connections", "connections"] = connections.spare(values)
+    found["postgres", "pooled sessions", "connections"] = sizing.pooled(values)
+    found["postgres", "direct sessions", "connections"] = sizing.direct(values)
+    found["postgres", "reserved", "connections"] = sizing.reserved(values)
+    found["postgres", "left of max_connections", "connections"] = sizing.spare(values)
     found["postgres", "max_connections", "connections"] = values.integer("POSTGRES_MAX_CONNECTIONS")
     return found
 
 
 def _memory(values: Values) -> dict[tuple[str, str, str], float]:
     sizes = {
-        "shared_buffers": derive.shared_buffers_kb(values),
-        "work_mem": derive.work_mem_kb(values),
-        "maintenance_work_mem": derive.maintenance_work_mem_kb(values),
-        "worst case": derive.memory_demand_kb(values),
-        "left of the container's memory": derive.memory_kb(values)
-        - derive.memory_demand_kb(values),
+        "shared_buffers": sizing.shared_buffers_kb(values),
+        "work_mem": sizing.work_mem_kb(values),
+        "maintenance_work_mem": sizing.maintenance_work_mem_kb(values),
+        "worst case": sizing.memory_demand_kb(values),
+        "left of the container's memory": sizing.memory_kb(values)
+        - sizing.memory_demand_kb(values),
     }
     return {("memory", name, "MB"): round(kb / 1024, 1) for name, kb in sizes.items()}
 
 
 def _disk(values: Values) -> dict[tuple[str, str, str], float]:
     sizes = {
-        "write-ahead log": derive.wal_demand_mb(values),
-        "temp_file_limit": round(derive.temp_file_limit_kb(values) / 1024, 1),
-        "ballast": derive.ballast_mb(values),
-        "left for data": derive.data_mb(values),
+        "write-ahead log": sizing.wal_demand_mb(values),
+        "temp_file_limit": round(sizing.temp_file_limit_kb(values) / 1024, 1),
+        "ballast": sizing.ballast_mb(values),
+        "left for data": sizing.data_mb(values),
     }
     return {("disk", name, "MB"): size for name, size in sizes.items()}
 

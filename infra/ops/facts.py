@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Final
 
-from infra.config import app_settings, connections, names, roles
+from infra.config import app_settings, names, roles, sizing
 from infra.config.render import template
 from infra.config.settings import Values
 from infra.ops.postgres_admin import RoleInForce, ServerSetting
@@ -118,7 +118,7 @@ def _pgbouncer(values: Values) -> Facts:
     parser.read_string(_rendered("pgbouncer.ini", values))
     found = {f"config.{name}": fact(value) for name, value in parser["pgbouncer"].items()}
     found[f"config.{_OCTAL}"] = Decimal(int(parser["pgbouncer"][_OCTAL], 8))
-    for pool in connections.pools(values):
+    for pool in sizing.pools(values):
         numbers = (pool.size, pool.reserve, pool.minimum, pool.limit)
         found |= {
             f"databases.{pool.entry}.{name}": Decimal(number)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from infra.config import budget, catalogue, extra
+from infra.config import catalogue, extra, rules
 from infra.config.settings import Change, Value, Values
 
 # Whatever opens connections, and the limits of who accepts them.
@@ -60,7 +60,7 @@ def live_part(before: Values, wanted: Values) -> LivePart:
     for names, sizes in ((live, wanted), (live, smaller(before, wanted)), ((), before)):
         values = _with(before, {name: wanted[name] for name in names})
         values = _with(values, {name: sizes[name] for name in SIZED})
-        if not budget.faults(values, file=""):
+        if not rules.faults(values, file=""):
             break
     return LivePart(values, waiting, _differing(values, wanted, live))
 

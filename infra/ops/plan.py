@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.config import derive, extra
+from infra.config import extra, sizing
 from infra.config import host as host_rules
 from infra.config.build import ENV_FILE_NAME, ENV_FILE_SHOWN, Checked, check, check_secrets
-from infra.config.derive import Derived
 from infra.config.faults import Fault
 from infra.config.host import Host
 from infra.config.settings import Values
+from infra.config.sizing import Derived
 from infra.ops import changes, effect, in_force, ordering
 from infra.ops import settings as ops_files
 from infra.ops.changes import Baseline, SettingChange
@@ -41,7 +41,7 @@ class Plan:
     @property
     def derived(self) -> tuple[Derived, ...]:
         """The derived server settings; only of a plan without faults."""
-        return derive.derived_settings(self.values)
+        return sizing.derived_settings(self.values)
 
     @property
     def running(self) -> bool:

@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from infra.config import connections, derive, extra, ops_settings
+from infra.config import extra, ops_settings, sizing
 from infra.config.faults import Fault
 from infra.config.settings import Values
 from infra.ops import exits, ordering
@@ -49,7 +49,7 @@ def _sums(plan: Plan) -> dict[str, object]:
         "settings": {name: ops_settings.plain(v) for name, v in plan.values.as_dict().items()},
         "derived_defaults": dict(plan.values.derived),
         "budget": ops_settings.budget(plan.values),
-        "role_connection_limits": connections.role_limits(plan.values),
+        "role_connection_limits": sizing.role_limits(plan.values),
         "derived": [
             {"name": item.name, "value": item.value, "formula": item.formula}
             for item in plan.derived
@@ -186,14 +186,14 @@ def _settings(values: Values) -> Table:
 def _server_connections(values: Values) -> Table:
     table = _table("PostgreSQL sessions", "From", "Sessions", "How")
     replicas = values.integer("PGBOUNCER_REPLICAS")
-    for pool in connections.pools(values):
+    for pool in sizing.pools(values):
         how = f"{replicas} replicas x ({pool.size} + {pool.reserve} reserve)"
         table.add_row(f"pool {pool.entry} ({pool.user})", str(pool.limit * replicas), how)
-    table.add_row("direct", str(connections.direct(values)), "owner, operator, monitor, backup")
-    table.add_row("reserved", str(connections.reserved(values)), "superuser, operator and monitor")
+    table.add_row("direct", str(sizing.direct(values)), "owner, operator, monitor, backup")
+    table.add_row("reserved", str(sizing.reserved(values)), "superuser, operator and monitor")
     table.add_section()
     limit = values.integer("POSTGRES_MAX_CONNECTIONS")
-    table.add_row(f"left of {limit}", str(connections.spare(values)), "POSTGRES_MAX_CONNECTIONS")
+    table.add_row(f"left of {limit}", str(sizing.spare(values)), "POSTGRES_MAX_CONNECTIONS")
     return table
 
 
@@ -208,10 +208,10 @@ def _client_connections(values: Values) -> Table:
     table.add_row("worker", str(replicas * size), f"{replicas} replicas x {size}")
     table.add_row("operators and checks", str(headroom), "headroom")
     table.add_section()
-    left = limit - connections.client_demand(values)
+    left = limit - sizing.client_demand(values)
     table.add_row(f"left of {limit}", str(left), "PGBOUNCER_MAX_CLIENT_CONNECTIONS")
     files = values.integer("PGBOUNCER_OPEN_FILES")
-    spare = files - connections.file_demand(values)
+    spare = files - sizing.file_demand(values)
     table.add_row(f"open files left of {files}", str(spare), "PGBOUNCER_OPEN_FILES")
     return table
 
@@ -221,23 +221,23 @@ def _memory(values: Values) -> Table:
     sessions = values.integer("POSTGRES_MAX_CONNECTIONS")
     workers = values.integer("POSTGRES_AUTOVACUUM_WORKERS")
     parts = (
-        ("shared_buffers", derive.shared_buffers_kb(values), "once"),
-        ("sessions", sessions * derive.SESSION_OVERHEAD_KB, f"{sessions} x overhead"),
+        ("shared_buffers", sizing.shared_buffers_kb(values), "once"),
+        ("sessions", sessions * sizing.SESSION_OVERHEAD_KB, f"{sessions} x overhead"),
         (
             "sorts and hashes",
-            sessions * derive.work_mem_kb(values) * derive.WORK_MEM_FACTOR,
-            f"{sessions} x work_mem x {derive.WORK_MEM_FACTOR}",
+            sessions * sizing.work_mem_kb(values) * sizing.WORK_MEM_FACTOR,
+            f"{sessions} x work_mem x {sizing.WORK_MEM_FACTOR}",
         ),
         (
             "autovacuum",
-            workers * derive.maintenance_work_mem_kb(values),
+            workers * sizing.maintenance_work_mem_kb(values),
             f"{workers} x maintenance_work_mem",
         ),
     )
     for name, size_kb, how in parts:
         table.add_row(name, _megabytes(size_kb), how)
     table.add_section()
-    left = derive.memory_kb(values) - derive.memory_demand_kb(values)
+    left = sizing.memory_kb(values) - sizing.memory_demand_kb(values)
     limit = values.integer("POSTGRES_MEMORY_MB")
     table.add_row(f"left of {limit}", _megabytes(left), "POSTGRES_MEMORY_MB")
     return table
@@ -245,21 +245,21 @@ def _memory(values: Values) -> Table:
 
 def _disk(values: Values) -> Table:
     table = _table("Data volume, worst case", "Part", "MB", "How")
-    share = values.integer("POSTGRES_DISK_MB") // derive.DISK_SHARE
+    share = values.integer("POSTGRES_DISK_MB") // sizing.DISK_SHARE
     parts = (
-        ("write-ahead log", derive.wal_demand_mb(values), f"{derive.WAL_FACTOR} x max_wal_size"),
+        ("write-ahead log", sizing.wal_demand_mb(values), f"{sizing.WAL_FACTOR} x max_wal_size"),
         (
             "temporary files",
             share,
-            f"{derive.spilling_processes(values)} processes x temp_file_limit",
+            f"{sizing.spilling_processes(values)} processes x temp_file_limit",
         ),
-        ("ballast", derive.ballast_mb(values), "given back by make free-disk"),
+        ("ballast", sizing.ballast_mb(values), "given back by make free-disk"),
     )
     for name, size_mb, how in parts:
         table.add_row(name, str(size_mb), how)
     table.add_section()
     limit = values.integer("POSTGRES_DISK_MB")
-    table.add_row("data", str(derive.data_mb(values)), f"the rest of POSTGRES_DISK_MB={limit}")
+    table.add_row("data", str(sizing.data_mb(values)), f"the rest of POSTGRES_DISK_MB={limit}")
     return table
 
 

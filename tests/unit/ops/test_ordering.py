@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infra.config import budget, catalogue, connections
+from infra.config import catalogue, rules, sizing
 from infra.config.settings import Change, Setting, Value, Values
 from infra.ops import ordering
 from infra.ops.ordering import SIZED, Step, live_part, smaller, steps, tiers_to_restart
@@ -36,7 +36,7 @@ def sized(draw: st.DrawFn) -> Values:
     numbers["PGBOUNCER_MAX_CLIENT_CONNECTIONS"] = draw(st.integers(200, 400))
     numbers["POSTGRES_OWNER_CONNECTIONS"] = draw(st.integers(2, 5))
     found = values(**numbers)
-    return found if not budget.faults(found, file="") else values()
+    return found if not rules.faults(found, file="") else values()
 
 
 @given(sized(), sized())
@@ -45,7 +45,7 @@ def test_the_configuration_in_between_holds_the_budget_and_exceeds_neither(
     before: Values, wanted: Values
 ) -> None:
     middle = smaller(before, wanted)
-    assert not budget.faults(middle, file="")
+    assert not rules.faults(middle, file="")
     for name in SIZED:
         assert middle.integer(name) == min(before.integer(name), wanted.integer(name))
 
@@ -64,9 +64,9 @@ def test_no_tier_opens_more_than_the_tier_below_accepts_at_any_step(
             pgbouncer = step.values if tier == "pgbouncer" else pgbouncer
             postgres = step.values if tier == "postgres" else postgres
             clients = pgbouncer.integer("PGBOUNCER_MAX_CLIENT_CONNECTIONS")
-            assert connections.app_pools(app) <= clients
-            limits = connections.role_limits(postgres)
-            for pool in connections.pools(pgbouncer):
+            assert sizing.app_pools(app) <= clients
+            limits = sizing.role_limits(postgres)
+            for pool in sizing.pools(pgbouncer):
                 assert pool.limit * pgbouncer.integer("PGBOUNCER_REPLICAS") <= limits[pool.user]
     assert app.as_dict() == pgbouncer.as_dict() == postgres.as_dict() == wanted.as_dict()
 
