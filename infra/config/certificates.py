@@ -16,12 +16,12 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from infra.config import control, issuing
+from infra.config import issuing, names
 from infra.config.faults import Fault
 from infra.config.issuing import Pair, SigningKey
 from infra.config.secrets import SecretError, SecretStore
 
-SERVERS = ("postgres", "pgbouncer", *control.ALIASES.values())
+SERVERS = ("postgres", "pgbouncer", *names.CONTROL_ALIASES.values())
 # There only while `rotate certificates --ca` is under way.
 ALSO_TRUSTED = "ca-also-trusted.crt"
 _BOTH = "supply both files of the pair, or remove both to have them made"

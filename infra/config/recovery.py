@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from infra.config import control, names
+from infra.config import names
 from infra.config.certificates import ALSO_TRUSTED
 from infra.config.faults import Fault
 from infra.config.secrets import PASSWORDS, STAGED, TOKENS, VERIFIERS
@@ -19,7 +19,7 @@ CA: Final = "ca.crt"
 _PAIRS: Final = {
     "postgres": "postgres/server",
     "pgbouncer": "pgbouncer/server",
-    **{alias: f"app/{alias}" for alias in control.ALIASES.values()},
+    **{alias: f"app/{alias}" for alias in names.CONTROL_ALIASES.values()},
 }
 # Where the same bytes are, below the directory of the compiled files.
 _COPIES: Final = {

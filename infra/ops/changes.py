@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from infra.config import catalogue, extra, ops_settings
+from infra.config import catalogue, documents, extra
 from infra.config.settings import BadValueError, Change, Setting, Value, Values
 
 
@@ -35,11 +35,11 @@ class SettingChange:
 
     def as_dict(self) -> dict[str, object]:
         """Return the change as JSON holds it."""
-        old = [ops_settings.plain(value) for value in self.old]
+        old = [documents.plain(value) for value in self.old]
         return {
             "setting": self.setting.name,
             "was": old[0] if len(old) == 1 else (old or None),
-            "now": ops_settings.plain(self.new),
+            "now": documents.plain(self.new),
             "change": self.cost.value,
         }
 

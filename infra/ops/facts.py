@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Final
 
-from infra.config import app_settings, names, roles, sizing
+from infra.config import documents, names, sizing
 from infra.config.render import template
 from infra.config.settings import Values
 from infra.ops.postgres_admin import RoleInForce, ServerSetting
@@ -89,8 +89,8 @@ def expected(values: Values) -> dict[str, Facts]:
     return {
         "postgres": _postgres(values),
         "pgbouncer": _pgbouncer(values),
-        "api": of_app(app_settings.api(values)),
-        "worker": of_app(app_settings.worker(values)),
+        "api": of_app(documents.api(values)),
+        "worker": of_app(documents.worker(values)),
     }
 
 
@@ -99,7 +99,7 @@ def _postgres(values: Values) -> Facts:
     lines = (_LINE.match(line) for line in text.splitlines())
     pairs = (match.groups() for match in lines if match)
     found: Facts = {f"settings.{name}": fact(value.strip("'")) for name, value in pairs}
-    for role in roles.login_roles(values, _NO_VERIFIERS):
+    for role in documents.login_roles(values, _NO_VERIFIERS):
         limits = role.timeouts
         found |= {
             f"roles.{role.name}.connection_limit": Decimal(role.connection_limit),

@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from infra.config import control
+from infra.config import names
 from infra.ops import app_control, pgbouncer_admin
 from infra.ops.settings import OpsSettings
 from infra.ops.targets import Target, resolve
@@ -56,7 +56,7 @@ def everyone(settings: OpsSettings) -> tuple[Shown, ...]:
     return (
         *(Shown(target, target.host, is_database=True) for target in databases),
         *(
-            Shown(target, control.ALIASES[app.service_of(target)], is_database=False)
+            Shown(target, names.CONTROL_ALIASES[app.service_of(target)], is_database=False)
             for target in app.targets()
         ),
     )

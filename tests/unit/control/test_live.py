@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from app.live import LIVE_FIELDS, Live, differing, flat, merged
 from app.settings import ApiSettings, WorkerSettings
-from infra.config import app_settings, catalogue
+from infra.config import catalogue, documents
 from infra.config.settings import Change, Setting, Value, Values
 from tests.unit.service.conftest import API, WORKER
 
@@ -53,8 +53,8 @@ def test_every_live_field_is_one_of_a_service() -> None:
 def compiled(values: Values) -> dict[str, object]:
     """Return the fields of both services as the compiler renders them."""
     settings = (
-        ApiSettings.model_validate(app_settings.api(values)),
-        WorkerSettings.model_validate(app_settings.worker(values)),
+        ApiSettings.model_validate(documents.api(values)),
+        WorkerSettings.model_validate(documents.worker(values)),
     )
     return {f"{one.service}.{name}": value for one in settings for name, value in flat(one).items()}
 

@@ -5,7 +5,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from infra.config import catalogue, extra, ops_settings
+from infra.config import catalogue, documents, extra
 from infra.config.extra import PGBOUNCER_FILE, POSTGRES_FILE, key
 from infra.config.settings import SERVER_DEFAULT, Value, Values
 from infra.ops import effect
@@ -21,7 +21,7 @@ def values(**changed: Value) -> Values:
 
 def record(**changed: Value) -> dict[str, Any]:
     """Return the settings as compiled.json holds them."""
-    settings = ops_settings.compiled(values(**changed))["settings"]
+    settings = documents.compiled(values(**changed))["settings"]
     return dict(json.loads(json.dumps(settings)))
 
 
