@@ -8,11 +8,11 @@ from types import MappingProxyType
 
 from infra.config import certificates, envfile, extra, recovery, rules, secrets
 from infra.config.certificates import Validity
+from infra.config.envfile import assign
 from infra.config.faults import Fault, FaultyInputError
 from infra.config.render import Inputs, Rendered, render
 from infra.config.secrets import SecretStore
 from infra.config.settings import Values
-from infra.config.values import assign
 
 ENV_FILE_NAME = "stack.env"
 # What faults call the file, wherever it is mounted: the path an operator edits.

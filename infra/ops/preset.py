@@ -13,9 +13,8 @@ import typer
 
 from infra.config import envdoc, envfile, extra
 from infra.config.build import ENV_FILE_NAME
-from infra.config.envfile import EnvFile
+from infra.config.envfile import EnvFile, assign
 from infra.config.host import Host
-from infra.config.values import assign
 from infra.ops import exits, plan, plan_view
 from infra.ops.outcome import Outcome, report
 

@@ -63,7 +63,8 @@ def another(setting: Setting) -> Value:
     """Return a value in range that is not the default."""
     if setting.choices:
         return next(choice for choice in setting.choices if choice != setting.default)
-    assert not isinstance(setting.default, str)
+    if isinstance(setting.default, str):
+        return "192.0.2.1"
     step = 1 if isinstance(setting.default, int) else setting.default / 10
     more = setting.default + step
     return more if more <= setting.maximum else setting.default - step  # type: ignore[operator]
