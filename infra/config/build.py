@@ -56,7 +56,7 @@ def check_secrets(
 ) -> Checked:
     """Judge also the secrets and certificates that are there now; write nothing.
 
-    `out` is where the files of the last compile are; `has_data` tells that there is a database.
+    `out` is where the files of the last compile are; `has_data` is True where there is a database.
     """
     if out and (lost := recovery.fault(secrets_dir, out, has_data=has_data)):
         return Checked(checked.values, (*checked.faults, lost), checked.warnings)

@@ -40,7 +40,7 @@ class Validity:
     renew_days: int
 
     def is_due(self, certificate: x509.Certificate) -> bool:
-        """Tell whether a certificate made here should be renewed now."""
+        """Return True if a certificate made here should be renewed now."""
         margin = datetime.timedelta(days=self.renew_days)
         return certificate.not_valid_after_utc <= self.now + margin
 
@@ -179,7 +179,7 @@ def _server(store: SecretStore, host: str, authority: Pair, validity: Validity) 
 
 
 def _is_stale(pair: Pair, host: str, authority: Pair, validity: Validity) -> bool:
-    """Tell whether a pair made here is due, of another CA or for another host."""
+    """Return True if a pair made here is due, of another CA or for another host."""
     if validity.is_due(pair.certificate):
         return True
     try:

@@ -51,7 +51,7 @@ RECOVERABLE: Final = (*_COPIES, *VERIFIERS)
 def fault(secrets: Path, out: Path, *, has_data: bool = False) -> Fault | None:
     """Return what is wrong where secrets are gone and must not be made anew; None elsewhere.
 
-    `out` is where the compiled files are; `has_data` tells that there is a database. Needs no
+    `out` is where the compiled files are; `has_data` is True where there is a database. Needs no
     right to read a file, only to look at the directories.
     """
     if gone := lost(secrets, out):

@@ -44,7 +44,7 @@ def not_longer(values: Values, low: str, high: str, reason: str) -> Iterator[str
 
 
 def _available(values: Values, *names: str) -> bool:
-    """Tell whether every setting has a value: one bad setting must not hide the other pairs."""
+    """Return True if every setting has a value: one bad setting must not hide the other pairs."""
     try:
         return all(values[name] is not None for name in names)
     except UnavailableError:

@@ -245,7 +245,7 @@ SETTINGS: Final = (
     Setting(
         name="PGBOUNCER_DNS_MAX_TTL_SECONDS",
         tier=Tier.PGBOUNCER,
-        meaning="How long the address of postgres is believed; Docker reports 600 s for all.",
+        meaning="DNS cache TTL of the address of postgres; Docker reports 600 s for all.",
         unit="seconds",
         minimum=1,
         maximum=60,
