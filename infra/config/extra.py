@@ -8,6 +8,7 @@ lines are checked against what the servers say of their parameters
 import csv
 import difflib
 import functools
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -216,7 +217,7 @@ def read(env_file: Path, shown: str) -> tuple[dict[str, Value], tuple[Fault, ...
     faults: list[Fault] = []
     for file in FILES:
         path = env_file.parent / file
-        if not path.exists() and not path.is_symlink():
+        if not os.path.lexists(path):
             continue
         name = str(Path(shown).parent / file)
         found = envfile.read(path, name=name, syntax=envfile.PARAMETERS)
@@ -289,26 +290,35 @@ def _value(file: str, entry: Entry) -> str:
 
 
 def _postgres() -> Iterator[Parameter]:
-    rendered = _owned(POSTGRES_FILE) | {
-        item.name: f"Sluice derives it: {item.formula}"
-        for item in sizing.derived_settings(catalogue.defaults())
-    }
+    rendered = _owned(POSTGRES_FILE)
+    derived = {one.name: one for one in sizing.derived_settings(catalogue.defaults())}
     for row in _rows("postgresql.tsv"):
         name, kind, context = row["name"], row["type"], row["context"]
         number = kind in ("integer", "real")
         refused = "the server reports it" if context == "internal" else ""
+        if name in derived:
+            refused = _derived_reason(derived[name].formula, row["category"])
         yield Parameter(
             name=name,
             kind=kind,
             unit=row["unit"],
             minimum=Decimal(row["min"] or 0) if number else Decimal(0),
             maximum=Decimal(row["max"] or 0) if number else Decimal(0),
-            choices=("on", "off")
-            if kind == "bool"
-            else tuple(filter(None, row["values"].split("|"))),
+            choices=(
+                ("on", "off") if kind == "bool" else tuple(filter(None, row["values"].split("|")))
+            ),
             restart=context == "postmaster",
             refused=rendered.get(name) or refused or _postgres_reason(name, row["category"]),
         )
+
+
+def _derived_reason(formula: str, category: str) -> str:
+    if category == "Resource Usage / Memory":
+        return _MEMORY_BUDGET
+    settings = [name for name in catalogue.by_name() if name in formula]
+    if settings:
+        return f"set {' or '.join(settings)} in stack.env instead"
+    return f"Sluice derives it: {formula}"
 
 
 def _postgres_reason(name: str, category: str) -> str:

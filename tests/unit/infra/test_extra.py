@@ -114,8 +114,9 @@ def test_a_line_with_a_fault_is_named_with_file_line_and_rule(
 @pytest.mark.parametrize(
     ("file", "line", "fault"),
     [
-        (POSTGRES, "work_mem = 64MB", "work_mem = 64MB cannot be set here: Sluice derives it"),
-        (POSTGRES, "max_connections = 100", "POSTGRES_MAX_CONNECTIONS"),
+        (POSTGRES, "work_mem = 64MB", "work_mem = 64MB cannot be set here: it is memory of the"),
+        (POSTGRES, "max_connections = 100", "set POSTGRES_MAX_CONNECTIONS in stack.env instead"),
+        (POSTGRES, "min_wal_size = 80MB", "Sluice derives it: max_wal_size"),
         (POSTGRES, "tcp_user_timeout = 5s", "set TCP_USER_TIMEOUT_MS in stack.env instead"),
         (POSTGRES, "listen_addresses = '*'", "Where it listens."),
         (POSTGRES, "fsync = off", "Durability: an acknowledged write is on disk."),
