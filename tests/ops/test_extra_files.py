@@ -11,6 +11,7 @@ from tests.fix_stack import Stack
 from tests.ops import witness
 
 NEEDS_RESTART = 4
+CLUSTER_NAME = "SELECT quote_literal(current_setting('cluster_name')) AS name"
 
 
 def _write(env: EnvDir, postgres: str = "", pgbouncer: str = "") -> EnvDir:
@@ -73,19 +74,19 @@ def test_a_line_that_takes_a_restart_waits_for_it(
     env: EnvDir,
     applied_again: None,
 ) -> None:
-    name, tracked = sql.value("SHOW cluster_name"), "track_extra_parameters"
+    tracked = "track_extra_parameters"
     usual = _of_pgbouncer(stack, console, tracked)
     _write(env, "cluster_name = 'the second'\n", f"{tracked} = search_path\n")
     waiting = ops.apply(env)
     assert waiting.exit_code == NEEDS_RESTART, waiting.text
     assert "needs a restart of: postgres, pgbouncer" in waiting.text
-    assert sql.value("SHOW cluster_name") == name
+    assert sql.value(CLUSTER_NAME) == "''"
     _ok(ops.script("apply.sh", "--restart", env=env))
-    assert sql.value("SHOW cluster_name") == "the second"
+    assert sql.value(CLUSTER_NAME) == "'the second'"
     assert _of_pgbouncer(stack, console, tracked) == {"search_path"}
     assert _planned(ops, env) == {}
     _ok(ops.script("apply.sh", "--restart", env=_write(env)))
-    assert sql.value("SHOW cluster_name") == name
+    assert sql.value(CLUSTER_NAME) == "''"
     assert _of_pgbouncer(stack, console, tracked) == usual
 
 

@@ -58,7 +58,7 @@ API: dict[str, Any] = {
         "retry_attempts_max": 3,
     },
     "limits": {"sites_max": 5},
-    "log": {"level": "INFO"},
+    "log": {"level": "INFO", "format": "json"},
     "control": {
         "alias": "localhost",
         "port": 0,
