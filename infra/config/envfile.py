@@ -19,8 +19,8 @@ from infra.config.settings import BadValueError, Setting, UnavailableError, Valu
 # Compose would expand, unquote or cut what contains one of these; the compiler would not.
 _NOT_PLAIN = re.compile(r"[\s\"'`$#\\]")
 _QUOTED = re.compile(r"'([^']*)'\Z")
-# Neither server reads these as they stand, bare or between quotes.
-_NOT_BARE, _NOT_QUOTED = re.compile(r"[#;\"'\\\x00-\x1f]"), re.compile(r"[\"\\\x00-\x1f]")
+# Not read as it stands by both servers, bare or between quotes: plain ASCII is.
+_NOT_BARE, _NOT_QUOTED = re.compile(r"[^ -~]|[#;\"'\\]"), re.compile(r"[^ -~]|[\"\\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,60 +61,6 @@ class Syntax:
     spaced: bool = False
 
 
-def read(path: Path, *, name: str, syntax: Syntax | None = None) -> EnvFile:
-    """Read `path`; `name` is how faults call it. An unreadable file is a fault, not an error."""
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        return EnvFile(name, (), (Fault(name, f"is not UTF-8 text (byte {error.start})"),))
-    except OSError as error:
-        return EnvFile(name, (), (Fault(name, f"cannot be read: {error.strerror}"),))
-    if text.startswith("\ufeff"):
-        fault = Fault(name, "starts with a byte order mark; save as UTF-8 without one", 1)
-        return EnvFile(name, (), (fault,))
-    return parse(text, name=name, syntax=syntax or ENV)
-
-
-def parse(text: str, *, name: str, syntax: Syntax | None = None) -> EnvFile:
-    """Parse the text of a file, collecting every fault instead of stopping at one."""
-    syntax = syntax or ENV
-    entries: list[Entry] = []
-    faults: list[Fault] = []
-    above = ""
-    for number, line in enumerate(text.split("\n"), start=1):
-        stripped = line.strip()
-        if not stripped or stripped[0] in syntax.comments:
-            above = stripped
-            continue
-        entry, problem = _parse_line(line, number, syntax)
-        if entry:
-            entry = replace(entry, mark=measured.parse(above))
-        above = ""
-        if problem:
-            faults.append(Fault(name, problem, number))
-        if entry:
-            entries.append(entry)
-    faults.extend(_duplicates(entries, name))
-    return EnvFile(name, tuple(entries), tuple(faults))
-
-
-def _parse_line(line: str, number: int, syntax: Syntax) -> tuple[Entry | None, str | None]:
-    """Return the assignment (also when only its text is faulty) and the problem, if any."""
-    key, equals, text = line.removesuffix("\r").partition("=")
-    if not equals:
-        return None, f"{key.strip()[:40]!r} is not an assignment; write {syntax.form}"
-    if syntax.spaced:
-        key, text = key.strip().lower(), text.strip()
-    if not syntax.name.match(key):
-        return None, f"{key[:40]!r} is not a {syntax.advice}"
-    if line.endswith("\r"):
-        return Entry(key, text, number), f"{key}: the line ends in CR LF; save with LF line ends"
-    if text == "":
-        return Entry(key, text, number), f"{key} has no value; give one or remove the line"
-    text, problem = syntax.value(key, text)
-    return Entry(key, text, number), problem
-
-
 def _plain(key: str, text: str) -> tuple[str, str | None]:
     if match := _NOT_PLAIN.search(text):
         return text, (
@@ -150,6 +96,59 @@ PARAMETERS: Final = Syntax(
     comments="#;",
     spaced=True,
 )
+
+
+def read(path: Path, *, name: str, syntax: Syntax = ENV) -> EnvFile:
+    """Read `path`; `name` is how faults call it. An unreadable file is a fault, not an error."""
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        return EnvFile(name, (), (Fault(name, f"is not UTF-8 text (byte {error.start})"),))
+    except OSError as error:
+        return EnvFile(name, (), (Fault(name, f"cannot be read: {error.strerror}"),))
+    if text.startswith("\ufeff"):
+        fault = Fault(name, "starts with a byte order mark; save as UTF-8 without one", 1)
+        return EnvFile(name, (), (fault,))
+    return parse(text, name=name, syntax=syntax)
+
+
+def parse(text: str, *, name: str, syntax: Syntax = ENV) -> EnvFile:
+    """Parse the text of a file, collecting every fault instead of stopping at one."""
+    entries: list[Entry] = []
+    faults: list[Fault] = []
+    above = ""
+    for number, line in enumerate(text.split("\n"), start=1):
+        stripped = line.strip()
+        if not stripped or stripped[0] in syntax.comments:
+            above = stripped
+            continue
+        entry, problem = _parse_line(line, number, syntax)
+        if entry:
+            entry = replace(entry, mark=measured.parse(above))
+        above = ""
+        if problem:
+            faults.append(Fault(name, problem, number))
+        if entry:
+            entries.append(entry)
+    faults.extend(_duplicates(entries, name))
+    return EnvFile(name, tuple(entries), tuple(faults))
+
+
+def _parse_line(line: str, number: int, syntax: Syntax) -> tuple[Entry | None, str | None]:
+    """Return the assignment (also when only its text is faulty) and the problem, if any."""
+    key, equals, text = line.removesuffix("\r").partition("=")
+    if not equals:
+        return None, f"{key.strip()[:40]!r} is not an assignment; write {syntax.form}"
+    if syntax.spaced:
+        key, text = key.strip().lower(), text.strip()
+    if not syntax.name.match(key):
+        return None, f"{key[:40]!r} is not a {syntax.advice}"
+    if line.endswith("\r"):
+        return Entry(key, text, number), f"{key}: the line ends in CR LF; save with LF line ends"
+    if text == "":
+        return Entry(key, text, number), f"{key} has no value; give one or remove the line"
+    text, problem = syntax.value(key, text)
+    return Entry(key, text, number), problem
 
 
 def _duplicates(entries: list[Entry], name: str) -> Iterator[Fault]:

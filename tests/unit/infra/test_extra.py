@@ -95,6 +95,8 @@ def test_every_parameter_of_pgbouncer_that_may_be_set_live_has_its_default_state
         ("geqo = on # why", "contains '#'; write the value bare or between single quotes"),
         ("geqo = 'on", 'contains "\'"'),
         ("cluster_name = 'a\\b'", "cluster_name = 'a\\b' contains"),
+        ("cluster_name = 'S\u00e3o'", "contains '\u00e3'"),
+        ("cluster_name = a\u2028b", "contains '\\u2028'"),
         ("geqo", "'geqo' is not an assignment; write name = value"),
         ("[pgbouncer]", "'[pgbouncer]' is not an assignment"),
         ("geqo =", "geqo has no value; give one or remove the line"),
