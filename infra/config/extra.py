@@ -215,11 +215,15 @@ def read(env_file: Path, shown: str) -> tuple[dict[str, Value], tuple[Fault, ...
     """
     values: dict[str, Value] = {}
     faults: list[Fault] = []
+    directory = Path(shown).parent
+    if directory.name == "presets":
+        # A preset is judged with the operator's own extra files, which lie above the presets.
+        directory = directory.parent
     for file in FILES:
         path = env_file.parent / file
         if not os.path.lexists(path):
             continue
-        name = str(Path(shown).parent / file)
+        name = str(directory / file)
         found = envfile.read(path, name=name, syntax=envfile.PARAMETERS)
         faults += found.faults
         broken = {fault.line for fault in found.faults}
