@@ -165,16 +165,13 @@ TIME_RULES: Final[tuple[Rule, ...]] = (
 )
 
 
-# Measured: 5,000 TLS clients took 187 MiB in one process.
-PGBOUNCER_BASE_KB = 16 * 1024
-PGBOUNCER_CLIENT_KB = 40
 # A pool serves its threads, the heartbeat and the health check; more cannot be used.
 _WORKER_EXTRA_BORROWERS = 2
 
 
 def server_connections(values: Values) -> Iterator[str]:
     """Rule 1: everything that may connect fits into max_connections."""
-    demand = sizing.server_demand(values)
+    demand = sizing.total(sizing.session_parts(values))
     if sizing.spare(values) < 0:
         yield (
             f"PGBOUNCER_REPLICAS={values['PGBOUNCER_REPLICAS']} x "
@@ -219,8 +216,7 @@ def open_files(values: Values) -> Iterator[str]:
 
 def pgbouncer_memory(values: Values) -> Iterator[str]:
     """Check that a replica full of TLS clients fits into its memory limit."""
-    clients = values.integer("PGBOUNCER_MAX_CLIENT_CONNECTIONS")
-    demand = PGBOUNCER_BASE_KB + clients * PGBOUNCER_CLIENT_KB
+    demand = sizing.pgbouncer_memory_kb(values)
     if demand > values.integer("PGBOUNCER_MEMORY_MB") * 1024:
         yield (
             f"{shown(values, 'PGBOUNCER_MAX_CLIENT_CONNECTIONS')} TLS clients need about "
@@ -271,7 +267,7 @@ def smallest_work_mem(values: Values) -> Iterator[str]:
 
 def disk(values: Values) -> Iterator[str]:
     """Check that the write-ahead log fits into its share of the disk."""
-    share = values.integer("POSTGRES_DISK_MB") // sizing.DISK_SHARE
+    share = sizing.disk_share_mb(values)
     if sizing.wal_demand_mb(values) > share:
         yield (
             f"{shown(values, 'POSTGRES_MAX_WAL_MB')} x {sizing.WAL_FACTOR} exceeds {share} MB, a "
