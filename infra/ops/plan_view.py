@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from rich import box
@@ -11,6 +12,7 @@ from rich.table import Table
 from infra.config import documents, extra, sizing
 from infra.config.faults import Fault
 from infra.config.settings import Values
+from infra.config.sizing import Part
 from infra.ops import exits, ordering
 from infra.ops.in_force import TIERS
 from infra.ops.outcome import print_document
@@ -184,30 +186,16 @@ def _settings(values: Values) -> Table:
 
 
 def _server_connections(values: Values) -> Table:
-    table = _table("PostgreSQL sessions", "From", "Sessions", "How")
-    replicas = values.integer("PGBOUNCER_REPLICAS")
-    for pool in sizing.pools(values):
-        how = f"{replicas} replicas x ({pool.size} + {pool.reserve} reserve)"
-        table.add_row(f"pool {pool.entry} ({pool.user})", str(pool.limit * replicas), how)
-    table.add_row("direct", str(sizing.direct(values)), "owner, operator, monitor, backup")
-    table.add_row("reserved", str(sizing.reserved(values)), "superuser, operator and monitor")
-    table.add_section()
+    table = _parts("PostgreSQL sessions", ("From", "Sessions"), sizing.session_parts(values))
     limit = values.integer("POSTGRES_MAX_CONNECTIONS")
     table.add_row(f"left of {limit}", str(sizing.spare(values)), "POSTGRES_MAX_CONNECTIONS")
     return table
 
 
 def _client_connections(values: Values) -> Table:
-    table = _table("Client connections of one PgBouncer, worst case", "From", "Connections", "How")
-    api = values.integer("API_POOL_MAX_SIZE")
-    replicas, size = values.integer("WORKER_REPLICAS"), values.integer("WORKER_POOL_MAX_SIZE")
+    title = "Client connections of one PgBouncer, worst case"
+    table = _parts(title, ("From", "Connections"), sizing.client_parts(values))
     limit = values.integer("PGBOUNCER_MAX_CLIENT_CONNECTIONS")
-    headroom = values.integer("PGBOUNCER_ADMIN_HEADROOM_CONNECTIONS")
-    table.add_row("api", str(api), "API_POOL_MAX_SIZE")
-    table.add_row("api's successor (restart)", str(api), "API_POOL_MAX_SIZE")
-    table.add_row("worker", str(replicas * size), f"{replicas} replicas x {size}")
-    table.add_row("operators and checks", str(headroom), "headroom")
-    table.add_section()
     left = limit - sizing.client_demand(values)
     table.add_row(f"left of {limit}", str(left), "PGBOUNCER_MAX_CLIENT_CONNECTIONS")
     files = values.integer("PGBOUNCER_OPEN_FILES")
@@ -217,26 +205,8 @@ def _client_connections(values: Values) -> Table:
 
 
 def _memory(values: Values) -> Table:
-    table = _table("PostgreSQL memory, worst case", "Part", "MB", "How")
-    sessions = values.integer("POSTGRES_MAX_CONNECTIONS")
-    workers = values.integer("POSTGRES_AUTOVACUUM_WORKERS")
-    parts = (
-        ("shared_buffers", sizing.shared_buffers_kb(values), "once"),
-        ("sessions", sessions * sizing.SESSION_OVERHEAD_KB, f"{sessions} x overhead"),
-        (
-            "sorts and hashes",
-            sessions * sizing.work_mem_kb(values) * sizing.WORK_MEM_FACTOR,
-            f"{sessions} x work_mem x {sizing.WORK_MEM_FACTOR}",
-        ),
-        (
-            "autovacuum",
-            workers * sizing.maintenance_work_mem_kb(values),
-            f"{workers} x maintenance_work_mem",
-        ),
-    )
-    for name, size_kb, how in parts:
-        table.add_row(name, _megabytes(size_kb), how)
-    table.add_section()
+    parts = sizing.memory_parts(values)
+    table = _parts("PostgreSQL memory, worst case", ("Part", "MB"), parts, shown=_megabytes)
     left = sizing.memory_kb(values) - sizing.memory_demand_kb(values)
     limit = values.integer("POSTGRES_MEMORY_MB")
     table.add_row(f"left of {limit}", _megabytes(left), "POSTGRES_MEMORY_MB")
@@ -244,22 +214,24 @@ def _memory(values: Values) -> Table:
 
 
 def _disk(values: Values) -> Table:
-    table = _table("Data volume, worst case", "Part", "MB", "How")
-    share = values.integer("POSTGRES_DISK_MB") // sizing.DISK_SHARE
-    parts = (
-        ("write-ahead log", sizing.wal_demand_mb(values), f"{sizing.WAL_FACTOR} x max_wal_size"),
-        (
-            "temporary files",
-            share,
-            f"{sizing.spilling_processes(values)} processes x temp_file_limit",
-        ),
-        ("ballast", sizing.ballast_mb(values), "given back by make free-disk"),
-    )
-    for name, size_mb, how in parts:
-        table.add_row(name, str(size_mb), how)
-    table.add_section()
+    table = _parts("Data volume, worst case", ("Part", "MB"), sizing.disk_parts(values))
     limit = values.integer("POSTGRES_DISK_MB")
     table.add_row("data", str(sizing.data_mb(values)), f"the rest of POSTGRES_DISK_MB={limit}")
+    return table
+
+
+def _parts(
+    title: str,
+    columns: tuple[str, str],
+    parts: tuple[Part, ...],
+    *,
+    shown: Callable[[int], str] = str,
+) -> Table:
+    """Return a table of the parts of a sum, ready for what is left of the limit."""
+    table = _table(title, *columns, "How")
+    for part in parts:
+        table.add_row(part.name, shown(part.size), part.how)
+    table.add_section()
     return table
 
 
