@@ -95,8 +95,13 @@ _POSTGRES_NAMES: Final = {
     "application_name": "every client states its own",
     "track_activities": "make status reads it",
     "track_counts": "autovacuum reads it",
+    "update_process_title": "make psql lists sessions by it where no slot is free",
     "wal_sync_method": "an acknowledged write is on disk, by the method that Linux has for it",
 }
+# Shared memory beside the budget: a table of 1,024 locks a session takes about 0.4 MB for each.
+_POSTGRES_MAXIMA: Final = dict.fromkeys(
+    ("max_locks_per_transaction", "max_pred_locks_per_transaction"), "1024"
+)
 # Of a refused category, and harmless.
 _POSTGRES_ALLOWED: Final = re.compile(r"vacuum_(?!buffer)|gin_")
 _POOL_LIMITS: Final = (
@@ -307,7 +312,9 @@ def _postgres() -> Iterator[Parameter]:
             kind=kind,
             unit=row["unit"],
             minimum=Decimal(row["min"] or 0) if number else Decimal(0),
-            maximum=Decimal(row["max"] or 0) if number else Decimal(0),
+            maximum=Decimal(_POSTGRES_MAXIMA.get(name) or row["max"] or 0)
+            if number
+            else Decimal(0),
             choices=(
                 ("on", "off") if kind == "bool" else tuple(filter(None, row["values"].split("|")))
             ),

@@ -83,6 +83,7 @@ def test_every_parameter_of_pgbouncer_that_may_be_set_live_has_its_default_state
         ),
         ("zzz = 1", "zzz = 1: PostgreSQL has no such parameter; remove it"),
         ("geqo_effort = 11", "geqo_effort = 11 is outside the range; write a whole number, 1..10"),
+        ("max_locks_per_transaction = 1025", "write a whole number, 10..1024"),
         ("geqo_effort = 1.5", "geqo_effort = 1.5 is no whole number"),
         ("geqo_effort = five", "geqo_effort = five is not a number"),
         ("geqo_effort = 5s", "geqo_effort = 5s has the unit s"),
