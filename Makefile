@@ -24,7 +24,7 @@ help: ## Show this list
 	@echo 'JSON=yes                 one JSON document, of what shows or changes'
 
 assess: up ## From nothing to a finished assessment of eight sites
-	@$(COMPOSE) exec api python -m app.client http://127.0.0.1:8000 --public-url "http://$$($(COMPOSE) port api 8000)"
+	@$(COMPOSE) exec api python -m app.client http://127.0.0.1:8000 --public-url "$$(infra/host/operate.sh url)"
 
 up: build ## Install Docker if missing, build, start; output: V=1
 	@infra/host/operate.sh check --warn
@@ -33,7 +33,7 @@ up: build ## Install Docker if missing, build, start; output: V=1
 	@$(LOOK) run --rm --no-deps --no-TTY ops pgbouncer reconnect --if-changed --wait 30 </dev/null \
 		|| echo 'if the schema changed: make reconnect' >&2
 	@! $(COMPOSE) logs --no-log-prefix --since 10m config 2>&1 | grep --quiet '^renewed:' || infra/host/operate.sh rotate-certificates --due
-	@echo "healthy: http://$$($(LOOK) port api 8000)" >&2
+	@echo "healthy: $$(infra/host/operate.sh url)" >&2
 
 engine:
 	@infra/host/docker-engine.sh ensure

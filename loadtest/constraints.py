@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 from infra.config import envfile
-from infra.config.values import assign
+from infra.config.envfile import assign
 
 Facts = dict[str, str]
 

@@ -17,7 +17,7 @@ from docker.models.containers import Container
 from testinfra.host import Host
 
 from infra.config import envfile
-from infra.config.values import assign
+from infra.config.envfile import assign
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 ENV_DIR = Path(os.environ.get("SLUICE_ENV_DIR", REPOSITORY / "infra" / "env"))

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from infra.config import budget, certificates, envfile, recovery, secrets
+from infra.config import certificates, envfile, extra, recovery, rules, secrets
 from infra.config.certificates import Validity
+from infra.config.envfile import assign
 from infra.config.faults import Fault, FaultyInputError
 from infra.config.render import Inputs, Rendered, render
 from infra.config.secrets import SecretStore
 from infra.config.settings import Values
-from infra.config.values import assign
 
 ENV_FILE_NAME = "stack.env"
 # What faults call the file, wherever it is mounted: the path an operator edits.
@@ -38,10 +38,12 @@ class Compiled:
 
 
 def check(path: Path, *, shown: str = ENV_FILE_SHOWN) -> Checked:
-    """Judge an env file against the setting table and the budget; touch nothing else."""
+    """Judge an env file, and the extra files beside it, against table and budget; touch nothing."""
     assigned = assign(envfile.read(path, name=shown))
-    faults = (*assigned.faults, *budget.faults(assigned.values, file=shown))
-    return Checked(assigned.values, faults, budget.warnings(assigned.values, file=shown))
+    parameters, more = extra.read(path, shown)
+    values = assigned.values.with_changes(parameters)
+    faults = (*assigned.faults, *more, *rules.faults(values, file=shown))
+    return Checked(values, faults, rules.warnings(values, file=shown))
 
 
 def check_secrets(
@@ -54,7 +56,7 @@ def check_secrets(
 ) -> Checked:
     """Judge also the secrets and certificates that are there now; write nothing.
 
-    `out` is where the files of the last compile are; `has_data` tells that there is a database.
+    `out` is where the files of the last compile are; `has_data` is True where there is a database.
     """
     if out and (lost := recovery.fault(secrets_dir, out, has_data=has_data)):
         return Checked(checked.values, (*checked.faults, lost), checked.warnings)

@@ -16,12 +16,12 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from infra.config import control, issuing
+from infra.config import issuing, names
 from infra.config.faults import Fault
 from infra.config.issuing import Pair, SigningKey
 from infra.config.secrets import SecretError, SecretStore
 
-SERVERS = ("postgres", "pgbouncer", *control.ALIASES.values())
+SERVERS = ("postgres", "pgbouncer", *names.CONTROL_ALIASES.values())
 # There only while `rotate certificates --ca` is under way.
 ALSO_TRUSTED = "ca-also-trusted.crt"
 _BOTH = "supply both files of the pair, or remove both to have them made"
@@ -40,7 +40,7 @@ class Validity:
     renew_days: int
 
     def is_due(self, certificate: x509.Certificate) -> bool:
-        """Tell whether a certificate made here should be renewed now."""
+        """Return True if a certificate made here should be renewed now."""
         margin = datetime.timedelta(days=self.renew_days)
         return certificate.not_valid_after_utc <= self.now + margin
 
@@ -179,7 +179,7 @@ def _server(store: SecretStore, host: str, authority: Pair, validity: Validity) 
 
 
 def _is_stale(pair: Pair, host: str, authority: Pair, validity: Validity) -> bool:
-    """Tell whether a pair made here is due, of another CA or for another host."""
+    """Return True if a pair made here is due, of another CA or for another host."""
     if validity.is_due(pair.certificate):
         return True
     try:

@@ -69,7 +69,9 @@ def reference() -> str:
             "Every setting of the stack. `infra/env/stack.env` lists some; any other may be added "
             "to it. What Compose reads must stand there. A default that follows from other "
             "settings counts unless the file gives a value; `make plan FULL=yes` shows what it "
-            "comes to. This file is generated: `python -m infra.config.envdoc settings.md`.",
+            "comes to. A parameter of a server that has no setting: docs/tuning.md, *Parameters "
+            "without a setting*. This file is generated: "
+            "`python -m infra.config.envdoc settings.md`.",
             _WIDTH,
         ),
     ]

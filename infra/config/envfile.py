@@ -1,17 +1,26 @@
-"""Read and edit an env file: plain NAME=value lines, the subset that Compose reads alike."""
+"""Read and edit files of assignments, one a line: the env file and the servers' extra files.
 
+An env file has plain NAME=value lines, the subset that Compose reads alike. Unknown, misspelt and
+bad values are refused, all at once.
+"""
+
+import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Final
 
-from infra.config import measured
+from infra.config import catalogue, measured
 from infra.config.faults import Fault
+from infra.config.settings import BadValueError, Setting, UnavailableError, Value, Values
 
-_NAME = re.compile(r"[A-Z][A-Z0-9_]*\Z")
 # Compose would expand, unquote or cut what contains one of these; the compiler would not.
 _NOT_PLAIN = re.compile(r"[\s\"'`$#\\]")
+_QUOTED = re.compile(r"'([^']*)'\Z")
+# Not read as it stands by both servers, bare or between quotes: plain ASCII is.
+_NOT_BARE, _NOT_QUOTED = re.compile(r"[^ -~]|[#;\"'\\]"), re.compile(r"[^ -~]|[\"\\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +45,60 @@ class EnvFile:
     faults: tuple[Fault, ...]
 
 
-def read(path: Path, *, name: str) -> EnvFile:
+@dataclass(frozen=True, slots=True)
+class Syntax:
+    """How the lines of a file look.
+
+    `name` is what a name matches, `advice` what follows on a line whose name does not; `value`
+    returns the text of a value and the problem with it, or None.
+    """
+
+    form: str
+    name: re.Pattern[str]
+    advice: str
+    value: Callable[[str, str], tuple[str, str | None]]
+    comments: str = "#"
+    spaced: bool = False
+
+
+def _plain(key: str, text: str) -> tuple[str, str | None]:
+    if match := _NOT_PLAIN.search(text):
+        return text, (
+            f"{key}={text[:40]} contains {match.group()!r}; write the bare value without spaces, "
+            "quotes or a comment behind it"
+        )
+    return text, None
+
+
+def _unquoted(key: str, text: str) -> tuple[str, str | None]:
+    quoted = _QUOTED.match(text)
+    value = quoted[1] if quoted else text
+    if match := (_NOT_QUOTED if quoted else _NOT_BARE).search(value):
+        return text, (
+            f"{key} = {text[:40]} contains {match.group()!r}; write the value bare or between "
+            "single quotes, with no comment behind it"
+        )
+    return value, None
+
+
+ENV: Final = Syntax(
+    "NAME=value",
+    re.compile(r"[A-Z][A-Z0-9_]*\Z"),
+    "setting name; write NAME=value without spaces or export",
+    _plain,
+)
+# A line of a server's own configuration file.
+PARAMETERS: Final = Syntax(
+    "name = value",
+    re.compile(r"[a-z_][a-z0-9_.]*\Z"),
+    "parameter name; write name = value",
+    _unquoted,
+    comments="#;",
+    spaced=True,
+)
+
+
+def read(path: Path, *, name: str, syntax: Syntax = ENV) -> EnvFile:
     """Read `path`; `name` is how faults call it. An unreadable file is a fault, not an error."""
     try:
         text = path.read_bytes().decode("utf-8")
@@ -47,20 +109,20 @@ def read(path: Path, *, name: str) -> EnvFile:
     if text.startswith("\ufeff"):
         fault = Fault(name, "starts with a byte order mark; save as UTF-8 without one", 1)
         return EnvFile(name, (), (fault,))
-    return parse(text, name=name)
+    return parse(text, name=name, syntax=syntax)
 
 
-def parse(text: str, *, name: str) -> EnvFile:
-    """Parse the text of an env file, collecting every fault instead of stopping at one."""
+def parse(text: str, *, name: str, syntax: Syntax = ENV) -> EnvFile:
+    """Parse the text of a file, collecting every fault instead of stopping at one."""
     entries: list[Entry] = []
     faults: list[Fault] = []
     above = ""
     for number, line in enumerate(text.split("\n"), start=1):
         stripped = line.strip()
-        if not stripped or stripped.startswith("#"):
+        if not stripped or stripped[0] in syntax.comments:
             above = stripped
             continue
-        entry, problem = _parse_line(line, number)
+        entry, problem = _parse_line(line, number, syntax)
         if entry:
             entry = replace(entry, mark=measured.parse(above))
         above = ""
@@ -72,30 +134,21 @@ def parse(text: str, *, name: str) -> EnvFile:
     return EnvFile(name, tuple(entries), tuple(faults))
 
 
-def _parse_line(line: str, number: int) -> tuple[Entry | None, str | None]:
+def _parse_line(line: str, number: int, syntax: Syntax) -> tuple[Entry | None, str | None]:
     """Return the assignment (also when only its text is faulty) and the problem, if any."""
     key, equals, text = line.removesuffix("\r").partition("=")
     if not equals:
-        return None, f"{key.strip()[:40]!r} is not an assignment; write NAME=value"
-    if not _NAME.match(key):
-        return (
-            None,
-            f"{key[:40]!r} is not a setting name; write NAME=value without spaces or export",
-        )
+        return None, f"{key.strip()[:40]!r} is not an assignment; write {syntax.form}"
+    if syntax.spaced:
+        key, text = key.strip().lower(), text.strip()
+    if not syntax.name.match(key):
+        return None, f"{key[:40]!r} is not a {syntax.advice}"
     if line.endswith("\r"):
         return Entry(key, text, number), f"{key}: the line ends in CR LF; save with LF line ends"
-    return Entry(key, text, number), _text_problem(key, text)
-
-
-def _text_problem(key: str, text: str) -> str | None:
     if text == "":
-        return f"{key} has no value; give one or remove the line"
-    if match := _NOT_PLAIN.search(text):
-        return (
-            f"{key}={text[:40]} contains {match.group()!r}; write the bare value without spaces, "
-            "quotes or a comment behind it"
-        )
-    return None
+        return Entry(key, text, number), f"{key} has no value; give one or remove the line"
+    text, problem = syntax.value(key, text)
+    return Entry(key, text, number), problem
 
 
 def _duplicates(entries: list[Entry], name: str) -> Iterator[Fault]:
@@ -134,3 +187,99 @@ def edit(
 
 def _assignment(name: str, value: object, records: Mapping[str, str]) -> list[str]:
     return [*([records[name]] if name in records else []), f"{name}={value}"]
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """The usable values and every fault. A faulty setting has no value at all."""
+
+    values: Values
+    faults: tuple[Fault, ...]
+
+
+def assign(file: EnvFile, *, overlay: bool = False) -> Assigned:
+    """Type every entry of `file`; settings it leaves out take their default.
+
+    An `overlay` is no whole env file: what Compose reads may be missing from it.
+    """
+    settings = catalogue.by_name()
+    faults = list(file.faults)
+    values: dict[str, Value] = {}
+    unusable = _faulty_names(file)
+    for entry in file.entries:
+        if entry.name not in settings:
+            faults.append(_unknown(entry, settings, file.name))
+            unusable.update(_nearest(entry.name, settings))
+        elif entry.name not in unusable:
+            _parse_into(values, settings[entry.name], entry, file.name, faults)
+            unusable.update({entry.name} - values.keys())
+    if not overlay:
+        faults.extend(_missing(file, settings, unusable))
+    derived = _fill(values, settings, unusable)
+    marks = {entry.name: entry.mark for entry in file.entries if entry.mark}
+    # In the order of the table, whatever the file's: the record of a compile stays the same.
+    ordered = {name: values[name] for name in settings if name in values}
+    return Assigned(Values(ordered, marks, derived), tuple(faults))
+
+
+def _fill(
+    values: dict[str, Value], settings: Mapping[str, Setting], unusable: set[str]
+) -> dict[str, str]:
+    """Add what the file leaves out; return the formulas of what was derived."""
+    absent = [
+        setting for setting in settings.values() if setting.name not in values.keys() | unusable
+    ]
+    values.update(
+        {setting.name: setting.default for setting in absent if setting.derivation is None}
+    )
+    derived = {}
+    for setting in absent:
+        if setting.derivation is None:
+            continue
+        try:
+            values[setting.name] = setting.derived(Values(values))
+        except UnavailableError:
+            continue
+        derived[setting.name] = setting.derivation.formula
+    return derived
+
+
+def _parse_into(
+    values: dict[str, Value], setting: Setting, entry: Entry, file: str, faults: list[Fault]
+) -> None:
+    try:
+        values[setting.name] = setting.parse(entry.text)
+    except BadValueError as error:
+        faults.append(Fault(file, str(error), entry.line))
+
+
+def _faulty_names(file: EnvFile) -> set[str]:
+    lines = {fault.line for fault in file.faults}
+    return {entry.name for entry in file.entries if entry.line in lines}
+
+
+def _nearest(name: str, settings: Mapping[str, Setting]) -> list[str]:
+    return difflib.get_close_matches(name.upper(), settings, n=1, cutoff=0.7)
+
+
+def _unknown(entry: Entry, settings: Mapping[str, Setting], file: str) -> Fault:
+    near = _nearest(entry.name, settings)
+    advice = f"did you mean {near[0]}?" if near else "remove it"
+    return Fault(file, f"{entry.name}={entry.text[:40]} is not a setting; {advice}", entry.line)
+
+
+def _missing(file: EnvFile, settings: Mapping[str, Setting], unusable: set[str]) -> list[Fault]:
+    """Compose reads some settings from the file itself and knows no defaults."""
+    present = {entry.name for entry in file.entries} | unusable
+    return [
+        Fault(
+            file.name,
+            f"{setting.name} is missing; Compose needs it: add {setting.name}={setting.default}",
+        )
+        for setting in settings.values()
+        if setting.compose and setting.name not in present and not _unreadable(file)
+    ]
+
+
+def _unreadable(file: EnvFile) -> bool:
+    return bool(file.faults) and not file.entries

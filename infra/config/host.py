@@ -4,6 +4,7 @@ infra/host/common.sh asks on the host and hands over one JSON object a line. A f
 there (another operating system, a remote daemon) is not judged.
 """
 
+import ipaddress
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -12,8 +13,8 @@ from typing import Final
 
 from infra.config import catalogue
 from infra.config.faults import Fault
+from infra.config.rules import shown
 from infra.config.settings import BadValueError, UnavailableError, Values
-from infra.config.wording import shown
 
 HOST_SHOWN: Final = "this host"
 # Engine: health checks with start_interval. Compose: the oldest that is tested.
@@ -23,9 +24,7 @@ COMPOSE_MINIMUM: Final = (2, 26)
 NEW_DATABASE_MB: Final = 512
 
 _CPUS = ("POSTGRES_CPUS", "PGBOUNCER_CPUS", "API_CPUS", "WORKER_CPUS")
-# 127.0.0.1 is taken by itself and by every address, in IPv4 and IPv6, as the kernel writes them.
-_TAKES_LOCALHOST = {"00000000", "0100007F", "0" * 32, "0000000000000000FFFF00000100007F"}
-_PUBLISHED = re.compile(r":(\d+)(?:-(\d+))?->")
+_PUBLISHED = re.compile(r"([0-9a-f.:\[\]]+):(\d+)(?:-(\d+))?->")
 _MB = 1024 * 1024
 
 
@@ -37,10 +36,12 @@ class Published:
     project: str
     ports: str
 
-    def publishes(self, port: int) -> bool:
-        """Return True if `port` of the host leads to this container."""
-        spans = _PUBLISHED.findall(self.ports)
-        return any(int(first) <= port <= int(last or first) for first, last in spans)
+    def publishes(self, address: str, port: int) -> bool:
+        """Return True if this container has `port` of an address that takes `address`."""
+        return any(
+            int(first) <= port <= int(last or first) and _takes(found.strip("[]"), address)
+            for found, first, last in _PUBLISHED.findall(self.ports)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,18 +204,45 @@ def _room(values: Values, host: Host, wanted_mb: int) -> Iterator[str]:
 
 
 def _port(values: Values, host: Host) -> Iterator[str]:
-    port = values.integer("API_PORT")
-    holders = [one for one in host.published if one.publishes(port)]
+    address, port = values.text("API_BIND_ADDRESS"), values.integer("API_PORT")
+    holders = [one for one in host.published if one.publishes(address, port)]
     if any(one.project == host.project for one in holders):
         return
-    taken = {f"{address}:{port:04X}" for address in _TAKES_LOCALHOST}
+    listening = (one.partition(":") for one in host.listening)
     if holders:
         holder = f"container {holders[0].container}"
-    elif taken & host.listening:
+    elif any(
+        int(at, 16) == port and _takes(_decoded(found), address) for found, _, at in listening
+    ):
         holder = "another program"
     else:
         return
-    yield f"{shown(values, 'API_PORT')} is in use by {holder}; stop that or choose another port"
+    yield (
+        f"{shown(values, 'API_PORT')} is in use by {holder} on {address}; stop that or choose "
+        "another port"
+    )
+
+
+def _decoded(address: str) -> str:
+    """Return an address of /proc/net/tcp, which has the bytes of each 32 bits reversed."""
+    words = (bytes.fromhex(address[at : at + 8])[::-1] for at in range(0, len(address), 8))
+    return str(ipaddress.ip_address(b"".join(words)))
+
+
+def _takes(taken: str, wanted: str) -> bool:
+    """Return True if no other socket can have a port of `wanted` that one has of `taken`."""
+    one, other = (_unmapped(text) for text in (taken, wanted))
+    # What listens on :: has the port in IPv4 too, unless it asked not to.
+    return (
+        one == other
+        or (one.is_unspecified and one.version >= other.version)
+        or (other.is_unspecified and one.version == other.version)
+    )
+
+
+def _unmapped(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    address = ipaddress.ip_address(text)
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 _RULES: Final[tuple[Rule, ...]] = (

@@ -29,7 +29,7 @@ class Pair:
 
     @property
     def made_here(self) -> bool:
-        """Tell whether the config service made this certificate."""
+        """Return True if the config service made this certificate."""
         names = self.certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
         return any(name.value == ORGANIZATION for name in names)
 

@@ -95,3 +95,7 @@ CLIENTS: Final = (API, WORKER)
 LOGIN_ROLES: Final = (OWNER, API.role, WORKER.role, MONITOR, OPERATOR)
 # Those that PgBouncer lets in; the owner is direct only.
 POOLED_ROLES: Final = (API.role, WORKER.role, MONITOR, OPERATOR)
+
+CONTROL_PORT: Final = 9000
+# By service: its alias on the control network, which is also the host name of its certificate.
+CONTROL_ALIASES: Final = {"api": "api-control", "worker": "worker-control"}

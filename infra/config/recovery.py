@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from infra.config import control, names
+from infra.config import names
 from infra.config.certificates import ALSO_TRUSTED
 from infra.config.faults import Fault
 from infra.config.secrets import PASSWORDS, STAGED, TOKENS, VERIFIERS
@@ -19,7 +19,7 @@ CA: Final = "ca.crt"
 _PAIRS: Final = {
     "postgres": "postgres/server",
     "pgbouncer": "pgbouncer/server",
-    **{alias: f"app/{alias}" for alias in control.ALIASES.values()},
+    **{alias: f"app/{alias}" for alias in names.CONTROL_ALIASES.values()},
 }
 # Where the same bytes are, below the directory of the compiled files.
 _COPIES: Final = {
@@ -51,7 +51,7 @@ RECOVERABLE: Final = (*_COPIES, *VERIFIERS)
 def fault(secrets: Path, out: Path, *, has_data: bool = False) -> Fault | None:
     """Return what is wrong where secrets are gone and must not be made anew; None elsewhere.
 
-    `out` is where the compiled files are; `has_data` tells that there is a database. Needs no
+    `out` is where the compiled files are; `has_data` is True where there is a database. Needs no
     right to read a file, only to look at the directories.
     """
     if gone := lost(secrets, out):

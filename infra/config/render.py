@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from infra.config import app_settings, connections, control, derive, names, ops_settings, roles
+from infra.config import documents, extra, names, sizing
 from infra.config.certificates import Certificates
 from infra.config.settings import Values
 
@@ -85,21 +85,21 @@ def _pgpass(inputs: Inputs) -> bytes:
 def _app(inputs: Inputs) -> Iterator[Rendered]:
     values = inputs.values
     services = {
-        "api": (app_settings.api(values), names.API.role),
-        "worker": (app_settings.worker(values), names.WORKER.role),
-        "migrate": (app_settings.migrate(values), names.OWNER),
+        "api": (documents.api(values), names.API.role),
+        "worker": (documents.worker(values), names.WORKER.role),
+        "migrate": (documents.migrate(values), names.OWNER),
     }
     for service, (settings, role) in services.items():
         yield _secret(f"app/{service}.json", service, _json(settings))
         password = inputs.passwords[role].encode()
         yield _secret(f"app/{service}.password", service, password)
-    for service in control.ALIASES:
+    for service in names.CONTROL_ALIASES:
         yield from _control_files(inputs, service)
     yield Rendered("app/ca.crt", inputs.certificates.trusted, UIDS["root"], 0o444)
 
 
 def _control_files(inputs: Inputs, service: str) -> Iterator[Rendered]:
-    alias = control.ALIASES[service]
+    alias = names.CONTROL_ALIASES[service]
     certificate, key = inputs.certificates.servers[alias]
     yield _secret(f"app/{alias}.crt", service, certificate)
     yield _secret(f"app/{alias}.key", service, key)
@@ -108,8 +108,8 @@ def _control_files(inputs: Inputs, service: str) -> Iterator[Rendered]:
 
 def _ops(inputs: Inputs) -> Iterator[Rendered]:
     """Yield the operator's files; the commands run as root without the right to read others'."""
-    yield _secret("ops/ops.json", "root", _json(ops_settings.ops(inputs.values)))
-    yield _secret("ops/compiled.json", "root", _json(ops_settings.compiled(inputs.values)))
+    yield _secret("ops/ops.json", "root", _json(documents.ops(inputs.values)))
+    yield _secret("ops/compiled.json", "root", _json(documents.compiled(inputs.values)))
     yield _secret("ops/ca.crt", "root", inputs.certificates.trusted)
     users = {"operator": names.OPERATOR, "monitor": names.MONITOR, "owner": names.OWNER}
     for name, role in users.items():
@@ -130,7 +130,7 @@ def _json(section: dict[str, object]) -> bytes:
 def template(name: str, values: Values, verifiers: dict[str, str]) -> bytes:
     """Return one rendered file of PostgreSQL or PgBouncer; only some hold verifiers."""
     # Not HTML: escaping would change the values. None of them comes from outside the setting
-    # table, the verifiers' alphabet or the code.
+    # table, the extra files' syntax (no quotes, one line), the verifiers' alphabet or the code.
     environment = Environment(
         loader=FileSystemLoader([str(directory) for directory in TEMPLATE_DIRS]),
         undefined=StrictUndefined,
@@ -146,9 +146,10 @@ def _context(values: Values, verifiers: dict[str, str]) -> dict[str, object]:
     return {
         "generated": GENERATED,
         "setting": values,
-        "derived": derive.derived_settings(values),
-        "pools": connections.pools(values),
-        "roles": roles.login_roles(values, verifiers),
+        "extra": {file: extra.lines(file, values) for file in extra.FILES},
+        "derived": sizing.derived_settings(values),
+        "pools": sizing.pools(values),
+        "roles": documents.login_roles(values, verifiers),
         "pooled_roles": names.POOLED_ROLES,
         "verifiers": verifiers,
     }

@@ -27,7 +27,7 @@ def verifier(password: str, salt: bytes, *, iterations: int = ITERATIONS) -> str
 
 
 def matches(password: str, stored: str) -> bool:
-    """Tell whether `stored` is the verifier of `password` at the usual iterations."""
+    """Return True if `stored` is the verifier of `password` at the usual iterations."""
     found = _VERIFIER.match(stored)
     if not found or int(found.group(1)) != ITERATIONS:
         return False

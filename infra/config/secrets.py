@@ -7,7 +7,7 @@ import os
 import secrets
 from pathlib import Path
 
-from infra.config import control, scram
+from infra.config import names, scram
 from infra.config.faults import Fault
 from infra.config.names import LOGIN_ROLES
 
@@ -18,7 +18,7 @@ _GENERATED_BYTES = 32
 STAGED = ".staged"
 PASSWORDS = tuple(f"{role}.password" for role in LOGIN_ROLES)
 VERIFIERS = tuple(f"{role}.scram" for role in LOGIN_ROLES)
-TOKENS = tuple(f"{alias}.token" for alias in control.ALIASES.values())
+TOKENS = tuple(f"{alias}.token" for alias in names.CONTROL_ALIASES.values())
 
 
 class SecretError(Exception):
@@ -77,7 +77,7 @@ def passwords(store: SecretStore) -> tuple[dict[str, str], list[Fault]]:
 
 def tokens(store: SecretStore) -> tuple[dict[str, str], list[Fault]]:
     """Return the token of every control alias, and a fault for each that cannot be used."""
-    return _gather(store, tuple(control.ALIASES.values()), "token")
+    return _gather(store, tuple(names.CONTROL_ALIASES.values()), "token")
 
 
 def verifiers(store: SecretStore, known: dict[str, str]) -> tuple[dict[str, str], list[Fault]]:

@@ -14,7 +14,10 @@ from typing import Final
 from infra.config.measured import Mark
 
 Value = int | Decimal | str
+# The value of a parameter that an extra file does not name; such a parameter is not stored.
+SERVER_DEFAULT: Final = "server default"
 
+_UNITS_PER_SECOND = {"_SECONDS": 1, "_MS": 1000}
 _TENTH = Decimal("0.1")
 _INTEGER = re.compile(r"-?[0-9]{1,18}\Z")
 _DECIMAL = re.compile(r"-?[0-9]{1,12}(\.[0-9]{1,6})?\Z")
@@ -38,6 +41,7 @@ class Change(StrEnum):
 
     LIVE = "live"
     RESTART_POSTGRES = "restart of postgres"
+    RESTART_PGBOUNCER = "restart of pgbouncer"
     RESTART_API = "restart of api"
     RESTART_WORKER = "restart of worker"
     RESTART_APP = "restart of api and worker"
@@ -59,6 +63,14 @@ class Derivation:
     sources: tuple[str, ...]
     formula: str
     value: Callable[[Values], Decimal]
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A form of text: `rule` names it; `parse` returns the value or raises ValueError with why."""
+
+    rule: str
+    parse: Callable[[str], str]
 
 
 def share(factor: str, source: str, *, units: int = 1) -> Derivation:
@@ -89,6 +101,7 @@ class Setting:
     minimum: Value = 0
     maximum: Value = 0
     choices: tuple[str, ...] = ()
+    form: Form | None = None
     rule: str = ""
     compose: bool = False
     listed: bool = False
@@ -99,12 +112,16 @@ class Setting:
         """The accepted values as text."""
         if self.choices:
             return " | ".join(self.choices)
+        if self.form:
+            return self.form.rule
         return f"{self.minimum}..{self.maximum}"
 
     def parse(self, text: str) -> Value:
         """Return the typed value of `text`, or raise BadValueError."""
         if self.choices:
             return self._parse_choice(text)
+        if self.form:
+            return self._parse_form(self.form, text)
         value = self._parse_number(text)
         if not Decimal(self.minimum) <= value <= Decimal(self.maximum):
             raise BadValueError(f"{self.name}={text} is outside {self.range} {self.unit}")
@@ -127,6 +144,12 @@ class Setting:
         near = difflib.get_close_matches(text, self.choices, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise BadValueError(f"{self.name}={text[:40]} is not one of {self.range}{hint}")
+
+    def _parse_form(self, form: Form, text: str) -> str:
+        try:
+            return form.parse(text)
+        except ValueError as error:
+            raise BadValueError(f"{self.name}={text[:40]} {error}; write {form.rule}") from None
 
     def _parse_number(self, text: str) -> int | Decimal:
         if isinstance(self.default, Decimal):
@@ -156,6 +179,8 @@ class Values:
 
     `marks` are the measurements on record in the env file, by setting; `derived` are the
     formulas of the values that follow from others, by setting.
+
+    Parameters of the servers' extra files are among the values, as FILE:NAME.
     """
 
     def __init__(
@@ -164,7 +189,9 @@ class Values:
         marks: Mapping[str, Mark] = MappingProxyType({}),
         derived: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        self._values: Final = values
+        self._values: Final = {
+            name: value for name, value in values.items() if value != SERVER_DEFAULT
+        }
         self.marks: Final = marks
         self.derived: Final = derived
 
@@ -172,6 +199,8 @@ class Values:
         try:
             return self._values[name]
         except KeyError:
+            if ":" in name:
+                return SERVER_DEFAULT
             raise UnavailableError(name) from None
 
     def integer(self, name: str) -> int:
@@ -188,9 +217,21 @@ class Values:
             raise TypeError(f"{name} is not a number")
         return Decimal(value)
 
+    def seconds(self, name: str) -> Decimal:
+        """Return a time in seconds; its unit is the end of its name."""
+        for ending, units in _UNITS_PER_SECOND.items():
+            if name.endswith(ending):
+                return self.number(name) / units
+        raise ValueError(f"{name} does not say its unit of time")
+
     def text(self, name: str) -> str:
-        """Return a setting of fixed choices."""
+        """Return a setting of fixed choices or of a form."""
         return str(self[name])
+
+    def with_changes(self, changes: Mapping[str, Value]) -> Values:
+        """Return the same with other values, which are no longer derived."""
+        derived = {name: why for name, why in self.derived.items() if name not in changes}
+        return Values(self._values | dict(changes), self.marks, derived)
 
     def as_dict(self) -> dict[str, Value]:
         """Return a copy of all values by name."""

@@ -138,10 +138,10 @@ def _remove_leftovers(directory: Path) -> None:
 
 
 def _is_current(path: Path, file: Rendered) -> bool:
-    """Tell whether nothing has to be done.
+    """Return True if the file is there with these bytes, owner and mode.
 
-    Without the capability to read a file that belongs to its tier, the answer is no, and
-    it is replaced by the same bytes.
+    Without the capability to read a file that belongs to its tier it returns False, and the file
+    is replaced by the same bytes.
     """
     try:
         status = path.stat()

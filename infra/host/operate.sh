@@ -21,6 +21,8 @@
 #       give every server a new certificate
 #   restore-secrets [--json]
 #       write a lost secrets volume back from the compiled files
+#   url
+#       print where this host reaches the api of the running stack
 #
 # Exit codes: 0 done, 1 a process differs or failed, 2 the env file, a certificate or an argument is
 # at fault, 3 refused, 4 the rest takes a restart.
@@ -366,10 +368,22 @@ run_restore_secrets() {
     operate restore secrets
 }
 
+run_url() {
+    local published address
+    published=$(look port api 8000)
+    address=${published%:*}
+    case ${address//[][]/} in
+        0.0.0.0) address=127.0.0.1 ;;
+        ::) address='[::1]' ;;
+        *:*) address="[${address//[][]/}]" ;;
+    esac
+    echo "http://$address:${published##*:}"
+}
+
 _main() {
     case $OPERATION in
         check | plan | apply | preset | restart-postgres | restart-pgbouncer | restart-app) ;;
-        scale-pgbouncer | rotate-certificates | restore-secrets) ;;
+        scale-pgbouncer | rotate-certificates | restore-secrets | url) ;;
         *) die "usage: operate.sh NAME OPTION...; the names are in its first lines" 2 ;;
     esac
     "run_${OPERATION//-/_}" "${@:2}"

@@ -3,14 +3,16 @@
 Connections of each tier, memory, disk and timeouts.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from rich import box
 from rich.table import Table
 
-from infra.config import catalogue, connections, derive
+from infra.config import extra, sizing
 from infra.config.names import CLIENTS
 from infra.config.settings import Values
+from infra.config.sizing import Part
 
 
 def whole(values: Values) -> list[Table]:
@@ -28,99 +30,70 @@ def whole(values: Values) -> list[Table]:
 def _settings(values: Values) -> Table:
     """Every setting as the env file would have it, and where its value comes from."""
     shown = table("Settings", "Setting", "From")
-    for setting in catalogue.all_settings():
+    for setting in extra.concerned(values):
         value = values[setting.name]
         formula = values.derived.get(setting.name)
         usual = value == setting.default
-        origin = formula or ("default" if usual else f"stack.env; default {setting.default}")
+        file = setting.name.partition(":")[0] if ":" in setting.name else "stack.env"
+        origin = formula or ("default" if usual else f"{file}; default {setting.default}")
         style = "" if usual or formula else "bold"
         shown.add_row(f"{setting.name}={value}", origin, style=style)
     return shown
 
 
 def _server_connections(values: Values) -> Table:
-    shown = table("PostgreSQL sessions", "From", "Sessions", "How")
-    replicas = values.integer("PGBOUNCER_REPLICAS")
-    for pool in connections.pools(values):
-        how = f"{replicas} replicas x ({pool.size} + {pool.reserve} reserve)"
-        shown.add_row(f"pool {pool.entry} ({pool.user})", str(pool.limit * replicas), how)
-    shown.add_row("direct", str(connections.direct(values)), "owner, operator, monitor, backup")
-    shown.add_row("reserved", str(connections.reserved(values)), "superuser, operator and monitor")
-    shown.add_section()
+    shown = _parts("PostgreSQL sessions", ("From", "Sessions"), sizing.session_parts(values))
     limit = values.integer("POSTGRES_MAX_CONNECTIONS")
-    shown.add_row(f"left of {limit}", str(connections.spare(values)), "POSTGRES_MAX_CONNECTIONS")
+    shown.add_row(f"left of {limit}", str(sizing.spare(values)), "POSTGRES_MAX_CONNECTIONS")
     return shown
 
 
 def _client_connections(values: Values) -> Table:
-    shown = table("Client connections of one PgBouncer, worst case", "From", "Connections", "How")
-    api = values.integer("API_POOL_MAX_SIZE")
-    replicas, size = values.integer("WORKER_REPLICAS"), values.integer("WORKER_POOL_MAX_SIZE")
+    title = "Client connections of one PgBouncer, worst case"
+    shown = _parts(title, ("From", "Connections"), sizing.client_parts(values))
     limit = values.integer("PGBOUNCER_MAX_CLIENT_CONNECTIONS")
-    headroom = values.integer("PGBOUNCER_ADMIN_HEADROOM_CONNECTIONS")
-    shown.add_row("api", str(api), "API_POOL_MAX_SIZE")
-    shown.add_row("api's successor (restart)", str(api), "API_POOL_MAX_SIZE")
-    shown.add_row("worker", str(replicas * size), f"{replicas} replicas x {size}")
-    shown.add_row("operators and checks", str(headroom), "headroom")
-    shown.add_section()
-    left = limit - connections.client_demand(values)
+    left = limit - sizing.client_demand(values)
     shown.add_row(f"left of {limit}", str(left), "PGBOUNCER_MAX_CLIENT_CONNECTIONS")
     files = values.integer("PGBOUNCER_OPEN_FILES")
-    spare = files - connections.file_demand(values)
+    spare = files - sizing.file_demand(values)
     shown.add_row(f"open files left of {files}", str(spare), "PGBOUNCER_OPEN_FILES")
     return shown
 
 
 def _memory(values: Values) -> Table:
-    shown = table("PostgreSQL memory, worst case", "Part", "MB", "How")
-    sessions = values.integer("POSTGRES_MAX_CONNECTIONS")
-    workers = values.integer("POSTGRES_AUTOVACUUM_WORKERS")
-    parts = (
-        ("shared_buffers", derive.shared_buffers_kb(values), "once"),
-        ("sessions", sessions * derive.SESSION_OVERHEAD_KB, f"{sessions} x overhead"),
-        (
-            "sorts and hashes",
-            sessions * derive.work_mem_kb(values) * derive.WORK_MEM_FACTOR,
-            f"{sessions} x work_mem x {derive.WORK_MEM_FACTOR}",
-        ),
-        (
-            "autovacuum",
-            workers * derive.maintenance_work_mem_kb(values),
-            f"{workers} x maintenance_work_mem",
-        ),
-    )
-    for name, size_kb, how in parts:
-        shown.add_row(name, _megabytes(size_kb), how)
-    shown.add_section()
-    left = derive.memory_kb(values) - derive.memory_demand_kb(values)
+    title = "PostgreSQL memory, worst case"
+    shown = _parts(title, ("Part", "MB"), sizing.memory_parts(values), form=_megabytes)
+    left = sizing.memory_kb(values) - sizing.memory_demand_kb(values)
     limit = values.integer("POSTGRES_MEMORY_MB")
     shown.add_row(f"left of {limit}", _megabytes(left), "POSTGRES_MEMORY_MB")
     return shown
 
 
 def _disk(values: Values) -> Table:
-    shown = table("Data volume, worst case", "Part", "MB", "How")
-    share = values.integer("POSTGRES_DISK_MB") // derive.DISK_SHARE
-    parts = (
-        ("write-ahead log", derive.wal_demand_mb(values), f"{derive.WAL_FACTOR} x max_wal_size"),
-        (
-            "temporary files",
-            share,
-            f"{derive.spilling_processes(values)} processes x temp_file_limit",
-        ),
-        ("ballast", derive.ballast_mb(values), "given back by make free-disk"),
-    )
-    for name, size_mb, how in parts:
-        shown.add_row(name, str(size_mb), how)
-    shown.add_section()
+    shown = _parts("Data volume, worst case", ("Part", "MB"), sizing.disk_parts(values))
     limit = values.integer("POSTGRES_DISK_MB")
-    shown.add_row("data", str(derive.data_mb(values)), f"the rest of POSTGRES_DISK_MB={limit}")
+    shown.add_row("data", str(sizing.data_mb(values)), f"the rest of POSTGRES_DISK_MB={limit}")
+    return shown
+
+
+def _parts(
+    title: str,
+    columns: tuple[str, str],
+    parts: tuple[Part, ...],
+    *,
+    form: Callable[[int], str] = str,
+) -> Table:
+    """Return a table of the parts of a sum, ready for what is left of the limit."""
+    shown = table(title, *columns, "How")
+    for part in parts:
+        shown.add_row(part.name, form(part.size), part.how)
+    shown.add_section()
     return shown
 
 
 def _derived(values: Values) -> Table:
     shown = table("Derived PostgreSQL settings", "Setting", "From")
-    for item in derive.derived_settings(values):
+    for item in sizing.derived_settings(values):
         shown.add_row(f"{item.name}={item.value}", item.formula)
     return shown
 
@@ -170,42 +143,42 @@ def _connections_numbers(values: Values) -> dict[tuple[str, str, str], float]:
         ("app", "worker pools together", "connections"): workers
         * values.integer("WORKER_POOL_MAX_SIZE"),
         ("pgbouncer", "clients of one replica, worst case", "connections"): (
-            connections.client_demand(values)
+            sizing.client_demand(values)
         ),
         ("pgbouncer", "clients one replica accepts", "connections"): values.integer(
             "PGBOUNCER_MAX_CLIENT_CONNECTIONS"
         ),
     }
     replicas = values.integer("PGBOUNCER_REPLICAS")
-    for pool in connections.pools(values):
+    for pool in sizing.pools(values):
         name = f"pool {pool.entry}, {replicas} replicas"
         found["pgbouncer", name, "connections"] = pool.limit * replicas
-    found["postgres", "pooled sessions", "connections"] = connections.pooled(values)
-    found["postgres", "direct sessions", "connections"] = connections.direct(values)
-    found["postgres", "reserved", "connections"] = connections.reserved(values)
-    found["postgres", "left of max_connections", "connections"] = connections.spare(values)
+    found["postgres", "pooled sessions", "connections"] = sizing.pooled(values)
+    found["postgres", "direct sessions", "connections"] = sizing.direct(values)
+    found["postgres", "reserved", "connections"] = sizing.reserved(values)
+    found["postgres", "left of max_connections", "connections"] = sizing.spare(values)
     found["postgres", "max_connections", "connections"] = values.integer("POSTGRES_MAX_CONNECTIONS")
     return found
 
 
 def _memory_numbers(values: Values) -> dict[tuple[str, str, str], float]:
     sizes = {
-        "shared_buffers": derive.shared_buffers_kb(values),
-        "work_mem": derive.work_mem_kb(values),
-        "maintenance_work_mem": derive.maintenance_work_mem_kb(values),
-        "worst case": derive.memory_demand_kb(values),
-        "left of the container's memory": derive.memory_kb(values)
-        - derive.memory_demand_kb(values),
+        "shared_buffers": sizing.shared_buffers_kb(values),
+        "work_mem": sizing.work_mem_kb(values),
+        "maintenance_work_mem": sizing.maintenance_work_mem_kb(values),
+        "worst case": sizing.memory_demand_kb(values),
+        "left of the container's memory": sizing.memory_kb(values)
+        - sizing.memory_demand_kb(values),
     }
     return {("memory", name, "MB"): round(kb / 1024, 1) for name, kb in sizes.items()}
 
 
 def _disk_numbers(values: Values) -> dict[tuple[str, str, str], float]:
     sizes = {
-        "write-ahead log": derive.wal_demand_mb(values),
-        "temp_file_limit": round(derive.temp_file_limit_kb(values) / 1024, 1),
-        "ballast": derive.ballast_mb(values),
-        "left for data": derive.data_mb(values),
+        "write-ahead log": sizing.wal_demand_mb(values),
+        "temp_file_limit": round(sizing.temp_file_limit_kb(values) / 1024, 1),
+        "ballast": sizing.ballast_mb(values),
+        "left for data": sizing.data_mb(values),
     }
     return {("disk", name, "MB"): size for name, size in sizes.items()}
 

@@ -53,7 +53,7 @@ def read_settings(
 
     `otherwise` is an env file that stands in where ops.json is lost.
     """
-    from infra.config import build, ops_settings
+    from infra.config import build, documents
     from infra.ops.clients.processes import OpsSettings
     from infra.ops.outcome import Exit, Outcome, report
 
@@ -63,7 +63,7 @@ def read_settings(
             if checked.faults:
                 faults = [str(fault) for fault in checked.faults]
                 sys.exit(report(Outcome(Exit.BAD_INPUT, faults), as_json=as_json))
-            return OpsSettings(ops_settings.ops(checked.values))
+            return OpsSettings(documents.ops(checked.values))
         return OpsSettings.read(path)
     except OSError as error:
         fault = f"{error.filename}: {error.strerror}; the config service writes it"

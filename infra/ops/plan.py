@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from infra.config import budget, catalogue, derive
+from infra.config import catalogue, extra, rules, sizing
 from infra.config import host as host_rules
 from infra.config.build import ENV_FILE_NAME, ENV_FILE_SHOWN, Checked, check, check_secrets
-from infra.config.derive import Derived
 from infra.config.faults import Fault
 from infra.config.host import Host
 from infra.config.settings import Change, Value, Values
+from infra.config.sizing import Derived
 from infra.ops import running
 from infra.ops.clients.processes import OpsSettings
 from infra.ops.running import Deviation, Running, SettingChange, read_record
@@ -45,6 +45,7 @@ SIZED: Final = (
 # A restart of the api and worker is a restart of each.
 _TIERS_OF: Final = {
     Change.RESTART_POSTGRES: ("postgres",),
+    Change.RESTART_PGBOUNCER: ("pgbouncer",),
     Change.RESTART_API: ("api",),
     Change.RESTART_WORKER: ("worker",),
     Change.RESTART_APP: ("api", "worker"),
@@ -67,12 +68,13 @@ class LivePart:
 
 def live_part(before: Values, wanted: Values) -> LivePart:
     """Return the largest part of the change that holds the budget without any restart."""
-    live = [setting.name for setting in catalogue.all_settings() if setting.change is Change.LIVE]
-    waiting = _differing(before, wanted, (k.name for k in catalogue.all_settings()), but=live)
+    concerned = extra.concerned(before, wanted)
+    live = [setting.name for setting in concerned if setting.change is Change.LIVE]
+    waiting = _differing(before, wanted, (setting.name for setting in concerned), but=live)
     for names, sizes in ((live, wanted), (live, smaller(before, wanted)), ((), before)):
         values = _with(before, {name: wanted[name] for name in names})
         values = _with(values, {name: sizes[name] for name in SIZED})
-        if not budget.faults(values, file=""):
+        if not rules.faults(values, file=""):
             break
     return LivePart(values, waiting, _differing(values, wanted, live))
 
@@ -104,7 +106,8 @@ def steps(before: Values, wanted: Values) -> tuple[Step, ...]:
 
 def tiers_to_restart(names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the services to restart and those to recreate for these settings, each in order."""
-    settings = [catalogue.by_name()[name] for name in names]
+    known = catalogue.by_name()
+    settings = [one for name in names if (one := known.get(name) or extra.find(name))]
     recreate = {str(setting.tier) for setting in settings if setting.change is Change.RECREATE}
     restart = {tier for setting in settings for tier in _TIERS_OF.get(setting.change, ())}
     order = ("postgres", "migrate", "pgbouncer", "api", "worker")
@@ -142,7 +145,7 @@ class Plan:
     @property
     def derived(self) -> tuple[Derived, ...]:
         """The derived server settings; only of a plan without faults."""
-        return derive.derived_settings(self.values)
+        return sizing.derived_settings(self.values)
 
     @property
     def running(self) -> bool:

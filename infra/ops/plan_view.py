@@ -7,7 +7,7 @@ from functools import partial
 from rich.console import Console
 from rich.table import Table
 
-from infra.config import connections, ops_settings
+from infra.config import documents, sizing
 from infra.config.faults import Fault
 from infra.config.settings import Values
 from infra.ops import budget_view
@@ -45,10 +45,10 @@ def as_dict(plan: Plan) -> dict[str, object]:
 
 def _sums(plan: Plan) -> dict[str, object]:
     return {
-        "settings": {name: ops_settings.plain(v) for name, v in plan.values.as_dict().items()},
+        "settings": {name: documents.plain(v) for name, v in plan.values.as_dict().items()},
         "derived_defaults": dict(plan.values.derived),
-        "budget": ops_settings.budget(plan.values),
-        "role_connection_limits": connections.role_limits(plan.values),
+        "budget": documents.budget(plan.values),
+        "role_connection_limits": sizing.role_limits(plan.values),
         "derived": [
             {"name": item.name, "value": item.value, "formula": item.formula}
             for item in plan.derived

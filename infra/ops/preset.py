@@ -1,24 +1,24 @@
 """The command `preset`: the plan of a starting point, as stack.env would have it.
 
 A preset is an overlay: the values that differ from the defaults, each with its reason. The
-operator's API_PORT is kept: it says where callers find the service, not how large it is.
+operator's KEPT settings stay: they say where callers find the service, not how large it is.
 """
 
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Final
 
 import typer
 
-from infra.config import envdoc, envfile
+from infra.config import envdoc, envfile, extra
 from infra.config.build import ENV_FILE_NAME
-from infra.config.envfile import EnvFile
+from infra.config.envfile import EnvFile, assign
 from infra.config.host import Host
-from infra.config.values import assign
 from infra.ops import plan, plan_view
 from infra.ops.outcome import Exit, Outcome, report
 
-KEPT: Final = ("API_PORT",)
+KEPT: Final = ("API_BIND_ADDRESS", "API_PORT")
 
 
 def run(
@@ -49,6 +49,9 @@ def run(
     with tempfile.TemporaryDirectory() as scratch:
         proposed = Path(scratch) / ENV_FILE_NAME
         proposed.write_text(text, encoding="utf-8")
+        for file in extra.FILES:
+            if (present := env_file.parent / file).exists():
+                shutil.copyfile(present, proposed.with_name(file))
         asked = None if print_text else settings
         made = plan.make(proposed, compiled, asked, host=host, shown=shown)
     if print_text and not made.faults:

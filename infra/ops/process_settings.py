@@ -12,12 +12,12 @@ under which name a setting of the env file stands there as it is.
 
 import configparser
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
 
-from infra.config import app_settings, connections, names, roles
+from infra.config import documents, extra, names, sizing
 from infra.config.names import CLIENTS, OPERATOR, OWNER
 from infra.config.render import template
 from infra.config.settings import Setting, Value, Values
@@ -95,8 +95,8 @@ def expected(values: Values) -> dict[str, Facts]:
     return {
         "postgres": _postgres(values),
         "pgbouncer": _pgbouncer(values),
-        "api": of_app(app_settings.api(values)),
-        "worker": of_app(app_settings.worker(values)),
+        "api": of_app(documents.api(values)),
+        "worker": of_app(documents.worker(values)),
     }
 
 
@@ -105,7 +105,7 @@ def _postgres(values: Values) -> Facts:
     lines = (_LINE.match(line) for line in text.splitlines())
     pairs = (match.groups() for match in lines if match)
     found: Facts = {f"settings.{name}": fact(value.strip("'")) for name, value in pairs}
-    for role in roles.login_roles(values, _NO_VERIFIERS):
+    for role in documents.login_roles(values, _NO_VERIFIERS):
         limits = role.timeouts
         found |= {
             f"roles.{role.name}.connection_limit": Decimal(role.connection_limit),
@@ -124,7 +124,7 @@ def _pgbouncer(values: Values) -> Facts:
     parser.read_string(_rendered("pgbouncer.ini", values))
     found = {f"config.{name}": fact(value) for name, value in parser["pgbouncer"].items()}
     found[f"config.{_OCTAL}"] = Decimal(int(parser["pgbouncer"][_OCTAL], 8))
-    for pool in connections.pools(values):
+    for pool in sizing.pools(values):
         numbers = (pool.size, pool.reserve, pool.minimum, pool.limit)
         found |= {
             f"databases.{pool.entry}.{name}": Decimal(number)
@@ -163,6 +163,22 @@ def read(setting: Setting, source: Source, found: Fact) -> Value:
     return int(number) if isinstance(setting.default, int) else number
 
 
+def of_parameter(key: str) -> Source:
+    """Return where a parameter of an extra file can be read."""
+    file, _, name = key.partition(":")
+    if file == extra.POSTGRES_FILE:
+        return Source("postgres", f"settings.{name}")
+    return Source("pgbouncer", f"config.{name}")
+
+
+def read_parameter(key: str, found: Fact, texts: Iterable[str]) -> Value:
+    """Return the one of `texts` that a fact is the value of, or the fact as a value."""
+    file, _, name = key.partition(":")
+    same = (text for text in texts if fact(text) == found)
+    known = found if isinstance(found, str) else extra.parameters(file)[name].shown(found)
+    return next(same, known)
+
+
 def _pgbouncer_sources() -> dict[str, Source]:
     config = {
         "PGBOUNCER_MAX_CLIENT_CONNECTIONS": "max_client_conn",
@@ -174,6 +190,7 @@ def _pgbouncer_sources() -> dict[str, Source]:
         "PGBOUNCER_SERVER_LIFETIME_SECONDS": "server_lifetime",
         "PGBOUNCER_SERVER_IDLE_TIMEOUT_SECONDS": "server_idle_timeout",
         "PGBOUNCER_DNS_MAX_TTL_SECONDS": "dns_max_ttl",
+        "PGBOUNCER_LOG_VERBOSITY": "verbose",
         "PGBOUNCER_MAX_PREPARED_STATEMENTS": "max_prepared_statements",
         "API_QUERY_TIMEOUT_SECONDS": "query_timeout",
     }
@@ -198,6 +215,7 @@ def _postgres_sources() -> dict[str, Source]:
         "POSTGRES_RESERVED_CONNECTIONS": "reserved_connections",
         "POSTGRES_BACKUP_CONNECTIONS": "max_wal_senders",
         "POSTGRES_AUTOVACUUM_WORKERS": "autovacuum_max_workers",
+        "POSTGRES_LOG_MIN_MESSAGES": "log_min_messages",
         "POSTGRES_SLOW_STATEMENT_MS": "log_min_duration_statement",
     }
     limits = {"POSTGRES_OWNER_CONNECTIONS": OWNER, "POSTGRES_OPERATOR_CONNECTIONS": OPERATOR}
@@ -253,7 +271,8 @@ def _api_sources() -> dict[str, Source]:
         "APP_POOL_CONNECTORS": "pool.num_workers",
         "APP_POOL_CHECK_IDLE_SECONDS": "pool.check_idle_seconds",
         "APP_RETRY_ATTEMPTS_MAX": "pool.retry_attempts_max",
-        "APP_LOG_LEVEL": "log.level",
+        "API_LOG_LEVEL": "log.level",
+        "API_LOG_FORMAT": "log.format",
         "TCP_USER_TIMEOUT_MS": "database.tcp_user_timeout_ms",
         "TCP_KEEPALIVE_IDLE_SECONDS": "database.keepalives_idle_seconds",
         "TCP_KEEPALIVE_INTERVAL_SECONDS": "database.keepalives_interval_seconds",
@@ -264,6 +283,8 @@ def _api_sources() -> dict[str, Source]:
 
 def _worker_sources() -> dict[str, Source]:
     return {
+        "WORKER_LOG_LEVEL": Source("worker", "log.level"),
+        "WORKER_LOG_FORMAT": Source("worker", "log.format"),
         "WORKER_THREADS": Source("worker", "worker.threads"),
         "WORKER_SHUTDOWN_GRACE_SECONDS": Source("worker", "http.shutdown_grace_seconds"),
         "WORKER_BATCH_TASKS": Source("worker", "worker.batch_tasks"),

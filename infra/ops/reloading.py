@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from infra.config import connections, names
+from infra.config import names, sizing
 from infra.config.settings import Values
 from infra.ops.clients import pgbouncer
 from infra.ops.clients.app_control import Control, ProcessState
@@ -85,7 +85,7 @@ class Reloader:
     def pgbouncer(self, values: Values) -> None:
         """Reload every replica, and wait until its surplus server connections are closed."""
         started = time.monotonic()
-        limits = {pool.entry: pool.limit for pool in connections.pools(values)}
+        limits = {pool.entry: pool.limit for pool in sizing.pools(values)}
 
         def reload(target: Target) -> None:
             with PgBouncerAdmin(target, self.settings) as admin:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from infra.config import catalogue, names, ops_settings
+from infra.config import catalogue, documents, extra, names
 from infra.config.settings import BadValueError, Change, Setting, Value, Values
 from infra.ops import process_settings
 from infra.ops.clients import app_control, pgbouncer
@@ -20,7 +20,15 @@ from infra.ops.clients.app_control import Control
 from infra.ops.clients.pgbouncer import PgBouncerAdmin
 from infra.ops.clients.postgres import PostgresAdmin
 from infra.ops.clients.processes import OpsSettings, Target, everywhere, first_line, resolve
-from infra.ops.process_settings import SOURCES, Fact, Facts, expected, read
+from infra.ops.process_settings import (
+    SOURCES,
+    Fact,
+    Facts,
+    expected,
+    of_parameter,
+    read,
+    read_parameter,
+)
 
 # A role cannot change its own limit, and the operator's is set by roles.sql.
 _OWN_LIMIT: Final = f"roles.{names.OPERATOR}.connection_limit"
@@ -69,11 +77,11 @@ class SettingChange:
 
     def as_dict(self) -> dict[str, object]:
         """Return the change as JSON holds it."""
-        old = [ops_settings.plain(value) for value in self.old]
+        old = [documents.plain(value) for value in self.old]
         return {
             "setting": self.setting.name,
             "was": old[0] if len(old) == 1 else (old or None),
-            "now": ops_settings.plain(self.new),
+            "now": documents.plain(self.new),
             "change": self.cost.value,
         }
 
@@ -136,8 +144,11 @@ class Running:
             if len(self._names(tier)) < self.wanted.get(tier, 0)
         }
 
-    def settings(self) -> dict[str, tuple[Value, ...]]:
-        """Return the running values of settings that processes show; several when some differ."""
+    def settings(self, wanted: Values | None = None) -> dict[str, tuple[Value, ...]]:
+        """Return the running values of settings that processes show; several when some differ.
+
+        With those of the extra files' parameters that were compiled last or are `wanted`.
+        """
         known = catalogue.by_name()
         found: dict[str, tuple[Value, ...]] = {
             setting: (count,)
@@ -152,6 +163,24 @@ class Running:
                 found[name] = tuple(
                     dict.fromkeys(read(known[name], source, one) for one in present)
                 )
+        return found | self._parameters(wanted)
+
+    def _parameters(self, wanted: Values | None) -> dict[str, tuple[Value, ...]]:
+        found: dict[str, tuple[Value, ...]] = {}
+        asked = {} if wanted is None else {name: wanted[name] for name in extra.given(wanted)}
+        for name in {**self.recorded, **asked}:
+            if extra.find(name) is None:
+                continue
+            source = of_parameter(name)
+            # As it was written, where that is what the process runs with.
+            texts = [str(one[name]) for one in (asked, self.recorded) if name in one]
+            present = [
+                one.found[source.name] for one in self.of(source.tier) if source.name in one.found
+            ]
+            if present:
+                found[name] = tuple(
+                    dict.fromkeys(read_parameter(name, one, texts) for one in present)
+                )
         return found
 
     @property
@@ -159,6 +188,7 @@ class Running:
         """The running values; of a setting that nothing knows, the default.
 
         Where processes differ, the smaller value counts: it is the one a limit may rest on.
+        Parameters of extra files are those that were compiled; others have the server's default.
         """
         smallest = {name: min(found, key=_order) for name, found in self.settings().items()}
         return Values(self.compiled.as_dict() | smallest)
@@ -171,10 +201,10 @@ class Running:
     def changes(self, wanted: Values) -> tuple[SettingChange, ...]:
         """Return every setting of which some process runs another value, in the file's order."""
         old: dict[str, tuple[Value, ...]] = {name: (one,) for name, one in self.recorded.items()}
-        old |= self.settings()
+        old |= self.settings(wanted)
         return tuple(
             SettingChange(setting, old.get(setting.name, ()), wanted[setting.name])
-            for setting in catalogue.all_settings()
+            for setting in extra.concerned(self.compiled, wanted)
             if old.get(setting.name) != (wanted[setting.name],)
         )
 
@@ -207,7 +237,8 @@ def read_record(path: Path) -> dict[str, Value] | None:
     if settings is None:
         return None
     found: dict[str, Value] = {}
-    for name, setting in catalogue.by_name().items():
+    parameters = {name: setting for name in settings if (setting := extra.find(name))}
+    for name, setting in (catalogue.by_name() | parameters).items():
         try:
             if settings.get(name) is not None:
                 found[name] = setting.parse(str(settings[name]))
@@ -251,9 +282,11 @@ def _pgbouncers(settings: OpsSettings) -> Iterable[Process]:
         with PgBouncerAdmin(target, settings) as admin:
             return process_settings.of_pgbouncer(admin.config(), admin.databases())
 
+    known = extra.parameters(extra.PGBOUNCER_FILE).values()
+    fixed = frozenset(f"config.{one.name}" for one in known if one.restart)
     for answer in everywhere(pgbouncer.replicas(settings), ask):
         name = str(answer.target)
-        yield Process("pgbouncer", name, answer.value or {}, error=answer.error)
+        yield Process("pgbouncer", name, answer.value or {}, fixed, answer.error)
 
 
 def _apps(control: Control) -> Iterable[Process]:

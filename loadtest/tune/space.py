@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from infra.config import envfile
-from infra.config.values import assign
+from infra.config.envfile import assign
 
 Settings = dict[str, str]
 

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from infra.config import budget, catalogue
+from infra.config import catalogue, rules
 from infra.config.build import check
 from infra.config.settings import BadValueError, Change, Setting, Value, Values
 from tests.fix_ops import Commands, EnvDir
@@ -26,7 +26,7 @@ def all_changed() -> dict[str, Value]:
     changed: dict[str, Value] = {}
     for setting in LIVE:
         for other in _others(setting, values[setting.name]):
-            if not budget.faults(Values(values | {setting.name: other}), file=""):
+            if not rules.faults(Values(values | {setting.name: other}), file=""):
                 values[setting.name] = changed[setting.name] = other
                 break
     assert {setting.name for setting in LIVE} == changed.keys()

@@ -44,7 +44,7 @@ def test_every_process_says_what_the_settings_say(
         assert pool["max_size"] == running["pool"]["max_size"]
         assert pool["max_size"] == int(settings[f"{prefix}_POOL_MAX_SIZE"])
         assert pool["max_waiting"] == int(settings[f"{prefix}_POOL_MAX_WAITING"])
-        assert running["log"]["level"] == settings["APP_LOG_LEVEL"]
+        assert running["log"]["level"] == settings[f"{prefix}_LOG_LEVEL"]
         assert (state["needs_reload"], state["needs_restart"], state["file_fault"]) == ([], [], "")
 
 

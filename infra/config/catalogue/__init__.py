@@ -1,6 +1,6 @@
 """Every setting of the stack, in the order of the env file."""
 
-from infra.config.catalogue import api, app, network, operations, pgbouncer, postgres, worker
+from infra.config.catalogue import api, pgbouncer, postgres, shared, worker
 from infra.config.settings import Setting, Values
 
 
@@ -9,11 +9,11 @@ def all_settings() -> tuple[Setting, ...]:
     return (
         *postgres.SETTINGS,
         *pgbouncer.SETTINGS,
-        *network.SETTINGS,
-        *app.SETTINGS,
+        *shared.NETWORK,
+        *shared.APP,
         *api.SETTINGS,
         *worker.SETTINGS,
-        *operations.SETTINGS,
+        *shared.OPERATIONS,
     )
 
 

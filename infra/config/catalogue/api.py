@@ -1,15 +1,38 @@
 """Settings of the api: one process, one pool, requests with a deadline."""
 
+import ipaddress
 from decimal import Decimal
 from typing import Final
 
-from infra.config.settings import Change, Derivation, Setting, Tier, share
+from infra.config.settings import Change, Derivation, Form, Setting, Tier, share
+
+
+def _address(text: str) -> str:
+    if "%" in text:
+        raise ValueError("has a zone, which Docker does not take")
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ValueError("is not an address") from None
+
 
 SETTINGS: Final = (
     Setting(
+        name="API_BIND_ADDRESS",
+        tier=Tier.API,
+        meaning="Address of the host on which the api is published; it has no authentication.",
+        unit="address",
+        form=Form("an IPv4 or IPv6 address without brackets", _address),
+        default="127.0.0.1",
+        change=Change.RECREATE,
+        rule="loopback, or plan warns; 0.0.0.0 is every IPv4 address, :: every IPv6 address",
+        compose=True,
+        listed=True,
+    ),
+    Setting(
         name="API_PORT",
         tier=Tier.API,
-        meaning="Port of the HTTP interface, published on 127.0.0.1 only.",
+        meaning="Port of the HTTP interface on API_BIND_ADDRESS.",
         unit="port",
         minimum=1,
         maximum=65_535,
@@ -242,5 +265,24 @@ SETTINGS: Final = (
         change=Change.RESTART_API,
         rule="above API_REQUEST_DEADLINE_SECONDS",
         derivation=share("2", "API_REQUEST_DEADLINE_SECONDS"),
+    ),
+    Setting(
+        name="API_LOG_LEVEL",
+        tier=Tier.API,
+        meaning="Least severe message that the api logs.",
+        unit="level",
+        choices=("DEBUG", "INFO", "WARNING", "ERROR"),
+        default="INFO",
+        change=Change.LIVE,
+        listed=True,
+    ),
+    Setting(
+        name="API_LOG_FORMAT",
+        tier=Tier.API,
+        meaning="Form of the log of the api: a JSON object a line, or text for people.",
+        unit="form",
+        choices=("json", "text"),
+        default="json",
+        change=Change.LIVE,
     ),
 )

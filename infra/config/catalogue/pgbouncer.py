@@ -245,7 +245,7 @@ SETTINGS: Final = (
     Setting(
         name="PGBOUNCER_DNS_MAX_TTL_SECONDS",
         tier=Tier.PGBOUNCER,
-        meaning="How long the address of postgres is believed; Docker reports 600 s for all.",
+        meaning="DNS cache TTL of the address of postgres; Docker reports 600 s for all.",
         unit="seconds",
         minimum=1,
         maximum=60,
@@ -263,5 +263,15 @@ SETTINGS: Final = (
         default=200,
         change=Change.LIVE,
         rule="at least APP_PREPARED_MAX",
+    ),
+    Setting(
+        name="PGBOUNCER_LOG_VERBOSITY",
+        tier=Tier.PGBOUNCER,
+        meaning="How much a replica logs beyond its events: 1 for debugging, 2 with every packet.",
+        unit="level",
+        minimum=0,
+        maximum=2,
+        default=0,
+        change=Change.LIVE,
     ),
 )

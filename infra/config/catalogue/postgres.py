@@ -208,4 +208,16 @@ SETTINGS: Final = (
         default=1000,
         change=Change.LIVE,
     ),
+    Setting(
+        name="POSTGRES_LOG_MIN_MESSAGES",
+        tier=Tier.POSTGRES,
+        meaning="Least severe message that the server logs (log_min_messages).",
+        unit="level",
+        choices=(
+            *("debug5", "debug4", "debug3", "debug2", "debug1", "info", "notice", "warning"),
+            *("error", "log", "fatal", "panic"),
+        ),
+        default="warning",
+        change=Change.LIVE,
+    ),
 )

@@ -263,4 +263,23 @@ SETTINGS: Final = (
         default=20,
         change=Change.RESTART_WORKER,
     ),
+    Setting(
+        name="WORKER_LOG_LEVEL",
+        tier=Tier.WORKER,
+        meaning="Least severe message that the workers log.",
+        unit="level",
+        choices=("DEBUG", "INFO", "WARNING", "ERROR"),
+        default="INFO",
+        change=Change.LIVE,
+        listed=True,
+    ),
+    Setting(
+        name="WORKER_LOG_FORMAT",
+        tier=Tier.WORKER,
+        meaning="Form of the log of the workers: a JSON object a line, or text for people.",
+        unit="form",
+        choices=("json", "text"),
+        default="json",
+        change=Change.LIVE,
+    ),
 )

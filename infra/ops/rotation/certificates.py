@@ -18,7 +18,7 @@ import psycopg
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from infra.config import control
+from infra.config import names
 from infra.config.build import Compiled, compile_values
 from infra.config.certificates import expiry
 from infra.config.faults import FaultyInputError
@@ -348,7 +348,7 @@ def reload(settings: OpsSettings) -> None:
 def _leaves(compiled: Compiled) -> dict[str, bytes]:
     """Return the certificate that each server is to show, as DER, by its name among secrets."""
     paths = {"postgres": "postgres/server.crt", "pgbouncer": "pgbouncer/server.crt"}
-    paths |= {alias: f"app/{alias}.crt" for alias in control.ALIASES.values()}
+    paths |= {alias: f"app/{alias}.crt" for alias in names.CONTROL_ALIASES.values()}
     contents = {file.path: file.content for file in compiled.files}
     return {
         name: x509.load_pem_x509_certificate(contents[path]).public_bytes(Encoding.DER)

@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from infra.config import control
+from infra.config import names
 from infra.ops.clients import app_control, pgbouncer
 from infra.ops.clients.processes import OpsSettings, Target, resolve
 
@@ -55,7 +55,7 @@ def everyone(settings: OpsSettings) -> tuple[Shown, ...]:
     return (
         *(Shown(target, target.host, is_database=True) for target in databases),
         *(
-            Shown(target, control.ALIASES[app.service_of(target)], is_database=False)
+            Shown(target, names.CONTROL_ALIASES[app.service_of(target)], is_database=False)
             for target in app.targets()
         ),
     )

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.settings import LIVE_FIELDS, ApiSettings, Live, WorkerSettings, differing, flat, merged
-from infra.config import app_settings, catalogue
+from infra.config import catalogue, documents
 from infra.config.settings import Change, Setting, Value, Values
 from tests.unit.service.conftest import API, WORKER
 
@@ -52,8 +52,8 @@ def test_every_live_field_is_one_of_a_service() -> None:
 def compiled(values: Values) -> dict[str, object]:
     """Return the fields of both services as the compiler renders them."""
     settings = (
-        ApiSettings.model_validate(app_settings.api(values)),
-        WorkerSettings.model_validate(app_settings.worker(values)),
+        ApiSettings.model_validate(documents.api(values)),
+        WorkerSettings.model_validate(documents.worker(values)),
     )
     return {f"{one.service}.{name}": value for one in settings for name, value in flat(one).items()}
 
@@ -62,7 +62,8 @@ def another(setting: Setting) -> Value:
     """Return a value in range that is not the default."""
     if setting.choices:
         return next(choice for choice in setting.choices if choice != setting.default)
-    assert not isinstance(setting.default, str)
+    if isinstance(setting.default, str):
+        return "192.0.2.1"
     step = 1 if isinstance(setting.default, int) else setting.default / 10
     more = setting.default + step
     return more if more <= setting.maximum else setting.default - step  # type: ignore[operator]

@@ -8,8 +8,8 @@ import pytest
 
 from infra.config import catalogue, envdoc, envfile
 from infra.config.build import check
+from infra.config.envfile import assign
 from infra.config.settings import Setting
-from infra.config.values import assign
 from tests.unit.infra.support import REPOSITORY, messages
 
 ENV = REPOSITORY / "infra" / "env"

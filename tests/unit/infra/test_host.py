@@ -126,6 +126,59 @@ def test_a_port_that_another_program_has_is_refused(tmp_path: Path, address: str
     assert "API_PORT=8080 is in use by another program" in fault
 
 
+@pytest.mark.parametrize(
+    ("bound", "taken"),
+    [
+        ("0.0.0.0", "0200007F"),
+        ("192.0.2.7", "070200C0"),
+        ("192.0.2.7", "00000000"),
+        ("::1", "00000000000000000000000001000000"),
+        ("::1", "0" * 32),
+        ("::", "00000000000000000000000001000000"),
+    ],
+)
+def test_a_port_is_in_use_on_the_address_that_the_api_is_published_on(
+    tmp_path: Path, bound: str, taken: str
+) -> None:
+    facts = Host(listening=frozenset({f"{taken}:1F90"}))
+    (fault,) = _faults(tmp_path, facts, API_BIND_ADDRESS=bound)
+    assert f"API_PORT=8080 is in use by another program on {bound};" in fault
+
+
+@pytest.mark.parametrize(
+    ("bound", "taken"),
+    [
+        ("192.0.2.7", "0100007F"),
+        ("::1", "0100007F"),
+        ("::1", "00000000"),
+        ("::", "00000000"),
+        ("0.0.0.0", "00000000000000000000000001000000"),
+    ],
+)
+def test_a_port_of_an_address_that_the_api_is_not_published_on_is_free(
+    tmp_path: Path, bound: str, taken: str
+) -> None:
+    facts = Host(listening=frozenset({f"{taken}:1F90"}))
+    assert _faults(tmp_path, facts, API_BIND_ADDRESS=bound) == []
+
+
+@pytest.mark.parametrize(
+    ("bound", "ports", "free"),
+    [
+        ("127.0.0.1", "192.0.2.7:8080->8000/tcp", True),
+        ("192.0.2.7", "127.0.0.1:8080->8000/tcp", True),
+        ("0.0.0.0", "127.0.0.1:8080->8000/tcp", False),
+        ("::1", "[::1]:8080->8000/tcp", False),
+        ("::1", "0.0.0.0:8080->80/tcp, [::]:8080->80/tcp", False),
+    ],
+)
+def test_another_container_s_port_counts_where_the_addresses_meet(
+    tmp_path: Path, bound: str, ports: str, free: bool
+) -> None:
+    taken = Host(project="sluice", published=(Published("other-api-1", "other", ports),))
+    assert (_faults(tmp_path, taken, API_BIND_ADDRESS=bound) == []) is free
+
+
 def test_a_port_of_another_address_is_free(tmp_path: Path) -> None:
     assert _faults(tmp_path, Host(listening=frozenset({"0200007F:1F90", "0100007F:1F91"}))) == []
 

@@ -8,7 +8,7 @@ from infra.config import catalogue
 from infra.config.settings import BadValueError, Setting, Tier
 
 SETTINGS = catalogue.all_settings()
-NUMBERS = [setting for setting in SETTINGS if not setting.choices]
+NUMBERS = [setting for setting in SETTINGS if not (setting.choices or setting.form)]
 CHOICES = [setting for setting in SETTINGS if setting.choices]
 
 
@@ -95,4 +95,26 @@ def test_only_plain_decimals_are_decimals(text: str) -> None:
 
 def test_a_misspelt_choice_gets_a_suggestion() -> None:
     with pytest.raises(BadValueError, match=r"did you mean WARNING\?"):
-        catalogue.by_name()["APP_LOG_LEVEL"].parse("WARNIGN")
+        catalogue.by_name()["API_LOG_LEVEL"].parse("WARNIGN")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("0.0.0.0", "0.0.0.0"),
+        ("::1", "::1"),
+        ("0:0:0:0:0:0:0:1", "::1"),
+        ("2001:DB8::7", "2001:db8::7"),
+    ],
+)
+def test_an_address_is_an_ipv4_or_ipv6_address(text: str, value: str) -> None:
+    assert catalogue.by_name()["API_BIND_ADDRESS"].parse(text) == value
+
+
+@pytest.mark.parametrize(
+    "text", ["localhost", "127.1", "127.0.0.1:80", "[::1]", "fe80::1%eth0", "0"]
+)
+def test_what_is_no_address_is_refused_with_the_rule(text: str) -> None:
+    with pytest.raises(BadValueError, match="write an IPv4 or IPv6 address without brackets"):
+        catalogue.by_name()["API_BIND_ADDRESS"].parse(text)

@@ -567,3 +567,22 @@ def test_apply_with_restarts_finishes_what_a_killed_run_had_compiled(docker: Doc
     ran = docker.run("apply", "--json", "--restart")
     assert ran.exit_code == 0, ran.stderr
     assert ran.commands == ["apply --restart", "restart-app --compiled worker", "apply"]
+
+
+@pytest.mark.parametrize(
+    ("published", "url"),
+    [
+        ("127.0.0.1:8080", "http://127.0.0.1:8080"),
+        ("0.0.0.0:8080", "http://127.0.0.1:8080"),
+        ("192.0.2.7:80", "http://192.0.2.7:80"),
+        ("::1:8080", "http://[::1]:8080"),
+        ("[::1]:8080", "http://[::1]:8080"),
+        (":::8080", "http://[::1]:8080"),
+        ("2001:db8::7:8080", "http://[2001:db8::7]:8080"),
+    ],
+)
+def test_the_url_is_the_one_by_which_this_host_reaches_the_api(
+    docker: Docker, published: str, url: str
+) -> None:
+    docker.answer("port api 8000", stdout=f"{published}\n")
+    assert docker.run("url").stdout == f"{url}\n"

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infra.config import budget, catalogue, connections
+from infra.config import catalogue, extra, rules, sizing
+from infra.config.extra import PGBOUNCER_FILE, POSTGRES_FILE, key
 from infra.config.settings import Change, Setting, Value, Values
 from infra.ops import plan
 from infra.ops.plan import SIZED, Step, live_part, smaller, steps, tiers_to_restart
@@ -36,7 +37,7 @@ def sized(draw: st.DrawFn) -> Values:
     numbers["PGBOUNCER_MAX_CLIENT_CONNECTIONS"] = draw(st.integers(200, 400))
     numbers["POSTGRES_OWNER_CONNECTIONS"] = draw(st.integers(2, 5))
     found = values(**numbers)
-    return found if not budget.faults(found, file="") else values()
+    return found if not rules.faults(found, file="") else values()
 
 
 @given(sized(), sized())
@@ -45,7 +46,7 @@ def test_the_configuration_in_between_holds_the_budget_and_exceeds_neither(
     before: Values, wanted: Values
 ) -> None:
     middle = smaller(before, wanted)
-    assert not budget.faults(middle, file="")
+    assert not rules.faults(middle, file="")
     for name in SIZED:
         assert middle.integer(name) == min(before.integer(name), wanted.integer(name))
 
@@ -64,9 +65,9 @@ def test_no_tier_opens_more_than_the_tier_below_accepts_at_any_step(
             pgbouncer = step.values if tier == "pgbouncer" else pgbouncer
             postgres = step.values if tier == "postgres" else postgres
             clients = pgbouncer.integer("PGBOUNCER_MAX_CLIENT_CONNECTIONS")
-            assert connections.app_pools(app) <= clients
-            limits = connections.role_limits(postgres)
-            for pool in connections.pools(pgbouncer):
+            assert sizing.app_pools(app) <= clients
+            limits = sizing.role_limits(postgres)
+            for pool in sizing.pools(pgbouncer):
                 assert pool.limit * pgbouncer.integer("PGBOUNCER_REPLICAS") <= limits[pool.user]
     assert app.as_dict() == pgbouncer.as_dict() == postgres.as_dict() == wanted.as_dict()
 
@@ -161,3 +162,16 @@ def test_a_service_that_gets_a_new_container_is_not_restarted_too() -> None:
 def test_the_largest_part_that_holds_is_taken() -> None:
     wanted = values(POSTGRES_MAX_CONNECTIONS=90, PGBOUNCER_BATCH_POOL_SIZE=9)
     assert plan.live_part(values(), wanted).held == ()
+
+
+def test_a_parameter_that_needs_a_restart_is_left_until_then() -> None:
+    delay, name = key(POSTGRES_FILE, "bgwriter_delay"), key(POSTGRES_FILE, "cluster_name")
+    tracked = key(PGBOUNCER_FILE, "track_extra_parameters")
+    wanted = values(**{delay: "50ms", name: "two", tracked: "search_path"})
+    part = live_part(values(), wanted)
+    assert part.waiting == (name, tracked)
+    assert extra.given(part.values) == (delay,)
+    assert tiers_to_restart(part.waiting) == (("postgres", "pgbouncer"), ())
+    gone = live_part(wanted, values())
+    assert gone.waiting == (name, tracked)
+    assert extra.given(gone.values) == (name, tracked)

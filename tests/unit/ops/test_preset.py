@@ -7,6 +7,7 @@ import pytest
 
 from infra.config import envfile
 from infra.config.build import check
+from infra.config.extra import POSTGRES_FILE
 from infra.ops import preset
 from infra.ops.outcome import Exit
 from tests.unit.infra.support import REPOSITORY
@@ -66,3 +67,15 @@ def test_the_plan_of_a_preset_is_shown_and_nothing_is_written(
     assert preset.run(name, env_file, nowhere, nowhere) == Exit.OK
     assert "POSTGRES_MEMORY_MB" in capsys.readouterr().out
     assert env_file.read_bytes() == before
+
+
+def test_a_preset_is_judged_with_the_present_extra_files(
+    env_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    extra_file, nowhere = env_file.parent / POSTGRES_FILE, env_file.parent / "none"
+    extra_file.write_text("seq_page_cost = 1.5\n")
+    assert preset.run("small", env_file, nowhere, nowhere) == Exit.OK
+    assert f"{POSTGRES_FILE}:seq_page_cost=1.5" in capsys.readouterr().out
+    extra_file.write_text("work_mem = 64MB\n")
+    assert preset.run("small", env_file, nowhere, nowhere) == Exit.BAD_INPUT
+    assert f"infra/env/{POSTGRES_FILE}:1: work_mem = 64MB" in capsys.readouterr().err

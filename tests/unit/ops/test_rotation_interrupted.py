@@ -22,7 +22,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from infra.config import build, catalogue, certificates, control, issuing, write
+from infra.config import build, catalogue, certificates, issuing, names, write
 from infra.config.secrets import STAGED, SecretError
 from infra.ops.clients.processes import Target
 from infra.ops.operation import Paths, Request
@@ -35,7 +35,7 @@ KILLED = 137
 FILES = {
     "postgres": ("postgres/server", "postgres/ca.crt"),
     "pgbouncer": ("pgbouncer/server", "pgbouncer/ca.crt"),
-} | {alias: (f"app/{alias}", "app/ca.crt") for alias in control.ALIASES.values()}
+} | {alias: (f"app/{alias}", "app/ca.crt") for alias in names.CONTROL_ALIASES.values()}
 # What changes a directory: each is a place to be killed at.
 CALLS = ("open", "mkdir", "rename", "replace", "unlink", "rmdir", "fsync")
 NEEDS_ROOM = ("open", "mkdir", "fsync")

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from infra.config import catalogue, ops_settings
-from infra.config.settings import Change, Value, Values
+from infra.config import catalogue, documents, extra
+from infra.config.extra import PGBOUNCER_FILE, POSTGRES_FILE, key
+from infra.config.settings import SERVER_DEFAULT, Change, Value, Values
 from infra.ops import process_settings
 from infra.ops.clients.postgres import RoleSettings, ServerSetting
 from infra.ops.process_settings import SOURCES, Facts, expected, fact, read
@@ -154,7 +155,7 @@ def test_who_is_not_there_or_silent_is_named() -> None:
 
 def compiled_settings(**changed: Value) -> dict[str, Any]:
     """Return the settings as compiled.json holds them."""
-    settings = ops_settings.compiled(values(**changed))["settings"]
+    settings = documents.compiled(values(**changed))["settings"]
     return dict(json.loads(json.dumps(settings)))
 
 
@@ -226,3 +227,52 @@ def test_the_order_is_that_of_the_env_file(recorded: Recorded) -> None:
 
 def test_without_a_record_nothing_is_known(tmp_path: Path) -> None:
     assert read_record(tmp_path / "compiled.json") is None
+
+
+def showing(settings: dict[str, Any], config: dict[str, Any], **recorded: Value) -> Running:
+    """Return processes with these parameters beside what was compiled last."""
+    facts_of_postgres = {f"settings.{name}": fact(value) for name, value in settings.items()}
+    facts_of_pgbouncer = {f"config.{name}": fact(value) for name, value in config.items()}
+    processes = (
+        Process("postgres", "postgres-1", facts_of_postgres),
+        *(Process("pgbouncer", f"pgbouncer-{n}", facts_of_pgbouncer) for n in (1, 2)),
+    )
+    known = {name: values()[name] for name in catalogue.by_name() if name not in SOURCES}
+    return Running(processes, recorded=known | recorded)
+
+
+DELAY = key(POSTGRES_FILE, "bgwriter_delay")
+CLOSE = key(PGBOUNCER_FILE, "server_fast_close")
+
+
+def of_extra_files(found: tuple[SettingChange, ...]) -> list[SettingChange]:
+    return [one for one in found if ":" in one.setting.name]
+
+
+def test_a_parameter_of_an_extra_file_is_compared_with_the_running_value() -> None:
+    before = showing({"bgwriter_delay": 200}, {"server_fast_close": 0})
+    found = of_extra_files(before.changes(values(**{DELAY: "50ms", CLOSE: "1"})))
+    assert named(tuple(found)) == {DELAY: ("200ms", "50ms"), CLOSE: ("0", "1")}
+    assert [one.live for one in found] == [True, True]
+    # What was not compiled is no part of what an apply goes back to.
+    assert before.values[DELAY] == SERVER_DEFAULT
+
+
+def test_a_parameter_written_in_another_unit_is_no_change() -> None:
+    before = showing({"bgwriter_delay": 1000}, {}, **{DELAY: "1s"})
+    assert of_extra_files(before.changes(values(**{DELAY: "1s"}))) == []
+
+
+def test_a_parameter_whose_line_is_gone_goes_back_to_the_server_s_default() -> None:
+    before = showing({"bgwriter_delay": 50}, {}, **{DELAY: "50ms"})
+    (change,) = of_extra_files(before.changes(values()))
+    assert (change.was, change.new, change.live) == ("50ms", SERVER_DEFAULT, True)
+
+
+def test_a_parameter_that_no_file_may_set_any_more_is_not_believed(tmp_path: Path) -> None:
+    old = {key(POSTGRES_FILE, "work_mem"): "64MB", key(POSTGRES_FILE, "zzz"): "1"}
+    path = tmp_path / "compiled.json"
+    path.write_text(json.dumps({"settings": compiled_settings() | old}))
+    known = read_record(path)
+    assert known is not None
+    assert extra.given(Running((), recorded=known).values) == ()

@@ -1,12 +1,173 @@
-"""PostgreSQL settings derived from the budget, each with its formula beside it."""
+"""The sizes that follow from the settings: connections, memory and disk, each counted once.
 
+The rules judge these numbers, plan shows them, and PostgreSQL's derived settings are made of
+them, each with its formula beside it.
+"""
+
+from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 
-from infra.config import connections
+from infra.config import names
+from infra.config.names import Client
 from infra.config.settings import Values
 
+# One server connection of the database entry risk_monitor in each replica.
+MONITOR_POOL_SIZE = 1
+# Listening sockets, log, epoll, DNS and the administrator's own descriptors.
+OPEN_FILES_SLACK = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of a sum of the budget: what takes it, how much, and how that comes about."""
+
+    name: str
+    size: int
+    how: str
+
+
+def total(parts: Iterable[Part]) -> int:
+    """Return the sum of parts."""
+    return sum(part.size for part in parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """One PgBouncer database entry, per replica: connections to PostgreSQL."""
+
+    entry: str
+    user: str
+    size: int
+    reserve: int
+    minimum: int
+
+    @property
+    def limit(self) -> int:
+        """Server connections one replica may open for this entry."""
+        return self.size + self.reserve
+
+
+def pools(values: Values) -> tuple[Pool, ...]:
+    """Return the entries of one replica."""
+    return (
+        *(_pool(values, client) for client in names.CLIENTS),
+        Pool(names.MONITOR_ENTRY, names.MONITOR, MONITOR_POOL_SIZE, 0, MONITOR_POOL_SIZE),
+    )
+
+
+def _pool(values: Values, client: Client) -> Pool:
+    return Pool(
+        client.entry,
+        client.role,
+        values.integer(client.server_pool_size),
+        values.integer(client.server_reserve_size),
+        values.integer(client.server_min_pool_size),
+    )
+
+
+def per_replica(values: Values) -> int:
+    """Return the server connections that one PgBouncer replica may open."""
+    return sum(pool.limit for pool in pools(values))
+
+
+def pooled(values: Values) -> int:
+    """Return the server connections that all PgBouncer replicas may open."""
+    return per_replica(values) * values.integer("PGBOUNCER_REPLICAS")
+
+
+def direct(values: Values) -> int:
+    """Return the sessions that do not come through PgBouncer."""
+    settings = (
+        "POSTGRES_OWNER_CONNECTIONS",
+        "POSTGRES_OPERATOR_CONNECTIONS",
+        "POSTGRES_MONITOR_CONNECTIONS",
+        "POSTGRES_BACKUP_CONNECTIONS",
+    )
+    return sum(map(values.integer, settings))
+
+
+def reserved(values: Values) -> int:
+    """Return the sessions that PostgreSQL keeps back."""
+    return values.integer("POSTGRES_SUPERUSER_RESERVED_CONNECTIONS") + values.integer(
+        "POSTGRES_RESERVED_CONNECTIONS"
+    )
+
+
+def session_parts(values: Values) -> tuple[Part, ...]:
+    """Return everything that max_connections must hold."""
+    replicas = values.integer("PGBOUNCER_REPLICAS")
+    return (
+        *(
+            Part(
+                f"pool {pool.entry} ({pool.user})",
+                pool.limit * replicas,
+                f"{replicas} replicas x ({pool.size} + {pool.reserve} reserve)",
+            )
+            for pool in pools(values)
+        ),
+        Part("direct", direct(values), "owner, operator, monitor, backup"),
+        Part("reserved", reserved(values), "superuser, operator and monitor"),
+    )
+
+
+def spare(values: Values) -> int:
+    """Return the sessions of max_connections that nobody claims; negative when over."""
+    return values.integer("POSTGRES_MAX_CONNECTIONS") - total(session_parts(values))
+
+
+def app_pools(values: Values) -> int:
+    """Return the client connections of all app processes together."""
+    workers = values.integer("WORKER_REPLICAS") * values.integer("WORKER_POOL_MAX_SIZE")
+    return values.integer("API_POOL_MAX_SIZE") + workers
+
+
+def client_parts(values: Values) -> tuple[Part, ...]:
+    """Return what one replica must accept in the worst case: everybody on this one.
+
+    While the api is restarted, the old process and the new one have a pool each.
+    """
+    api, size = values.integer("API_POOL_MAX_SIZE"), values.integer("WORKER_POOL_MAX_SIZE")
+    replicas = values.integer("WORKER_REPLICAS")
+    headroom = values.integer("PGBOUNCER_ADMIN_HEADROOM_CONNECTIONS")
+    return (
+        Part("api", api, "API_POOL_MAX_SIZE"),
+        Part("api's successor (restart)", api, "API_POOL_MAX_SIZE"),
+        Part("worker", replicas * size, f"{replicas} replicas x {size}"),
+        Part("operators and checks", headroom, "headroom"),
+    )
+
+
+def client_demand(values: Values) -> int:
+    """Return the client connections of one replica in the worst case."""
+    return total(client_parts(values))
+
+
+def file_demand(values: Values) -> int:
+    """Return the open files of one replica at its limits."""
+    clients = values.integer("PGBOUNCER_MAX_CLIENT_CONNECTIONS")
+    return clients + per_replica(values) + OPEN_FILES_SLACK
+
+
+def role_limits(values: Values) -> dict[str, int]:
+    """Return the connection limit of every login role.
+
+    A pooled role gets what PgBouncer may open for it plus the spare sessions: after a cut
+    network, old sessions live on beside their replacements until the server notices.
+    """
+    replicas = values.integer("PGBOUNCER_REPLICAS")
+    room = max(spare(values), 0)
+    limits = {pool.user: pool.limit * replicas + room for pool in pools(values)}
+    limits[names.MONITOR] += values.integer("POSTGRES_MONITOR_CONNECTIONS") - room
+    limits[names.OPERATOR] = values.integer("POSTGRES_OPERATOR_CONNECTIONS")
+    limits[names.OWNER] = values.integer("POSTGRES_OWNER_CONNECTIONS")
+    return limits
+
+
 KB_PER_MB = 1024
+# Measured: 5,000 TLS clients took 187 MiB in one process.
+PGBOUNCER_BASE_KB = 16 * KB_PER_MB
+PGBOUNCER_CLIENT_KB = 40
 # One statement can hold several sorts and hashes, and a hash may take twice work_mem
 # (hash_mem_multiplier): two full allocations per session are taken as the worst case.
 WORK_MEM_FACTOR = 2
@@ -50,11 +211,19 @@ def maintenance_work_mem_kb(values: Values) -> int:
     return chosen or min(max(share // KB_PER_MB, 1) * KB_PER_MB, _MAINTENANCE_MAX_KB)
 
 
-def fixed_kb(values: Values) -> int:
+def fixed_parts(values: Values) -> tuple[Part, ...]:
     """Return the memory that is gone before any session sorts, in kB."""
-    sessions = values.integer("POSTGRES_MAX_CONNECTIONS") * SESSION_OVERHEAD_KB
-    vacuum = maintenance_work_mem_kb(values) * values.integer("POSTGRES_AUTOVACUUM_WORKERS")
-    return shared_buffers_kb(values) + sessions + vacuum
+    sessions = values.integer("POSTGRES_MAX_CONNECTIONS")
+    workers = values.integer("POSTGRES_AUTOVACUUM_WORKERS")
+    return (
+        Part("shared_buffers", shared_buffers_kb(values), "once"),
+        Part("sessions", sessions * SESSION_OVERHEAD_KB, f"{sessions} x overhead"),
+        Part(
+            "autovacuum",
+            workers * maintenance_work_mem_kb(values),
+            f"{workers} x maintenance_work_mem",
+        ),
+    )
 
 
 def work_mem_kb(values: Values) -> int:
@@ -66,17 +235,28 @@ def work_mem_kb(values: Values) -> int:
     chosen = values.integer("POSTGRES_WORK_MEM_KB")
     if chosen:
         return chosen
-    left = max(memory_kb(values) - fixed_kb(values), 0)
-    busy = connections.pooled(values) + connections.direct(values)
+    left = max(memory_kb(values) - total(fixed_parts(values)), 0)
+    busy = pooled(values) + direct(values)
     target = left // 2 // (busy * WORK_MEM_FACTOR)
     bound = left // (values.integer("POSTGRES_MAX_CONNECTIONS") * WORK_MEM_FACTOR)
     return max(min(target, bound, _WORK_MEM_MAX_KB), WORK_MEM_MIN_KB)
 
 
-def memory_demand_kb(values: Values) -> int:
+def memory_parts(values: Values) -> tuple[Part, ...]:
     """Return the worst case that must fit into the container, in kB."""
     sessions = values.integer("POSTGRES_MAX_CONNECTIONS")
-    return fixed_kb(values) + sessions * work_mem_kb(values) * WORK_MEM_FACTOR
+    buffers, overhead, autovacuum = fixed_parts(values)
+    sorts = Part(
+        "sorts and hashes",
+        sessions * work_mem_kb(values) * WORK_MEM_FACTOR,
+        f"{sessions} x work_mem x {WORK_MEM_FACTOR}",
+    )
+    return buffers, overhead, sorts, autovacuum
+
+
+def memory_demand_kb(values: Values) -> int:
+    """Return the worst case that must fit into the container, in kB."""
+    return total(memory_parts(values))
 
 
 def processors(values: Values) -> int:
@@ -94,8 +274,8 @@ def spilling_processes(values: Values) -> int:
 
     Without those of the owner, who has no limit: a large index is sorted on disk.
     """
-    direct = connections.direct(values) - values.integer("POSTGRES_OWNER_CONNECTIONS")
-    return connections.pooled(values) + direct + processors(values)
+    limited = direct(values) - values.integer("POSTGRES_OWNER_CONNECTIONS")
+    return pooled(values) + limited + processors(values)
 
 
 def temp_file_limit_kb(values: Values) -> int:
@@ -117,10 +297,30 @@ def ballast_mb(values: Values) -> int:
     return min(max(values.integer("POSTGRES_DISK_MB") // 64, 64), 1024)
 
 
+def disk_share_mb(values: Values) -> int:
+    """Return the disk space that the log, and temporary files, may each take, in MB."""
+    return values.integer("POSTGRES_DISK_MB") // DISK_SHARE
+
+
+def disk_parts(values: Values) -> tuple[Part, ...]:
+    """Return the disk space that is not for tables and indexes, in MB."""
+    processes = spilling_processes(values)
+    return (
+        Part("write-ahead log", wal_demand_mb(values), f"{WAL_FACTOR} x max_wal_size"),
+        Part("temporary files", disk_share_mb(values), f"{processes} processes x temp_file_limit"),
+        Part("ballast", ballast_mb(values), "given back by make free-disk"),
+    )
+
+
 def data_mb(values: Values) -> int:
     """Return the disk space that is left for tables and indexes, in MB."""
-    disk = values.integer("POSTGRES_DISK_MB")
-    return disk - wal_demand_mb(values) - disk // DISK_SHARE - ballast_mb(values)
+    return values.integer("POSTGRES_DISK_MB") - total(disk_parts(values))
+
+
+def pgbouncer_memory_kb(values: Values) -> int:
+    """Return the memory of a replica with as many TLS clients as it accepts, in kB."""
+    clients = values.integer("PGBOUNCER_MAX_CLIENT_CONNECTIONS")
+    return PGBOUNCER_BASE_KB + clients * PGBOUNCER_CLIENT_KB
 
 
 def derived_settings(values: Values) -> tuple[Derived, ...]:
@@ -147,7 +347,7 @@ def _connection_settings(values: Values) -> tuple[Derived, ...]:
 
 
 def _memory_settings(values: Values) -> tuple[Derived, ...]:
-    cache = memory_kb(values) - fixed_kb(values) + shared_buffers_kb(values)
+    cache = memory_kb(values) - total(fixed_parts(values)) + shared_buffers_kb(values)
     return (
         Derived(
             "shared_buffers",
@@ -182,7 +382,7 @@ def _memory_settings(values: Values) -> tuple[Derived, ...]:
 def _work_mem_formula(values: Values) -> str:
     if values.integer("POSTGRES_WORK_MEM_KB"):
         return "POSTGRES_WORK_MEM_KB"
-    busy = connections.pooled(values) + connections.direct(values)
+    busy = pooled(values) + direct(values)
     return (
         f"(memory - fixed) / 2 / ({busy} pooled and direct sessions x {WORK_MEM_FACTOR}), "
         f"bounded so that POSTGRES_MAX_CONNECTIONS sessions fit"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from infra.config import catalogue, connections, derive, measured
+from infra.config import catalogue, measured, sizing
 from infra.config.build import check
 from infra.config.settings import Values
 from tests.unit.infra.support import judge, messages, write_env
@@ -229,6 +229,7 @@ def test_a_setting_out_of_range_is_not_judged_a_second_time(tmp_path: Path) -> N
         ({"API_THREADS": 8}, "API_POOL_MAX_SIZE=16, API_THREADS=8"),
         ({"WORKER_THREADS": 1}, "WORKER_POOL_MAX_SIZE=6, WORKER_THREADS=1"),
         ({"POSTGRES_MEMORY_MB": 400}, "sorts go to disk"),
+        ({"API_BIND_ADDRESS": "0.0.0.0"}, "the api, which has no authentication"),
     ],
 )
 def test_what_is_only_unwise_is_a_warning(tmp_path: Path, changed: Settings, says: str) -> None:
@@ -273,18 +274,18 @@ def test_a_measurement_on_record_speaks_for_a_large_pool(tmp_path: Path) -> None
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_a_role_may_have_what_pgbouncer_may_open(replicas: int) -> None:
     values = Values(catalogue.defaults().as_dict() | {"PGBOUNCER_REPLICAS": replicas})
-    limits = connections.role_limits(values)
-    for pool in connections.pools(values):
+    limits = sizing.role_limits(values)
+    for pool in sizing.pools(values):
         assert limits[pool.user] >= pool.limit * replicas
 
 
 def test_role_limits_leave_the_direct_sessions_alone() -> None:
     values = catalogue.defaults()
-    limits = connections.role_limits(values)
-    others = connections.direct(values) + connections.reserved(values)
+    limits = sizing.role_limits(values)
+    others = sizing.direct(values) + sizing.reserved(values)
     for user in ("risk_api", "risk_worker"):
-        claimed = connections.pooled(values) - next(
-            pool.limit * 2 for pool in connections.pools(values) if pool.user == user
+        claimed = sizing.pooled(values) - next(
+            pool.limit * 2 for pool in sizing.pools(values) if pool.user == user
         )
         assert limits[user] + claimed + others <= values.integer("POSTGRES_MAX_CONNECTIONS")
 
@@ -296,17 +297,17 @@ def test_derived_work_mem_always_fits_unless_it_is_at_its_minimum(
 ) -> None:
     changed = {"POSTGRES_MEMORY_MB": memory, "POSTGRES_MAX_CONNECTIONS": sessions}
     values = Values(catalogue.defaults().as_dict() | changed)
-    fits = derive.memory_demand_kb(values) <= derive.memory_kb(values)
-    assert fits or derive.work_mem_kb(values) == derive.WORK_MEM_MIN_KB
+    fits = sizing.memory_demand_kb(values) <= sizing.memory_kb(values)
+    assert fits or sizing.work_mem_kb(values) == sizing.WORK_MEM_MIN_KB
 
 
 @pytest.mark.parametrize("disk", [1024, 20_480, 524_288])
 def test_all_that_may_spill_at_once_fits_into_a_quarter_of_the_disk(disk: int) -> None:
     values = Values(catalogue.defaults().as_dict() | {"POSTGRES_DISK_MB": disk})
-    limit = derive.temp_file_limit_kb(values)
-    assert 0 < limit * derive.spilling_processes(values) <= disk * 1024 // 4
+    limit = sizing.temp_file_limit_kb(values)
+    assert 0 < limit * sizing.spilling_processes(values) <= disk * 1024 // 4
     # Every direct session but the owner's, those of two PgBouncers, two parallel workers.
-    assert derive.spilling_processes(values) == 9 + 14 + 2
+    assert sizing.spilling_processes(values) == 9 + 14 + 2
 
 
 @pytest.mark.parametrize(
@@ -314,11 +315,11 @@ def test_all_that_may_spill_at_once_fits_into_a_quarter_of_the_disk(disk: int) -
 )
 def test_the_ballast_follows_the_disk_within_bounds(disk: int, ballast: int) -> None:
     values = Values(catalogue.defaults().as_dict() | {"POSTGRES_DISK_MB": disk})
-    assert derive.ballast_mb(values) == ballast
+    assert sizing.ballast_mb(values) == ballast
 
 
 def test_every_derived_setting_has_a_formula() -> None:
-    for item in derive.derived_settings(catalogue.defaults()):
+    for item in sizing.derived_settings(catalogue.defaults()):
         assert item.value
         assert item.formula
 

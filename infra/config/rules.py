@@ -1,0 +1,382 @@
+"""The rules: what must hold between settings before anything starts.
+
+Each rule is one function that yields a message for every breach; a rule whose settings are
+themselves at fault is left out, so that one mistake is reported once.
+"""
+
+import datetime
+import ipaddress
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Final
+
+from infra.config import measured, sizing
+from infra.config.faults import Fault
+from infra.config.names import CLIENTS
+from infra.config.settings import UnavailableError, Values
+
+Rule = Callable[[Values], Iterator[str]]
+
+
+def shown(values: Values, *names: str) -> str:
+    """Return `NAME=value` for every name; one that the file does not give says so."""
+    return ", ".join(
+        f"{name}={values[name]}{' (derived)' if name in values.derived else ''}" for name in names
+    )
+
+
+def at_most(values: Values, low: str, high: str, reason: str) -> Iterator[str]:
+    """Yield a breach when setting `low` exceeds setting `high`; both count the same thing."""
+    if _available(values, low, high) and values.number(low) > values.number(high):
+        yield f"{shown(values, low)} exceeds {shown(values, high)}; {reason}"
+
+
+def shorter(values: Values, low: str, high: str, reason: str) -> Iterator[str]:
+    """Yield a breach when the time `low` is not below the time `high`."""
+    if _available(values, low, high) and values.seconds(low) >= values.seconds(high):
+        yield f"{shown(values, low)} must be below {shown(values, high)}; {reason}"
+
+
+def not_longer(values: Values, low: str, high: str, reason: str) -> Iterator[str]:
+    """Yield a breach when the time `low` exceeds the time `high`."""
+    if _available(values, low, high) and values.seconds(low) > values.seconds(high):
+        yield f"{shown(values, low)} exceeds {shown(values, high)}; {reason}"
+
+
+def _available(values: Values, *names: str) -> bool:
+    """Return True if every setting has a value: one bad setting must not hide the other pairs."""
+    try:
+        return all(values[name] is not None for name in names)
+    except UnavailableError:
+        return False
+
+
+def ordered_timeouts(values: Values) -> Iterator[str]:
+    """Rule 4: lock < statement < idle in transaction < transaction < query < deadline."""
+    for client in CLIENTS:
+        for low, high in pairwise(client.timeouts):
+            yield from shorter(values, low, high, "the shorter timeout must end it first")
+
+
+def pool_waits(values: Values) -> Iterator[str]:
+    """Rule 4: waiting for a connection leaves time for an answer."""
+    for client in CLIENTS:
+        reason = "nothing would be left of the deadline"
+        yield from shorter(values, client.pool_timeout, client.deadline, reason)
+
+
+def queue_and_statement(values: Values) -> Iterator[str]:
+    """Rule 4: a query that was queued to the last moment still finishes in time."""
+    queue = "PGBOUNCER_QUERY_WAIT_TIMEOUT_SECONDS"
+    for client in CLIENTS:
+        statement, deadline = client.statement_timeout, client.deadline
+        total = values.seconds(queue) + values.seconds(statement)
+        if total >= values.seconds(deadline):
+            yield (
+                f"{shown(values, queue)} + {shown(values, statement)} = {total.normalize():f} s "
+                f"must be below {shown(values, deadline)}; a queued query would outlive it"
+            )
+
+
+def retries_and_leaks(values: Values) -> Iterator[str]:
+    """Retries end, and a leak is reported, no later than the deadline."""
+    for client in CLIENTS:
+        budget, leak, deadline = client.retry_budget, client.leak_threshold, client.deadline
+        yield from not_longer(values, budget, deadline, "retries must end with the deadline")
+        yield from not_longer(values, leak, deadline, "a leak must show before the deadline")
+
+
+def leases(values: Values) -> Iterator[str]:
+    """Check that a batch and its transaction end before its lease does."""
+    reason = "another worker would take a task that is still being worked on"
+    lease = "WORKER_LEASE_SECONDS"
+    yield from shorter(values, "WORKER_BATCH_DEADLINE_SECONDS", lease, reason)
+    yield from shorter(values, "WORKER_TRANSACTION_TIMEOUT_MS", lease, reason)
+
+
+def below_request_deadline(values: Values) -> Iterator[str]:
+    """Check that a dead peer shows within a request, and that a stop waits for requests."""
+    deadline = "API_REQUEST_DEADLINE_SECONDS"
+    detectors = (
+        "APP_CONNECT_TIMEOUT_SECONDS",
+        "TCP_USER_TIMEOUT_MS",
+        "PGBOUNCER_SERVER_CONNECT_TIMEOUT_SECONDS",
+        "PGBOUNCER_DNS_MAX_TTL_SECONDS",
+    )
+    for name in detectors:
+        yield from shorter(values, name, deadline, "a dead peer must show within one request")
+    grace = "API_SHUTDOWN_GRACE_SECONDS"
+    yield from shorter(values, deadline, grace, "a stop must let requests in flight finish")
+
+
+def pgbouncer_waits(values: Values) -> Iterator[str]:
+    """PgBouncer's own waits are shorter than the queue they serve."""
+    queue = "PGBOUNCER_QUERY_WAIT_TIMEOUT_SECONDS"
+    reason = "a queued query would fail before it takes effect"
+    yield from shorter(values, "PGBOUNCER_RESERVE_TIMEOUT_SECONDS", queue, reason)
+    yield from shorter(values, "PGBOUNCER_SERVER_LOGIN_RETRY_SECONDS", queue, reason)
+    connect, login = "APP_CONNECT_TIMEOUT_SECONDS", "PGBOUNCER_CLIENT_LOGIN_TIMEOUT_SECONDS"
+    yield from not_longer(values, connect, login, "PgBouncer would cut a login still allowed")
+
+
+def pool_lifetimes(values: Values) -> Iterator[str]:
+    """Idle check < idle end < lifetime, and a reconnect gets at least one full attempt."""
+    idle, life = "APP_POOL_MAX_IDLE_SECONDS", "APP_POOL_MAX_LIFETIME_SECONDS"
+    yield from shorter(values, idle, life, "the idle limit would never apply")
+    check = "APP_POOL_CHECK_IDLE_SECONDS"
+    yield from not_longer(values, check, idle, "no connection would ever be checked")
+    connect, reconnect = "APP_CONNECT_TIMEOUT_SECONDS", "APP_POOL_RECONNECT_TIMEOUT_SECONDS"
+    yield from not_longer(values, connect, reconnect, "the pool would give up mid-attempt")
+
+
+def planned_pause(values: Values) -> Iterator[str]:
+    """Rule 4: a planned pause ends before any queued query, request or dead-man does."""
+    pause, waiting = "PAUSE_MAX_SECONDS", "PAUSE_QUERY_WAIT_TIMEOUT_SECONDS"
+    yield from shorter(values, "PAUSE_DRAIN_SECONDS", pause, "no time is left for the restart")
+    yield from shorter(values, pause, waiting, "queued queries would fail during the pause")
+    deadline = "API_REQUEST_DEADLINE_SECONDS"
+    yield from shorter(values, pause, deadline, "requests would fail during the pause")
+    dead_man = "PAUSE_DEAD_MAN_SECONDS"
+    yield from shorter(values, pause, dead_man, "the pause would end under the operator")
+    usual = "PGBOUNCER_QUERY_WAIT_TIMEOUT_SECONDS"
+    yield from not_longer(values, usual, waiting, "a pause must not shorten the wait")
+
+
+def certificate_days(values: Values) -> Iterator[str]:
+    """Check that a new certificate is not at once due for renewal."""
+    if values.integer("CERTIFICATE_RENEW_DAYS") >= values.integer("CERTIFICATE_DAYS"):
+        yield (
+            f"{shown(values, 'CERTIFICATE_RENEW_DAYS')} must be below "
+            f"{shown(values, 'CERTIFICATE_DAYS')}; every start would renew"
+        )
+
+
+TIME_RULES: Final[tuple[Rule, ...]] = (
+    ordered_timeouts,
+    pool_waits,
+    queue_and_statement,
+    retries_and_leaks,
+    leases,
+    below_request_deadline,
+    pgbouncer_waits,
+    pool_lifetimes,
+    planned_pause,
+    certificate_days,
+)
+
+
+# A pool serves its threads, the heartbeat and the health check; more cannot be used.
+_WORKER_EXTRA_BORROWERS = 2
+
+
+def server_connections(values: Values) -> Iterator[str]:
+    """Rule 1: everything that may connect fits into max_connections."""
+    demand = sizing.total(sizing.session_parts(values))
+    if sizing.spare(values) < 0:
+        yield (
+            f"PGBOUNCER_REPLICAS={values['PGBOUNCER_REPLICAS']} x "
+            f"{sizing.per_replica(values)} server connections "
+            f"({_pool_sizes(values)}) + {sizing.direct(values)} direct + "
+            f"{sizing.reserved(values)} reserved = {demand} exceeds "
+            f"{shown(values, 'POSTGRES_MAX_CONNECTIONS')}; lower the pools or raise it"
+        )
+
+
+def _pool_sizes(values: Values) -> str:
+    sizes = [
+        name for client in CLIENTS for name in (client.server_pool_size, client.server_reserve_size)
+    ]
+    return f"{shown(values, *sizes)}, monitor={sizing.MONITOR_POOL_SIZE}"
+
+
+def client_connections(values: Values) -> Iterator[str]:
+    """Rule 2: one replica accepts all app pools and still has room for operators."""
+    demand = sizing.client_demand(values)
+    if demand > values.integer("PGBOUNCER_MAX_CLIENT_CONNECTIONS"):
+        names = ("API_POOL_MAX_SIZE", "WORKER_REPLICAS", "WORKER_POOL_MAX_SIZE")
+        yield (
+            f"{shown(values, *names, 'PGBOUNCER_ADMIN_HEADROOM_CONNECTIONS')} need {demand} client "
+            f"connections when all meet on one replica while the api is restarted (its pool counts "
+            f"twice), which exceeds "
+            f"{shown(values, 'PGBOUNCER_MAX_CLIENT_CONNECTIONS')}; lower the pools or raise it"
+        )
+
+
+def open_files(values: Values) -> Iterator[str]:
+    """Rule 2: client and server connections of a replica fit into its open-file limit."""
+    demand = sizing.file_demand(values)
+    if demand > values.integer("PGBOUNCER_OPEN_FILES"):
+        yield (
+            f"{shown(values, 'PGBOUNCER_MAX_CLIENT_CONNECTIONS')} + "
+            f"{sizing.per_replica(values)} server connections + "
+            f"{sizing.OPEN_FILES_SLACK} others = {demand} exceeds "
+            f"{shown(values, 'PGBOUNCER_OPEN_FILES')}; a replica would refuse clients"
+        )
+
+
+def pgbouncer_memory(values: Values) -> Iterator[str]:
+    """Check that a replica full of TLS clients fits into its memory limit."""
+    demand = sizing.pgbouncer_memory_kb(values)
+    if demand > values.integer("PGBOUNCER_MEMORY_MB") * 1024:
+        yield (
+            f"{shown(values, 'PGBOUNCER_MAX_CLIENT_CONNECTIONS')} TLS clients need about "
+            f"{-(-demand // 1024)} MB, which exceeds {shown(values, 'PGBOUNCER_MEMORY_MB')}; "
+            "a full replica would be killed"
+        )
+
+
+def pool_sizes(values: Values) -> Iterator[str]:
+    """Rule 3: no pool keeps more open than it may have; no thread waits for a thread."""
+    pairs = [(client.pool_min_size, client.pool_max_size) for client in CLIENTS]
+    pairs += [(client.server_min_pool_size, client.server_pool_size) for client in CLIENTS]
+    for low, high in pairs:
+        yield from at_most(values, low, high, "a minimum cannot exceed its maximum")
+
+
+def worker_threads(values: Values) -> Iterator[str]:
+    """Rule 3: every worker thread can hold a connection."""
+    reason = "a thread would wait for another thread"
+    yield from at_most(values, "WORKER_THREADS", "WORKER_POOL_MAX_SIZE", reason)
+
+
+def memory(values: Values) -> Iterator[str]:
+    """Rule 5: PostgreSQL's worst case fits into its container."""
+    demand = sizing.memory_demand_kb(values)
+    if demand <= sizing.memory_kb(values):
+        return
+    names = ("POSTGRES_MAX_CONNECTIONS", "POSTGRES_AUTOVACUUM_WORKERS")
+    yield (
+        f"{shown(values, *names)}: shared_buffers {sizing.shared_buffers_kb(values)} kB + "
+        f"sessions x (work_mem {sizing.work_mem_kb(values)} kB x {sizing.WORK_MEM_FACTOR} + "
+        f"{sizing.SESSION_OVERHEAD_KB} kB) + autovacuum x maintenance_work_mem "
+        f"{sizing.maintenance_work_mem_kb(values)} kB = {-(-demand // 1024)} MB exceeds "
+        f"{shown(values, 'POSTGRES_MEMORY_MB')}; lower POSTGRES_MAX_CONNECTIONS, "
+        "POSTGRES_SHARED_BUFFERS_PERCENT, POSTGRES_WORK_MEM_KB or "
+        "POSTGRES_MAINTENANCE_WORK_MEM_MB, or raise the memory"
+    )
+
+
+def smallest_work_mem(values: Values) -> Iterator[str]:
+    """Check that PostgreSQL accepts a chosen work_mem: it keeps the old value of one it refuses."""
+    if 0 < values.integer("POSTGRES_WORK_MEM_KB") < sizing.WORK_MEM_MIN_KB:
+        yield (
+            f"{shown(values, 'POSTGRES_WORK_MEM_KB')} is below {sizing.WORK_MEM_MIN_KB} kB, the "
+            "least that PostgreSQL accepts; 0 derives it"
+        )
+
+
+def disk(values: Values) -> Iterator[str]:
+    """Check that the write-ahead log fits into its share of the disk."""
+    share = sizing.disk_share_mb(values)
+    if sizing.wal_demand_mb(values) > share:
+        yield (
+            f"{shown(values, 'POSTGRES_MAX_WAL_MB')} x {sizing.WAL_FACTOR} exceeds {share} MB, a "
+            f"quarter of {shown(values, 'POSTGRES_DISK_MB')}; the log would take the space of the "
+            "data; lower it or give the volume more disk"
+        )
+
+
+def prepared_statements(values: Values) -> Iterator[str]:
+    """Rule 6: PgBouncer keeps every statement that a client has prepared."""
+    reason = "PgBouncer would prepare the same statements over and over"
+    yield from at_most(values, "APP_PREPARED_MAX", "PGBOUNCER_MAX_PREPARED_STATEMENTS", reason)
+
+
+def oversized_pools(values: Values) -> Iterator[str]:
+    """Warn of more server connections than 2 x cores in one pool that no measurement backs."""
+    enough = 2 * values.number("POSTGRES_CPUS")
+    replicas = values.integer("PGBOUNCER_REPLICAS")
+    for client in CLIENTS:
+        name = client.server_pool_size
+        if values.integer(name) * replicas > enough and (why := _unmeasured(values, name)):
+            yield (
+                f"{shown(values, name)} x {replicas} replicas is more than 2 x "
+                f"{shown(values, 'POSTGRES_CPUS')} and {why}; measure it with make tune"
+            )
+
+
+def _unmeasured(values: Values, name: str) -> str:
+    mark = values.marks.get(name)
+    if mark is None:
+        return "no measurement is on record above it"
+    today = datetime.datetime.now(datetime.UTC).date()
+    return measured.why_void(mark, str(values[name]), measured.this_machine(), today)
+
+
+def cold_pools(values: Values) -> Iterator[str]:
+    """Warn of pools that start empty: logins to PostgreSQL go one at a time."""
+    name = "PGBOUNCER_INTERACTIVE_MIN_POOL_SIZE"
+    if values.integer(name) == 0:
+        yield f"{shown(values, name)}: the first requests after a quiet time wait for logins"
+
+
+def idle_capacity(values: Values) -> Iterator[str]:
+    """Warn of pools larger than the threads that can use them."""
+    if values.integer("API_POOL_MAX_SIZE") > values.integer("API_THREADS"):
+        yield f"{shown(values, 'API_POOL_MAX_SIZE', 'API_THREADS')}: the rest is never used"
+    usable = values.integer("WORKER_THREADS") + _WORKER_EXTRA_BORROWERS
+    if values.integer("WORKER_POOL_MAX_SIZE") > usable:
+        names = ("WORKER_POOL_MAX_SIZE", "WORKER_THREADS")
+        yield (
+            f"{shown(values, *names)}: more than threads + {_WORKER_EXTRA_BORROWERS} "
+            "(heartbeat, health check) is never used"
+        )
+
+
+def scarce_work_mem(values: Values) -> Iterator[str]:
+    """Warn of a work_mem so small that ordinary sorts go to disk."""
+    found = sizing.work_mem_kb(values)
+    if found < sizing.WORK_MEM_USEFUL_KB:
+        names = ("POSTGRES_MEMORY_MB", "POSTGRES_MAX_CONNECTIONS")
+        yield (
+            f"{shown(values, *names)} leave work_mem {found} kB, below "
+            f"{sizing.WORK_MEM_USEFUL_KB} kB: sorts go to disk; raise the memory"
+        )
+
+
+def open_address(values: Values) -> Iterator[str]:
+    """Warn of an api that others than this host reach."""
+    if not ipaddress.ip_address(values.text("API_BIND_ADDRESS")).is_loopback:
+        yield (
+            f"{shown(values, 'API_BIND_ADDRESS')} is not a loopback address: whoever reaches it "
+            "can use the api, which has no authentication and no TLS"
+        )
+
+
+RULES: Final[tuple[Rule, ...]] = (
+    server_connections,
+    client_connections,
+    open_files,
+    pgbouncer_memory,
+    pool_sizes,
+    worker_threads,
+    *TIME_RULES,
+    memory,
+    smallest_work_mem,
+    disk,
+    prepared_statements,
+)
+WARNINGS: Final[tuple[Rule, ...]] = (
+    oversized_pools,
+    cold_pools,
+    idle_capacity,
+    scarce_work_mem,
+    open_address,
+)
+
+
+def faults(values: Values, *, file: str) -> tuple[Fault, ...]:
+    """Return every breach of a rule; the budget holds when there is none."""
+    return tuple(Fault(file, message) for rule in RULES for message in _judge(rule, values))
+
+
+def warnings(values: Values, *, file: str) -> tuple[Fault, ...]:
+    """Return what an operator should know but may want."""
+    return tuple(Fault(file, message) for rule in WARNINGS for message in _judge(rule, values))
+
+
+def _judge(rule: Callable[[Values], Iterator[str]], values: Values) -> tuple[str, ...]:
+    try:
+        return tuple(rule(values))
+    except UnavailableError:
+        return ()
