@@ -43,11 +43,11 @@ new_run() {
     export RUN_ID RUN_DIR
 }
 
-# in_client SERVICE COMMAND...: the Python side, with whatever settings the caller has set.
+# in_client SERVICE COMMAND...: the Python side, with those of OPTIONS that the caller has set.
 in_client() {
     local service=$1 name options=()
     shift
-    for name in "${SETTINGS[@]}"; do
+    for name in "${OPTIONS[@]}"; do
         [[ -n ${!name:-} ]] && options+=(--env "$name")
     done
     [[ -t 0 && -t 1 ]] || options+=(--no-TTY)

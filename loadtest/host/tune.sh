@@ -78,7 +78,7 @@ _first_fault() { grep --max-count=1 '^[^ ].*: ' "$RUN_DIR/apply.txt" || printf '
 
 tune() {
     # shellcheck disable=SC2034  # for in_client
-    SETTINGS=(MINUTES REPEATS USERS POINT_SECONDS MIX TASKS_EACH)
+    OPTIONS=(MINUTES REPEATS USERS POINT_SECONDS MIX TASKS_EACH)
     _begin_tune
     TUNE_RESTORE=yes
     _lay_out_env
