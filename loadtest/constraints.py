@@ -1,4 +1,4 @@
-"""The constraints of a run, as host/constraints.sh recorded them from the processes."""
+"""The constraints of a run, as host/common.sh recorded them from the processes."""
 
 from __future__ import annotations
 
