@@ -18,7 +18,7 @@ from loadtest import API_URL
 CALL_SECONDS = 15.0
 RUN_SECONDS_MAX = 120.0
 POLL_SECONDS = 0.02
-FIRST_YEAR = 2021
+SITE_YEARS = 80
 # The most that one page may hold: a site has 2,880 rows.
 ROWS_MAX = 10_000
 
@@ -37,21 +37,22 @@ def sites(count: int) -> list[Site]:
 
 
 def assessment(
-    places: Iterable[Site], *, years: int, scenarios: Iterable[str] = ()
+    places: Iterable[Site], *, years: int = SITE_YEARS, scenarios: Iterable[str] = ()
 ) -> dict[str, Any]:
     """Return a request for sites, the first `years` (1-80) and scenarios, all without any."""
     sample = sample_request()
+    first = sample["years"]["from"]
     return sample | {
         "sites": [
             {"site_id": name, "latitude": latitude, "longitude": longitude}
             for name, latitude, longitude in places
         ],
         "scenarios": list(scenarios) or sample["scenarios"],
-        "years": {"from": FIRST_YEAR, "to": FIRST_YEAR + years - 1},
+        "years": {"from": first, "to": first + years - 1},
     }
 
 
-def assess(count: int, years: int) -> dict[str, Any]:
+def assess(count: int, years: int = SITE_YEARS) -> dict[str, Any]:
     """Assess that many sites; return the counts of tasks, the server's and the caller's times."""
     client = Client(API_URL, time.monotonic() + RUN_SECONDS_MAX)
     started, asked = time.time(), time.monotonic()

@@ -283,15 +283,15 @@ def _tune_next() -> None:
     """Print the next point, or `done`."""
     from loadtest.tune import steps
 
-    steps.announce(run_directory())
+    steps.show_next(run_directory())
 
 
 def _tune_measure(began: Began) -> None:
     """Measure the running configuration, then print the next point."""
     from loadtest.tune import steps
 
-    steps.take(run_directory(), began)
-    steps.announce(run_directory())
+    steps.measure(run_directory(), began)
+    steps.show_next(run_directory())
 
 
 def _tune_skip(reason: str, began: Began) -> None:
@@ -299,7 +299,7 @@ def _tune_skip(reason: str, began: Began) -> None:
     from loadtest.tune import steps
 
     steps.skip(run_directory(), reason, began)
-    steps.announce(run_directory())
+    steps.show_next(run_directory())
 
 
 def _tune_finish() -> None:

@@ -20,6 +20,7 @@ from typing import Any
 import psycopg
 
 from app.client.sample import SITES
+from app.risk.types import YEARS
 from loadtest.compare.pattern import (
     TERMS,
     Row,
@@ -39,8 +40,10 @@ from loadtest.run_directory import RunDirectory
 THREADS = 8
 REPORT_SECONDS = 5.0
 # The longest of all is a connection per operation: some 300 s for 320 tasks on two cores.
-FLIGHT_SECONDS_MAX = 1800.0
+SITE_SECONDS_MAX = 1800.0
 START_SECONDS = 3.0
+# Backends of the last connections take a moment to end; the next run must not meet them.
+SETTLE_SECONDS = 2.0
 NOBODY = "00000000-0000-0000-0000-000000000000"
 
 
@@ -60,7 +63,7 @@ def run(comparison: Comparison, directory: RunDirectory) -> int:
     found: dict[str, Any] = {"site": SITES[0][0], "site_years": comparison.site_years, "ways": {}}
     digests: dict[str, str] = {}
     for name in ("pool_pgbouncer", "pool_direct", "as_it_was", "per_operation"):
-        limit = comparison.failure_seconds if name == "as_it_was" else FLIGHT_SECONDS_MAX
+        limit = comparison.failure_seconds if name == "as_it_was" else SITE_SECONDS_MAX
         found["ways"][name], rows = _one(name, cell_id, comparison.site_years, limit)
         if name != "as_it_was":
             digests[name] = digest(rows)
@@ -79,12 +82,13 @@ def _one(name: str, cell_id: int, years: int, seconds_max: float) -> tuple[dict[
     assessment_id = str(uuid.uuid4())
     way = WAYS[name]()
     try:
-        flight = fly(way, tasks(assessment_id, cell_id, years), seconds_max=seconds_max, label=name)
+        site = run_site(
+            way, tasks(assessment_id, cell_id, years), seconds_max=seconds_max, label=name
+        )
     finally:
         way.close()
-    # Backends of the last connections take a moment to end; the next way must not meet them.
-    time.sleep(2.0)
-    return flight.as_dict(), rows_from_tables(assessment_id)
+    time.sleep(SETTLE_SECONDS)
+    return site.as_dict(), rows_from_tables(assessment_id)
 
 
 def _processes(comparison: Comparison, cell_id: int) -> list[dict[str, Any]]:
@@ -97,7 +101,7 @@ def _processes(comparison: Comparison, cell_id: int) -> list[dict[str, Any]]:
                 f"operations/s, {result['failed_operations']} failed\n"
             )
             found.append(result)
-            time.sleep(2.0)
+            time.sleep(SETTLE_SECONDS)
     return found
 
 
@@ -112,12 +116,12 @@ def _cell() -> int:
     return int(row[0])
 
 
-class OverError(Exception):
-    """The time is over."""
+class DeadlineError(Exception):
+    """The time of the run is over."""
 
 
 @dataclass(slots=True)
-class Flight:
+class SiteRun:
     """How far the tasks of one site came."""
 
     tasks: int
@@ -149,10 +153,10 @@ class Flight:
         }
 
 
-def fly(way: Way, tasks: Iterable[Task], *, seconds_max: float, label: str) -> Flight:
+def run_site(way: Way, tasks: Iterable[Task], *, seconds_max: float, label: str) -> SiteRun:
     """Run the tasks for at most `seconds_max`; exceptions are counted, not raised."""
     todo = list(tasks)
-    flight = Flight(len(todo), time.time())
+    site = SiteRun(len(todo), time.time())
     until = time.monotonic() + seconds_max
     lock = threading.Lock()
 
@@ -161,36 +165,36 @@ def fly(way: Way, tasks: Iterable[Task], *, seconds_max: float, label: str) -> F
 
         def operation(statement: str, parameters: Mapping[str, Any]) -> Row | None:
             if time.monotonic() > until:
-                raise OverError
+                raise DeadlineError
             return way.operation(tally, statement, parameters)
 
         try:
             run_task(task, TERMS, operation)
-        except OverError:
+        except DeadlineError:
             return False
         finally:
             way.task_ended()
             with lock:
-                flight.tally.merge(tally)
+                site.tally.merge(tally)
         return True
 
     with ThreadPoolExecutor(THREADS) as threads:
         futures = [threads.submit(one, task) for task in todo]
         _watch(futures, label)
-    flight.ended = time.time()
+    site.ended = time.time()
     for future in futures:
-        _account(flight, future)
-    return flight
+        _account(site, future)
+    return site
 
 
-def _account(flight: Flight, future: Future[bool]) -> None:
+def _account(site: SiteRun, future: Future[bool]) -> None:
     """In the incident nobody asked the future; here every one is."""
     if future.exception() is not None:
-        flight.lost += 1
+        site.lost += 1
     elif future.result():
-        flight.done += 1
+        site.done += 1
     else:
-        flight.unfinished += 1
+        site.unfinished += 1
 
 
 def _watch(futures: list[Future[bool]], label: str) -> None:
@@ -262,13 +266,13 @@ def _process(target: str, begin: float, seconds: float, cell_id: int) -> dict[st
 def _reads(way: PooledStatement, tally: Tally, until: float, cell_id: int) -> None:
     def operation(statement: str, parameters: Any) -> Any:
         if time.monotonic() > until:
-            raise OverError
+            raise DeadlineError
         try:
             return way.operation(tally, statement, parameters)
         except psycopg.Error:
             return None  # counted; the next operation tries again
 
-    with suppress(OverError):
+    with suppress(DeadlineError):
         while True:
-            for task in tasks(NOBODY, cell_id, years=80):
+            for task in tasks(NOBODY, cell_id, years=len(YEARS)):
                 read_task(task, operation)

@@ -1,9 +1,9 @@
 """What one task did in the incident, and the result rows that it left.
 
-One statement per operation, nothing read twice as one.
-Per task and risk type nine reads, then three writes: twelve operations, each with a connection
-of its own. Over nine risk types that is 81 reads and 27 writes per task. The calculation is the
-service's own risk model, so that the results can be compared bit by bit.
+One statement per operation, nothing read twice as one. Per task and risk type nine
+reads, then three writes: twelve operations, each with a connection of its own. Over nine risk
+types that is 81 reads and 27 writes per task. The calculation is the service's own risk model, so
+that the results can be compared bit by bit.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ TICK_SECONDS = 0.5
 STOP_SECONDS = 10
 KNOWN_MAX = 200
 # Past the service's own deadline of a request, so that a late answer is seen late.
-PATIENCE_SECONDS = 20.0
-dice = random.Random()  # noqa: S311  # a mix of requests, not a secret
+TIMEOUT_SECONDS = 20.0
+rng = random.Random()  # noqa: S311  # a mix of requests, not a secret
 
 
 def run_headless(options: TrafficOptions, *, quiet: bool = False) -> dict[str, Any]:
@@ -135,20 +135,20 @@ def _make_user(options: TrafficOptions) -> type[FastHttpUser]:
     class Visitor(FastHttpUser):
         host = options.url
         wait_time = between(0.5 * pause, 1.5 * pause)
-        connection_timeout = PATIENCE_SECONDS
-        network_timeout = PATIENCE_SECONDS
+        connection_timeout = TIMEOUT_SECONDS
+        network_timeout = TIMEOUT_SECONDS
 
         @task
         def visit(self) -> None:
-            kind = dice.choices(kinds, weights)[0]
+            kind = rng.choices(kinds, weights)[0]
             if kind == "submit" or not known:
                 self._submit()
             else:
-                self._read(kind, dice.choice(known))
+                self._read(kind, rng.choice(known))
 
         def _submit(self) -> None:
             body = assessment(
-                [dice.choice(SITES)], years=options.tasks_each, scenarios=[dice.choice(scenarios)]
+                [rng.choice(SITES)], years=options.tasks_each, scenarios=[rng.choice(scenarios)]
             )
             with self.client.post(PATH, json=body, name="submit", catch_response=True) as answer:
                 if answer.status_code == 202:

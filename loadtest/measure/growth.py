@@ -1,4 +1,4 @@
-"""Whether anything grew over a long run: memory, open files, connections.
+"""Growth over a long run: of memory, open files, connections.
 
 The first quarter of the run is left out: caches fill, pools reach their size. Growth is the
 median of the last quarter against the median of the second; it counts when it is beyond both
@@ -14,10 +14,9 @@ from statistics import median
 
 import typer
 
-from loadtest.run_directory import RunDirectory, Series
+from loadtest.run_directory import KB_PER_MIB, RunDirectory, Series
 
 SAMPLES_MIN = 16
-MIB_KB = 1024.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +32,7 @@ class Watched:
 
 WATCHED = (
     # Without shared memory: shared_buffers fill up, once, and that is what they are for.
-    Watched("process_own_kb", "memory (PSS without shared memory)", "kB", 8 * MIB_KB),
+    Watched("process_own_kb", "memory (PSS without shared memory)", "kB", 8 * KB_PER_MIB),
     Watched("files", "open files", "files", 16),
     Watched("connections", "connections", "connections", 4, ("postgres",)),
     Watched("clients", "client connections", "connections", 4, ("pgbouncer",)),

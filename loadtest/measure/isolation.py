@@ -35,13 +35,12 @@ JUDGED = "batch connections taken"
 COMPUTING = "workers computing"
 
 PROBE_THREADS = 32
-PATIENCE_SECONDS = 15.0
+TIMEOUT_SECONDS = 15.0
 WARM_UP_SECONDS = 2.0
 START_SECONDS_MAX = 60.0
 # Long enough that every slot is always taken, short enough that none outlives a phase.
 HOLD_SECONDS = 0.05
 WORK_SITES = 40
-WORK_YEARS = 80
 DRAIN_SECONDS_MAX = 180.0
 
 
@@ -136,7 +135,7 @@ class _Prober:
     def __init__(self, url: str) -> None:
         self._url = url
         self._http = urllib3.PoolManager(
-            maxsize=PROBE_THREADS, retries=False, timeout=PATIENCE_SECONDS
+            maxsize=PROBE_THREADS, retries=False, timeout=TIMEOUT_SECONDS
         )
         self._lock = threading.Lock()
 
@@ -195,7 +194,7 @@ def _hold(connection: psycopg.Connection[Any], stop: threading.Event) -> None:
 def _workers_computing() -> Iterator[None]:
     """Keep every worker thread busy with a large assessment; leave when it has ended."""
     client = Client(API_URL, time.monotonic() + DRAIN_SECONDS_MAX)
-    assessment_id = client.submit(assessment(sites(WORK_SITES), years=WORK_YEARS))
+    assessment_id = client.submit(assessment(sites(WORK_SITES)))
     wait_until(
         lambda: None if client.status(assessment_id)["status"] == "queued" else True,
         seconds=DRAIN_SECONDS_MAX,

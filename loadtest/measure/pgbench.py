@@ -124,7 +124,7 @@ def _kinds(clients: Sequence[int]) -> Iterator[dict[str, Any]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Campaign:
-    """What to run, how often, and for how long each."""
+    """What to run, how often, for how long each, and what to expect of a login."""
 
     clients: Sequence[int]
     direct_max: int
@@ -134,20 +134,28 @@ class Campaign:
     login_ms: float
     only: str
 
+    def expected_seconds(self, case: Case) -> float:
+        """Return how long a case should take, logins included."""
+        logins = 0.0 if case.connect else case.clients * self.login_ms / 1000
+        return REPORTS_SKIPPED + self.seconds + logins
+
+    def seconds_max(self, case: Case) -> float:
+        """Return after how long a run is ended, whatever it does."""
+        return START_SECONDS_MAX + LOGIN_FACTOR_MAX * self.expected_seconds(case)
+
 
 def run(campaign: Campaign, directory: RunDirectory) -> int:
     """Fill the tables, run every case, store each result at once; 1 when a case failed."""
-    bench = Bench(seconds=campaign.seconds, login_ms=campaign.login_ms)
     wanted, skipped = _selected(campaign)
     _fill(campaign.scale)
     turns = [case for _ in range(campaign.repeats) for case in wanted]
     results: list[dict[str, Any]] = []
-    with Steps("pgbench", sum(bench.expected_seconds(case) for case in turns)) as steps:
+    with Steps("pgbench", sum(campaign.expected_seconds(case) for case in turns)) as steps:
         for case in turns:
             steps.begin(case.name)
-            result = measure(case, bench)
+            result = measure(case, campaign)
             results.append(case.as_dict() | result)
-            steps.end(_line(case, result), bench.expected_seconds(case))
+            steps.end(_line(case, result), campaign.expected_seconds(case))
             _store(directory, campaign, results, skipped)
     return int(any(not is_complete(result) for result in results))
 
@@ -197,26 +205,9 @@ def _line(case: Case, result: dict[str, Any]) -> str:
     return f"{case.name}: {result['tps']:.0f} tps, p99 {p99 or float('nan'):.1f} ms"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bench:
-    """How long to measure and what to expect of logins."""
-
-    seconds: int
-    login_ms: float
-
-    def expected_seconds(self, case: Case) -> float:
-        """Return how long a case should take, logins included."""
-        logins = 0.0 if case.connect else case.clients * self.login_ms / 1000
-        return REPORTS_SKIPPED + self.seconds + logins
-
-    def seconds_max(self, case: Case) -> float:
-        """Return after how long a run is ended, whatever it does."""
-        return START_SECONDS_MAX + LOGIN_FACTOR_MAX * self.expected_seconds(case)
-
-
-def command(case: Case, bench: Bench) -> list[str]:
+def command(case: Case, campaign: Campaign) -> list[str]:
     """Return the command line of a case; statistics go to pgbench_log.* where it is run."""
-    share = min(1.0, LOGGED_TRANSACTIONS / (bench.seconds * EXPECTED_PER_SECOND))
+    share = min(1.0, LOGGED_TRANSACTIONS / (campaign.seconds * EXPECTED_PER_SECOND))
     script = ["--select-only"] if case.mode == "read" else ["--builtin=tpcb-like"]
     return [
         "pgbench",
@@ -225,7 +216,7 @@ def command(case: Case, bench: Bench) -> list[str]:
         f"--protocol={case.protocol}",
         f"--client={case.clients}",
         f"--jobs={case.threads}",
-        f"--time={int(bench.seconds_max(case)) + 1}",
+        f"--time={int(campaign.seconds_max(case)) + 1}",
         "--progress=1",
         "--progress-timestamp",
         "--log",
@@ -234,11 +225,11 @@ def command(case: Case, bench: Bench) -> list[str]:
     ]
 
 
-def measure(case: Case, bench: Bench) -> dict[str, Any]:
+def measure(case: Case, campaign: Campaign) -> dict[str, Any]:
     """Run a case within its time and return its figures; a failure is one of them."""
     with tempfile.TemporaryDirectory() as directory:
         started = time.time()
-        lines, processor = _watched(case, bench, directory)
+        lines, processor = _watched(case, campaign, directory)
         ended = time.time()
         result = figures(lines, started)
         histogram = _latencies(Path(directory), result["window"])
@@ -293,7 +284,7 @@ def is_complete(result: Mapping[str, Any]) -> bool:
     return bool(result["tps"]) and not result["errors"]
 
 
-def _watched(case: Case, bench: Bench, directory: str) -> tuple[list[str], list[float]]:
+def _watched(case: Case, campaign: Campaign, directory: str) -> tuple[list[str], list[float]]:
     """Run pgbench until it has reported enough seconds.
 
     Returns what it wrote to stderr, and the processor seconds it had used at each report.
@@ -301,7 +292,7 @@ def _watched(case: Case, bench: Bench, directory: str) -> tuple[list[str], list[
     lines: list[str] = []
     processor: list[float] = []
     with subprocess.Popen(  # noqa: S603  # our own command line
-        command(case, bench),
+        command(case, campaign),
         cwd=directory,
         env=_libpq(case.path),
         stdin=subprocess.DEVNULL,
@@ -309,7 +300,7 @@ def _watched(case: Case, bench: Bench, directory: str) -> tuple[list[str], list[
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        watchdog = threading.Timer(bench.seconds_max(case), process.kill)
+        watchdog = threading.Timer(campaign.seconds_max(case), process.kill)
         watchdog.start()
         try:
             for line in process.stderr or ():
@@ -317,7 +308,7 @@ def _watched(case: Case, bench: Bench, directory: str) -> tuple[list[str], list[
                 if _REPORT.match(line):
                     used = psutil.Process(process.pid).cpu_times()
                     processor.append(used.user + used.system)
-                if len(processor) >= REPORTS_SKIPPED + bench.seconds:
+                if len(processor) >= REPORTS_SKIPPED + campaign.seconds:
                     break
         finally:
             watchdog.cancel()

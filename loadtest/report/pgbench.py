@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 
 from loadtest.figures import Finding, Histogram, Spread, at_least, spread, summary_ms
+from loadtest.measure.pgbench import PATHS, is_complete
 from loadtest.report.parts import Cell, Content, Section, Table, against, distribution
 from loadtest.run_directory import KB_PER_MIB, NS_PER_SECOND, RunDirectory, Series, reduced
 
@@ -187,7 +188,7 @@ def _percent(line: Line | None, base: Line | None) -> float | None:
 def _line(
     kind: str, path: str, clients: int, runs: list[dict[str, Any]], series: Sequence[Series]
 ) -> Line:
-    complete = [run for run in runs if run["tps"] and not run["errors"]]
+    complete = [run for run in runs if is_complete(run)]
     failures = tuple(
         run["messages"][-1] if run["messages"] else "no transaction"
         for run in runs
@@ -270,7 +271,7 @@ def _section(kind: str, lines: Sequence[Line], table: Table) -> Section:
             for line in mine
             if line.path == path and line.tps
         ]
-        for path in ("pgbouncer", "direct")
+        for path in PATHS
     }
     charted = [
         against(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from loadtest.measure.traffic import DEFAULT_MIX
 from loadtest.run_directory import RunDirectory
 
 NAME = "tune"
@@ -21,7 +22,7 @@ class TuneOptions:
     repeats: int = 3
     users: int = 24
     point_seconds: float = 6.0
-    mix: str = "submit=1,poll=6,results=2,summary=1"
+    mix: str = DEFAULT_MIX
     tasks_each: int = 4
     # Where the sweeps of one stage are cut short for time, the others still get theirs.
     verify: int = 3

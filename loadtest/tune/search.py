@@ -108,6 +108,12 @@ class Point:
         return f"{self.stage.replace(' ', '-')}:{self.size}"
 
 
+def effective(text: str) -> Settings:
+    """Return every setting of an env file as text, with the values of those it leaves out."""
+    values = assign(envfile.parse(text, name="stack.env")).values
+    return {name: str(value) for name, value in values.as_dict().items()}
+
+
 def next_point(journal: Journal) -> Point | None:
     """Return the next point, or None when all is measured or the time is over."""
     if journal.out_of_time():
@@ -145,6 +151,21 @@ def recommended(journal: Journal) -> Settings:
 def best(journal: Journal) -> Settings:
     """Return the settings with every stage's highest throughput, however large."""
     return _with_sizes(journal, Sweep.best)
+
+
+def with_size(settings: Mapping[str, str], stage: Stage, size: int) -> Settings:
+    """Return the settings with a stage's size, and its minimum lowered where it would exceed it."""
+    changed = dict(settings)
+    changed[stage.setting] = str(size)
+    changed[stage.minimum_setting] = str(min(int(settings.get(stage.minimum_setting, "1")), size))
+    if stage.reserve_setting in settings:
+        # A reserve would help a pool that is too small: the size must be all there is.
+        changed[stage.reserve_setting] = "0"
+    if stage.setting == "PGBOUNCER_INTERACTIVE_POOL_SIZE":
+        # Behind a narrow pool in the app, the size of the next one cannot be seen.
+        wide = max(WIDE_API_POOL, int(settings.get("API_POOL_MAX_SIZE", "1")))
+        changed["API_POOL_MAX_SIZE"] = str(wide)
+    return changed
 
 
 def with_chosen(settings: Settings, stage: Stage, size: int) -> Settings:
@@ -231,24 +252,3 @@ def _with_sizes(journal: Journal, choice: Callable[[Sweep], int]) -> Settings:
         if found is not None:
             settings = with_chosen(settings, stage, choice(found))
     return settings
-
-
-def with_size(settings: Mapping[str, str], stage: Stage, size: int) -> Settings:
-    """Return the settings with a stage's size, and its minimum lowered where it would exceed it."""
-    changed = dict(settings)
-    changed[stage.setting] = str(size)
-    changed[stage.minimum_setting] = str(min(int(settings.get(stage.minimum_setting, "1")), size))
-    if stage.reserve_setting in settings:
-        # A reserve would help a pool that is too small: the size must be all there is.
-        changed[stage.reserve_setting] = "0"
-    if stage.setting == "PGBOUNCER_INTERACTIVE_POOL_SIZE":
-        # Behind a narrow pool in the app, the size of the next one cannot be seen.
-        wide = max(WIDE_API_POOL, int(settings.get("API_POOL_MAX_SIZE", "1")))
-        changed["API_POOL_MAX_SIZE"] = str(wide)
-    return changed
-
-
-def effective(text: str) -> Settings:
-    """Return every setting of an env file as text, with the values of those it leaves out."""
-    values = assign(envfile.parse(text, name="stack.env")).values
-    return {name: str(value) for name, value in values.as_dict().items()}

@@ -32,7 +32,6 @@ DONE = "done"
 # The api's pool grows to its new size with the first requests.
 WARM_UP_SECONDS = 2
 BATCH_SITES = 8
-YEARS = 80
 
 
 def begin(directory: RunDirectory, options: TuneOptions) -> None:
@@ -42,7 +41,7 @@ def begin(directory: RunDirectory, options: TuneOptions) -> None:
         journals.create(directory, options, base)
 
 
-def announce(directory: RunDirectory) -> None:
+def show_next(directory: RunDirectory) -> None:
     """Print the next point's name on stdout and write its env file; `done` when there is none."""
     journal = _journal(directory)
     point = next_point(journal)
@@ -58,7 +57,7 @@ def announce(directory: RunDirectory) -> None:
     typer.echo(point.name)
 
 
-def take(directory: RunDirectory, began: float) -> None:
+def measure(directory: RunDirectory, began: float) -> None:
     """Measure the point that was applied; `began` is Unix time before it was applied."""
     journal = _journal(directory)
     point = _point(journal)
@@ -178,7 +177,7 @@ def _batch(point: Point) -> Measurement:
     from loadtest.api import assess
 
     started = time.time()
-    done = assess(BATCH_SITES, YEARS)
+    done = assess(BATCH_SITES)
     milliseconds = done["seconds"] * 1000
     return Measurement(
         point.stage,

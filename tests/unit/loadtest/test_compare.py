@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from app.risk import Scenario
-from loadtest.compare.lab import fly
+from loadtest.compare.lab import run_site
 from loadtest.compare.pattern import (
     OPERATIONS_PER_RISK_TYPE,
     TERMS,
@@ -74,13 +74,13 @@ def test_a_site_is_320_tasks() -> None:
 
 
 def test_a_task_that_raises_is_counted_as_lost() -> None:
-    flight = fly(Told(fail_at=5), tasks("a", 1, 1), seconds_max=30, label="told")
-    assert (flight.done, flight.lost, flight.unfinished) == (3, 1, 0)
+    site = run_site(Told(fail_at=5), tasks("a", 1, 1), seconds_max=30, label="told")
+    assert (site.done, site.lost, site.unfinished) == (3, 1, 0)
 
 
-def test_a_flight_ends_when_its_time_is_over() -> None:
-    flight = fly(Told(), tasks("a", 1, 1), seconds_max=-1, label="told")
-    assert (flight.done, flight.lost, flight.unfinished) == (0, 0, 4)
+def test_a_run_ends_when_its_time_is_over() -> None:
+    site = run_site(Told(), tasks("a", 1, 1), seconds_max=-1, label="told")
+    assert (site.done, site.lost, site.unfinished) == (0, 0, 4)
 
 
 def test_equal_rows_have_equal_digests_and_others_are_named() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from loadtest.cli import CLIENTS, counts
 from loadtest.measure.pgbench import (
-    Bench,
+    Campaign,
     Case,
     cases,
     command,
@@ -19,7 +19,9 @@ from loadtest.report import pgbench as page
 from loadtest.run_directory import Series
 
 DEFAULT_CLIENTS = counts("CLIENTS", CLIENTS)
-BENCH = Bench(seconds=5, login_ms=9)
+CAMPAIGN = Campaign(
+    clients=DEFAULT_CLIENTS, direct_max=1000, seconds=5, repeats=1, scale=1, login_ms=9, only=""
+)
 LIMITS = {"direct_max": 1000, "open_files": 20_000}
 
 
@@ -63,7 +65,7 @@ def test_what_the_machine_cannot_do_is_left_out_with_a_reason() -> None:
 
 
 def test_the_command_line_names_what_the_case_says() -> None:
-    line = command(case(mode="write", connect=True, clients=64), BENCH)
+    line = command(case(mode="write", connect=True, clients=64), CAMPAIGN)
     assert "--builtin=tpcb-like" in line
     assert "--connect" in line
     assert "--client=64" in line
