@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[3]
+from tests.command import REPOSITORY, run
+
 # Notes each call; says which point is next, and of any container that it runs.
 DOCKER = """#!{python} -IS
 import sys
@@ -46,20 +46,18 @@ def test_every_option_reaches_the_container(command: str, tmp_path: Path) -> Non
     docker.write_text(DOCKER.format(python=sys.executable, calls=str(calls)), "utf-8")
     docker.chmod(0o755)
     options = COMMANDS[command].split()
-    done = subprocess.run(
-        [str(tmp_path / "loadtest" / "run"), command],
+    done = run(
+        str(tmp_path / "loadtest" / "run"),
+        command,
         env={
             **dict.fromkeys(options, "1"),
             "PATH": f"{docker.parent}:{os.environ['PATH']}",
             "COMPOSE_PROJECT_NAME": "sluice-none",
+            "SLUICE_ENV_DIR": "./infra/env",
         },
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+        seconds=60,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     measured = [call for call in calls.read_text("utf-8").splitlines() if "RUN_DIR=" in call]
     assert measured
     for call in measured:
