@@ -16,7 +16,7 @@ from loadtest.figures import Finding, Histogram
 
 Cell = str | int | float | None
 
-# Okabe and Ito's palette: told apart also by readers who do not see red and green.
+# Okabe and Ito's palette: distinguishable also for readers who do not see red and green.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("solid", "dash", "dot", "dashdot")
 HEIGHT = 420

@@ -87,7 +87,7 @@ def _about_larger(knee: Knee) -> str:
         return "the largest size measured: a larger one may give more"
     if knee.larger_ruled_out:
         return f"none larger, up to {knee.largest_size}, gives 3 % more"
-    return f"larger ones, up to {knee.largest_size}, are not told from it"
+    return f"larger ones, up to {knee.largest_size}, are not clearly better"
 
 
 def _comments(journal: Journal) -> dict[str, str]:

@@ -35,8 +35,8 @@ ANSWERS: dict[str, Row] = {
 }
 
 
-class Told:
-    """A way that answers from a table and can be told to fail."""
+class Scripted:
+    """A way that answers from a table and can be made to fail."""
 
     def __init__(self, fail_at: int = 0) -> None:
         self.statements: Counter[str] = Counter()
@@ -61,12 +61,12 @@ class Told:
 
 
 def test_a_task_makes_twelve_operations_per_risk_type() -> None:
-    told, tally = Told(), Tally()
+    way, tally = Scripted(), Tally()
     task = Task("a", 1, Scenario.SSP126, 2030)
-    run_task(task, TERMS, lambda *call: told.operation(tally, *call))
-    assert told.statements == {"SELECT": 81, "INSERT": 27}
+    run_task(task, TERMS, lambda *call: way.operation(tally, *call))
+    assert way.statements == {"SELECT": 81, "INSERT": 27}
     assert tally.operations == 9 * OPERATIONS_PER_RISK_TYPE
-    assert all(row["final_aal"] is not None for row in told.rows)
+    assert all(row["final_aal"] is not None for row in way.rows)
 
 
 def test_a_site_is_320_tasks() -> None:
@@ -74,12 +74,12 @@ def test_a_site_is_320_tasks() -> None:
 
 
 def test_a_task_that_raises_is_counted_as_lost() -> None:
-    site = run_site(Told(fail_at=5), tasks("a", 1, 1), seconds_max=30, label="told")
+    site = run_site(Scripted(fail_at=5), tasks("a", 1, 1), seconds_max=30, label="scripted")
     assert (site.done, site.lost, site.unfinished) == (3, 1, 0)
 
 
 def test_a_run_ends_when_its_time_is_over() -> None:
-    site = run_site(Told(), tasks("a", 1, 1), seconds_max=-1, label="told")
+    site = run_site(Scripted(), tasks("a", 1, 1), seconds_max=-1, label="scripted")
     assert (site.done, site.lost, site.unfinished) == (0, 0, 4)
 
 
