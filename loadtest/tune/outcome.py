@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import datetime
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from infra.config import envfile
-from infra.config.measured import MEASURED, TRIED
+from infra.config.measured import MEASURED, TRIED, this_machine
 from loadtest.figures import spread
 from loadtest.run_directory import RunDirectory, Series
 from loadtest.tune.journal import Journal, Measurement, Settings, sizes_measured
@@ -95,8 +93,8 @@ def _comments(journal: Journal) -> dict[str, str]:
     taken = datetime.datetime.fromtimestamp(
         max(one.ended for one in journal.measurements), datetime.UTC
     )
-    kilobytes = int(Path("/proc/meminfo").read_text("ascii").split(maxsplit=2)[1])
-    where = f"on {taken:%Y-%m-%d}, {os.cpu_count()} cores, {kilobytes / 2**20:.1f} GiB"
+    machine = this_machine()
+    where = f"on {taken:%Y-%m-%d}, {machine.cores} cores, {machine.memory_gib:.1f} GiB"
     why, found = reasons(journal), {}
     for stage in STAGES:
         swept = sweep(journal, stage)
