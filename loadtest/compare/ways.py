@@ -101,11 +101,11 @@ class ConnectionPerOperation:
 class PooledStatement:
     """The incident's own fix: one pool in the process, a checkout per statement."""
 
-    def __init__(self, target: str, max_size: int = POOL_MAX_SIZE, *, wait: bool = True) -> None:
+    def __init__(self, target: str, *, wait: bool = True) -> None:
         self._pool = ConnectionPool(
             kwargs=arguments(target) | {"autocommit": True},
-            min_size=min(POOL_MIN_SIZE, max_size),
-            max_size=max_size,
+            min_size=POOL_MIN_SIZE,
+            max_size=POOL_MAX_SIZE,
             timeout=POOL_TIMEOUT_SECONDS,
             # A server without room is asked again soon, for as long as the run may last.
             reconnect_timeout=POOL_TIMEOUT_SECONDS,
