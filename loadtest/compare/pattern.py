@@ -38,7 +38,6 @@ TERMS = AssetTerms(
     asset_value=sample_request()["asset_value"],
     insurance_coverage_rate=sample_request()["insurance_coverage_rate"],
 )
-OPERATIONS_PER_RISK_TYPE = 12
 _KEY = (
     "cell_id = %(cell_id)s AND scenario = %(scenario)s::risk.scenario "
     "AND year = %(year)s AND risk_type = %(risk_type)s::risk.risk_type"

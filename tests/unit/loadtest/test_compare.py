@@ -11,7 +11,6 @@ import pytest
 from app.risk import Scenario
 from loadtest.compare.lab import run_site
 from loadtest.compare.pattern import (
-    OPERATIONS_PER_RISK_TYPE,
     TERMS,
     Row,
     Task,
@@ -65,7 +64,7 @@ def test_a_task_makes_twelve_operations_per_risk_type() -> None:
     task = Task("a", 1, Scenario.SSP126, 2030)
     run_task(task, TERMS, lambda *call: way.operation(tally, *call))
     assert way.statements == {"SELECT": 81, "INSERT": 27}
-    assert tally.operations == 9 * OPERATIONS_PER_RISK_TYPE
+    assert tally.operations == 9 * 12
     assert all(row["final_aal"] is not None for row in way.rows)
 
 
