@@ -10,9 +10,8 @@ from typing import Annotated
 
 import typer
 
+from loadtest.measure.traffic import DEFAULT_MIX, Thresholds, TrafficOptions, faults, parse_mix
 from loadtest.run_directory import RunDirectory, RunDirectoryError
-from loadtest.traffic.options import DEFAULT_MIX, TrafficOptions, parse_mix
-from loadtest.traffic.verdict import Thresholds, faults
 from loadtest.tune.journal import TuneOptions
 
 Users = Annotated[int, typer.Option(help="Users at the same time.", envvar="USERS")]
@@ -24,6 +23,7 @@ Errors = Annotated[float, typer.Option(help="Threshold, %.", envvar="MAX_ERROR_P
 P95 = Annotated[float, typer.Option(help="Threshold, ms.", envvar="MAX_P95_MS")]
 Began = Annotated[float, typer.Argument(help="Unix time before the point was applied.")]
 TUNE = TuneOptions()
+CLIENTS = "8,64,380,1000,5000,10000"
 
 
 def create_app() -> typer.Typer:
@@ -123,7 +123,7 @@ def _traffic(
 ) -> int:
     directory = run_directory()
     # Imported here: it patches sockets and threads of the whole process.
-    from loadtest.traffic.engine import run_headless, run_web
+    from loadtest.measure.engine import run_headless, run_web
 
     result = run_web(options) if web else run_headless(options)
     found = faults(result["all"], thresholds)
@@ -147,9 +147,7 @@ def counts(setting: str, text: str) -> tuple[int, ...]:
 
 
 def _load_sql(
-    clients: Annotated[
-        str, typer.Option(help="Client counts.", envvar="CLIENTS")
-    ] = "8,64,380,1000,5000,10000",
+    clients: Annotated[str, typer.Option(help="Client counts.", envvar="CLIENTS")] = CLIENTS,
     direct_max: Annotated[
         int, typer.Option(help="Most direct connections.", envvar="DIRECT_CLIENTS_MAX")
     ] = 1000,
@@ -164,7 +162,7 @@ def _load_sql(
     only: Annotated[str, typer.Option(help="Part of a case's kind.", envvar="ONLY")] = "",
 ) -> None:
     """Run pgbench in the lab, through PgBouncer and direct; exit code 1 when a run failed."""
-    from loadtest.sql.campaign import Campaign, run
+    from loadtest.measure.pgbench import Campaign, run
 
     campaign = Campaign(
         clients=counts("CLIENTS", clients),
@@ -193,7 +191,7 @@ def _compare_lab(
     ] = 10.0,
 ) -> None:
     """Run the incident and its fix in the lab; exit code 1 when their results differ."""
-    from loadtest.incident.lab import Comparison, run
+    from loadtest.compare.lab import Comparison, run
 
     comparison = Comparison(
         site_years=site_years,
@@ -211,7 +209,7 @@ def _compare_stack(
     ] = 80,
 ) -> None:
     """Run the same site through the deployed stack; exit code 1 when the results differ."""
-    from loadtest.incident.stack import run
+    from loadtest.compare.stack import run
 
     sys.exit(run(runs, site_years, run_directory()))
 
@@ -230,7 +228,7 @@ def _isolation(
     ] = 2.0,
 ) -> None:
     """Latency of requests while the batch pool is full; exit code 1 above the ratio."""
-    from loadtest.isolation.campaign import Isolation, run
+    from loadtest.measure.isolation import Isolation, run
 
     options = Isolation(
         phase_seconds=phase_seconds,
@@ -248,7 +246,7 @@ def _growth(
     ] = 10.0,
 ) -> None:
     """Judge the samples of a soak; exit code 1 when something grew."""
-    from loadtest.soak.growth import run
+    from loadtest.measure.growth import run
 
     sys.exit(run(run_directory(), percent_max))
 
@@ -285,15 +283,15 @@ def _tune_next() -> None:
     """Print the next point, or `done`."""
     from loadtest.tune import steps
 
-    steps.announce(run_directory())
+    steps.show_next(run_directory())
 
 
 def _tune_measure(began: Began) -> None:
     """Measure the running configuration, then print the next point."""
     from loadtest.tune import steps
 
-    steps.take(run_directory(), began)
-    steps.announce(run_directory())
+    steps.measure(run_directory(), began)
+    steps.show_next(run_directory())
 
 
 def _tune_skip(reason: str, began: Began) -> None:
@@ -301,7 +299,7 @@ def _tune_skip(reason: str, began: Began) -> None:
     from loadtest.tune import steps
 
     steps.skip(run_directory(), reason, began)
-    steps.announce(run_directory())
+    steps.show_next(run_directory())
 
 
 def _tune_finish() -> None:
@@ -313,24 +311,24 @@ def _tune_finish() -> None:
 
 def _report() -> None:
     """Write the page about the run in RUN_DIR, and the list of all runs."""
-    from loadtest.report import index, page
+    from loadtest.report import pages
 
     directory = run_directory()
-    page.write(directory)
-    index.write(directory.path.parent)
+    pages.write(directory)
+    pages.write_index(directory.path.parent)
 
 
 def _index() -> None:
     """Write the list of the runs below RUN_DIR."""
-    from loadtest.report import index
+    from loadtest.report import pages
 
-    index.write(run_directory().path)
+    pages.write_index(run_directory().path)
 
 
 def _document(
     results: Annotated[Path | None, typer.Option(help="Directory of runs.")] = None,
 ) -> None:
     """Print docs/results.md, made from the latest run of each command."""
-    from loadtest.report import document
+    from loadtest.report import pages
 
-    typer.echo(document.render(results or run_directory().path), nl=False)
+    typer.echo(pages.document(results or run_directory().path), nl=False)

@@ -51,7 +51,7 @@ class Steps:
         elapsed = time.monotonic() - self._started
         pace = elapsed / self._spent if self._spent else 1.0
         seconds = max(0.0, (self._expected - self._spent) * pace)
-        return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
+        return clock(seconds)
 
     def begin(self, what: str) -> None:
         """Name the step that starts now."""
@@ -68,3 +68,8 @@ class Steps:
         percent = 100 * min(1.0, self._spent / self._expected)
         sys.stderr.write(f"[{percent:3.0f} %, {self.left()} left] {what}\n")
         sys.stderr.flush()
+
+
+def clock(seconds: float) -> str:
+    """Return seconds as minutes:seconds."""
+    return f"{int(seconds // 60)}:{int(seconds % 60):02d}"

@@ -58,7 +58,7 @@ def make_load(stack: Stack, settings: dict[str, str]) -> MakeLoad:
 
 @pytest.fixture(scope="session")
 def deadline_seconds(settings: dict[str, str]) -> float:
-    """Return the request deadline in force."""
+    """Return the running request deadline in seconds."""
     return float(settings["API_REQUEST_DEADLINE_SECONDS"])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -11,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.fix_stack import ENV_FILE, REPOSITORY, Stack, on_host
-
-SCRIPT_SECONDS = 240.0
+from infra.config import envfile
+from tests import command
+from tests.fix_ops import Commands
+from tests.fix_stack import ENV_FILE, Stack, on_host, read_settings
 
 
 class Host:
@@ -24,23 +24,19 @@ class Host:
 
     def start(self, script: str, *arguments: str) -> subprocess.Popen[str]:
         """Start a script; its standard error is merged into its output."""
-        return subprocess.Popen(
-            [*on_host(script), *arguments],
-            cwd=REPOSITORY,
-            env={**os.environ, "COMPOSE_PROJECT_NAME": self._stack.project},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            # A process group of its own, for a test that ends all that the script has started.
-            start_new_session=True,
+        return command.start(
+            *on_host(script),
+            *arguments,
+            env={"COMPOSE_PROJECT_NAME": self._stack.project},
+            merged=True,
+            # For a test that ends all that the script has started.
+            own_group=True,
         )
 
     def run(self, script: str, *arguments: str) -> tuple[int, str]:
         """Run a script to its end; return its exit code and what it printed."""
-        process = self.start(script, *arguments)
-        output, _ = process.communicate(timeout=SCRIPT_SECONDS)
-        return process.returncode, output
+        done = command.finished(self.start(script, *arguments))
+        return done.exit_code, done.stdout
 
     def end_at(
         self, line: str, end: signal.Signals, script: str, *arguments: str, time: int = 1
@@ -56,15 +52,9 @@ class Host:
             printed.append(one)
             if sum(line in text for text in printed) == time:
                 os.killpg(process.pid, end)
-                process.communicate(timeout=SCRIPT_SECONDS)
-                assert process.returncode != 0
+                assert command.finished(process).exit_code != 0
                 return
         pytest.fail(f"{script} never printed {line!r}: {''.join(printed)}")
-
-    def ops(self, *arguments: str) -> tuple[int, str, str]:
-        """Run an operator command; return its exit code, output and standard error."""
-        done = self._stack.compose("run", "--rm", "--no-deps", "--no-TTY", "ops", *arguments)
-        return done.returncode, done.stdout, done.stderr
 
 
 class EnvFile:
@@ -74,18 +64,13 @@ class EnvFile:
         self._path = path
 
     def set(self, **settings: str | int) -> None:
-        """Give settings other values, in place."""
+        """Give settings other values, in place; one that the file leaves out is added."""
         text = self._path.read_text(encoding="utf-8")
-        for name, value in settings.items():
-            text, found = re.subn(rf"(?m)^{name}=.*$", f"{name}={value}", text)
-            assert found == 1, f"{name} is {found} times in {self._path}"
-        self._path.write_text(text, encoding="utf-8")
+        self._path.write_text(envfile.edit(text, settings), encoding="utf-8")
 
     def get(self, name: str) -> str:
         """Return the value of a setting as text."""
-        match = re.search(rf"(?m)^{name}=(.*)$", self._path.read_text(encoding="utf-8"))
-        assert match, f"{name} is not in {self._path}"
-        return match[1]
+        return read_settings(self._path)[name]
 
 
 @pytest.fixture(scope="session")
@@ -105,10 +90,10 @@ def env_file() -> Iterator[EnvFile]:
 
 
 @pytest.fixture
-def applied_again(host: Host, env_file: EnvFile) -> Iterator[None]:
+def applied_again(ops: Commands, env_file: EnvFile) -> Iterator[None]:
     """After the test, apply the env file as it was before."""
     before = ENV_FILE.read_text(encoding="utf-8")
     yield
     ENV_FILE.write_text(before, encoding="utf-8")
-    code, output, error = host.ops("apply")
-    assert code == 0, output + error
+    done = ops.run("apply")
+    assert done.exit_code == 0, done.text

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from infra.config import envfile
-from tests.fix_stack import ENV_DIR, REPOSITORY, Stack, on_host, read_settings
-
-COMMAND_SECONDS = 240.0
+from tests import command
+from tests.command import Done
+from tests.fix_stack import ENV_DIR, Stack, on_host, read_settings
 
 
 class EnvDir:
@@ -42,25 +38,6 @@ class EnvDir:
         return self
 
 
-@dataclass(frozen=True)
-class Done:
-    """How a command ended."""
-
-    exit_code: int
-    stdout: str
-    stderr: str
-
-    @property
-    def document(self) -> dict[str, Any]:
-        """Return the JSON it printed."""
-        return dict(json.loads(self.stdout))
-
-    @property
-    def text(self) -> str:
-        """Return all that it printed."""
-        return self.stdout + self.stderr
-
-
 class Commands:
     """Runs operator commands as `make` does, with any env directory."""
 
@@ -69,21 +46,12 @@ class Commands:
 
     def start(self, *arguments: str, env_dir: Path = ENV_DIR) -> subprocess.Popen[str]:
         """Start a command and return its process."""
-        command = ["docker", "compose", "--env-file", str(ENV_DIR / "stack.env")]
-        command += ["-p", self._stack.project, "run", "--rm", "--no-deps", "--no-TTY", "ops"]
-        return subprocess.Popen(
-            [*command, *arguments],
-            cwd=REPOSITORY,
-            env={**os.environ, "SLUICE_ENV_DIR": str(env_dir)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        words = (*self._stack.compose_command, "run", "--rm", "--no-deps", "--no-TTY", "ops")
+        return command.start(*words, *arguments, env={"SLUICE_ENV_DIR": str(env_dir)})
 
     def run(self, *arguments: str, env_dir: Path = ENV_DIR) -> Done:
         """Run a command to its end."""
-        return finished(self.start(*arguments, env_dir=env_dir))
+        return command.finished(self.start(*arguments, env_dir=env_dir))
 
     def setting(self, name: str) -> str:
         """Return a setting as the running stack was started with it."""
@@ -97,33 +65,13 @@ class Commands:
         """Run make as an operator does, with an env directory."""
         return self._on_host("make", *arguments, env=env)
 
-    def _on_host(self, *command: str, env: EnvDir) -> Done:
-        # `make test` is a make itself: one that knows of it says which directory it enters.
-        known = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    def _on_host(self, *words: str, env: EnvDir) -> Done:
         changed = {"COMPOSE_PROJECT_NAME": self._stack.project, "SLUICE_ENV_DIR": str(env.path)}
-        process = subprocess.Popen(
-            command,
-            cwd=REPOSITORY,
-            env={**known, **changed},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        return finished(process)
+        return command.run(*words, env=changed)
 
     def apply(self, env: EnvDir, *arguments: str) -> Done:
         """Run `apply` with an env directory."""
         return self.run("apply", *arguments, env_dir=env.path)
-
-
-def finished(process: subprocess.Popen[str]) -> Done:
-    """Wait for a started command and return how it ended."""
-    try:
-        stdout, stderr = process.communicate(timeout=COMMAND_SECONDS)
-    finally:
-        process.kill()
-    return Done(int(process.returncode), stdout, stderr)
 
 
 @pytest.fixture(scope="session")

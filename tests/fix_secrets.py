@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fix_ops import Done
+from tests.command import Done
 from tests.fix_stack import Stack
 
 
@@ -50,8 +50,7 @@ class Given:
     def rotate(self, *arguments: str) -> Done:
         """Run `ops rotate` with the directory mounted."""
         mounted = ("run", "--rm", "--no-deps", "--no-TTY", "--volume", f"{self.path}:/given:ro")
-        done = self._stack.compose(*mounted, "ops", "rotate", *arguments, "--from", "/given")
-        return Done(done.returncode, done.stdout, done.stderr)
+        return self._stack.compose(*mounted, "ops", "rotate", *arguments, "--from", "/given")
 
 
 @pytest.fixture(scope="session")

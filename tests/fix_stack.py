@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -18,8 +17,10 @@ from testinfra.host import Host
 
 from infra.config import envfile
 from infra.config.envfile import assign
+from tests import command
+from tests.command import Done
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = command.REPOSITORY
 ENV_DIR = Path(os.environ.get("SLUICE_ENV_DIR", REPOSITORY / "infra" / "env"))
 ENV_FILE = ENV_DIR / "stack.env"
 TIERS = ("postgres", "pgbouncer", "api", "worker")
@@ -39,6 +40,13 @@ def poll(condition: Callable[[], T], *, seconds: float, what: str, every: float 
         time.sleep(every)
 
 
+def during(seconds: float) -> Iterator[None]:
+    """Yield as often as the loop comes round within that time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        yield
+
+
 def on_host(script: str) -> list[str]:
     """Return the words that run a script of infra/host, or an operation of its operate.sh."""
     folder = REPOSITORY / "infra" / "host"
@@ -52,20 +60,12 @@ def read_settings(path: Path = ENV_FILE) -> dict[str, str]:
     return {name: str(value) for name, value in values.as_dict().items()}
 
 
-def run_in(container: Container, command: list[str]) -> tuple[int, str]:
+def run_in(container: Container, words: list[str]) -> tuple[int, str]:
     """Run a command in a container; return its exit code and what it printed."""
     # The command line client, not the SDK: on a busy machine the SDK's stream can end before
     # the command has, with no output and no exit code.
-    done = subprocess.run(
-        ["docker", "exec", str(container.name), *command],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    return done.returncode, done.stdout
+    done = command.run("docker", "exec", str(container.name), *words, merged=True, seconds=60)
+    return done.exit_code, done.stdout
 
 
 @dataclass(frozen=True)
@@ -113,20 +113,16 @@ class Stack:
 
         poll(all_healthy, seconds=seconds, what="every tier healthy")
 
+    @property
+    def compose_command(self) -> tuple[str, ...]:
+        """Return ``docker compose`` for this project and its env file."""
+        return ("docker", "compose", "--env-file", str(ENV_FILE), "-p", self.project)
+
     def compose(
         self, *arguments: str, env: dict[str, str] | None = None, timeout: float = 180
-    ) -> subprocess.CompletedProcess[str]:
+    ) -> Done:
         """Run ``docker compose`` in the repository, as an operator does."""
-        return subprocess.run(
-            ["docker", "compose", "--env-file", str(ENV_FILE), "-p", self.project, *arguments],
-            cwd=REPOSITORY,
-            env={**os.environ, **(env or {})},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+        return command.run(*self.compose_command, *arguments, env=env, seconds=timeout)
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# Sourced by loadtest/run: measures points that `ops apply` puts in force, and puts back what was.
+# Sourced by loadtest/run: applies points by `ops apply`, measures them, and applies what was before.
 
 TUNE_RESTORE=
 
-# apply_env NAME: puts RUN_DIR/NAME/stack.env in force, live; the code is that of `ops apply`.
+# apply_env NAME: applies RUN_DIR/NAME/stack.env, live; the code is that of `ops apply`.
 apply_env() {
     SLUICE_ENV_DIR=$RUN_DIR/$1 compose run --rm --no-deps --no-TTY ops apply \
         </dev/null >"$RUN_DIR/apply.txt" 2>&1
@@ -14,7 +14,7 @@ restore_env() {
     local status try
     [[ -n $TUNE_RESTORE ]] || return 0
     TUNE_RESTORE=
-    say "putting back what was in force"
+    say "applying the configuration of before"
     for try in 1 2 3 4 5; do
         status=0
         apply_env original || status=$?
@@ -48,15 +48,15 @@ _begin_tune() {
     trap 'exit 130' INT TERM
 }
 
-# The points are settings of one env file: what is in force must be that file's, or the restore
-# would change more than was changed here.
+# The points are settings of one env file: the running configuration must be that file's, or the
+# restore would change more than was changed here.
 _lay_out_env() {
     mkdir -p "$RUN_DIR/original" "$RUN_DIR/candidate"
     chmod 2775 "$RUN_DIR/candidate"
     [[ -f $RUN_DIR/original/stack.env ]] || cp -L "$(env_directory)/stack.env" "$RUN_DIR/original/"
     cmp --quiet "$(env_directory)/stack.env" "$RUN_DIR/original/stack.env" \
         || die "the env file has changed since this run began; start a new one with: make tune"
-    apply_env original || die "the env file cannot be put in force as it is (make apply): $(tail -n 3 "$RUN_DIR/apply.txt")"
+    apply_env original || die "the env file cannot be applied as it is (make apply): $(tail -n 3 "$RUN_DIR/apply.txt")"
 }
 
 _tune_points() {
@@ -78,7 +78,7 @@ _first_fault() { grep --max-count=1 '^[^ ].*: ' "$RUN_DIR/apply.txt" || printf '
 
 tune() {
     # shellcheck disable=SC2034  # for in_client
-    TAKES=(MINUTES REPEATS USERS POINT_SECONDS MIX TASKS_EACH)
+    OPTIONS=(MINUTES REPEATS USERS POINT_SECONDS MIX TASKS_EACH)
     _begin_tune
     TUNE_RESTORE=yes
     _lay_out_env
@@ -94,7 +94,7 @@ tune() {
         SLUICE_ENV_DIR=$RUN_DIR/candidate compose run --rm --no-deps --no-TTY ops plan \
             >"$RUN_DIR/plan.txt" 2>&1 || true
         cat "$RUN_DIR/plan.txt"
-        say "to put it in force: cp loadtest/results/$RUN_ID/recommended.env $(env_directory)/stack.env && make apply"
+        say "to apply it: cp loadtest/results/$RUN_ID/recommended.env $(env_directory)/stack.env && make apply"
     fi
     conclude "$code"
 }

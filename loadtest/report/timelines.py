@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from loadtest.report import charts
-from loadtest.report.parts import Section
-from loadtest.samples import Series
+from loadtest.report.parts import Section, timeline
+from loadtest.run_directory import KB_PER_MIB, NS_PER_SECOND, Series
 
 # Per tier: figure, how it is named in the legend.
 CONNECTIONS = {
@@ -34,8 +33,6 @@ WAITING = {
     "postgres": (("lock_waits", "for a lock in PostgreSQL"),),
     "lab-postgres": (("lock_waits", "for a lock in the lab's PostgreSQL"),),
 }
-NS = 1e9
-KB_PER_MIB = 1024.0
 Wanted = Mapping[str, Sequence[tuple[str, str]]]
 
 
@@ -62,9 +59,9 @@ def section(series: Sequence[Series]) -> Section | None:
     ):
         lines = _lines(series, wanted, start)
         if lines:
-            found.charts.append(charts.timeline(title, lines, y_title, note))
+            found.charts.append(timeline(title, lines, y_title, note))
     found.charts.append(
-        charts.timeline(
+        timeline(
             "Memory",
             {
                 one.label: [
@@ -79,7 +76,7 @@ def section(series: Sequence[Series]) -> Section | None:
         )
     )
     found.charts.append(
-        charts.timeline(
+        timeline(
             "Processors",
             {one.label: _cores(one, start) for one in series},
             "processors in use",
@@ -110,7 +107,7 @@ def _cores(series: Series, start: float) -> list[tuple[float, float | None]]:
     for sample in series.samples:
         if "cpu_ns" not in sample:
             continue
-        now = (sample["t"], sample["cpu_ns"] / NS)
+        now = (sample["t"], sample["cpu_ns"] / NS_PER_SECOND)
         if last is not None and now[0] > last[0]:
             found.append((now[0] - start, (now[1] - last[1]) / (now[0] - last[0])))
         last = now

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from loadtest.measure.traffic import DEFAULT_MIX
 from loadtest.run_directory import RunDirectory
-from loadtest.tune.space import Settings
 
 NAME = "tune"
+Settings = dict[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +22,7 @@ class TuneOptions:
     repeats: int = 3
     users: int = 24
     point_seconds: float = 6.0
-    mix: str = "submit=1,poll=6,results=2,summary=1"
+    mix: str = DEFAULT_MIX
     tasks_each: int = 4
     # Where the sweeps of one stage are cut short for time, the others still get theirs.
     verify: int = 3
@@ -61,11 +62,11 @@ class Journal:
         return [one for one in self.measurements if (one.stage, one.size) == (stage, size)]
 
     def is_refused(self, stage: str, size: int) -> bool:
-        """Tell whether `apply` would not have this point."""
+        """Return True if `apply` has refused this point."""
         return _key(stage, size) in self.refused
 
     def refuse(self, stage: str, size: int, reason: str) -> None:
-        """Note that `apply` would not have this point, and why."""
+        """Note that `apply` has refused this point, and why."""
         self.refused[_key(stage, size)] = reason
 
     def failures(self) -> int:
@@ -73,7 +74,7 @@ class Journal:
         return sum(one.failures for one in self.measurements)
 
     def out_of_time(self) -> bool:
-        """Tell whether the setting's minutes are spent."""
+        """Return True if the minutes of the options are spent."""
         return self.spent_seconds >= self.options.minutes * 60
 
 

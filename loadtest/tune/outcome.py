@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 import datetime
-import os
 from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from statistics import mean
 from typing import Any
 
 from infra.config import envfile
-from infra.config.measured import MEASURED, TRIED
-from loadtest.run_directory import RunDirectory
-from loadtest.samples import Series
-from loadtest.spread import spread
-from loadtest.tune import little
-from loadtest.tune.journal import Journal, Measurement, sizes_measured
+from infra.config.measured import MEASURED, TRIED, this_machine
+from loadtest.figures import spread
+from loadtest.run_directory import RunDirectory, Series
+from loadtest.tune.journal import Journal, Measurement, Settings, sizes_measured
 from loadtest.tune.knee import MIN_ROUNDS, Knee
 from loadtest.tune.search import (
     BEST,
     RECOMMENDED,
+    STAGES,
     VERIFY,
     VERIFY_LOADS,
+    Stage,
     is_comparable,
     recommended,
     sweep,
 )
-from loadtest.tune.space import STAGES, Settings, Stage
 
 ENTRIES = {"interactive": "risk", "batch": "risk_batch"}
 FILE = "recommended.env"
+MICROSECONDS = 1e6
 
 
 def conclude(journal: Journal, series: Sequence[Series]) -> dict[str, Any]:
@@ -87,7 +85,7 @@ def _about_larger(knee: Knee) -> str:
         return "the largest size measured: a larger one may give more"
     if knee.larger_ruled_out:
         return f"none larger, up to {knee.largest_size}, gives 3 % more"
-    return f"larger ones, up to {knee.largest_size}, are not told from it"
+    return f"larger ones, up to {knee.largest_size}, are not clearly better"
 
 
 def _comments(journal: Journal) -> dict[str, str]:
@@ -95,8 +93,8 @@ def _comments(journal: Journal) -> dict[str, str]:
     taken = datetime.datetime.fromtimestamp(
         max(one.ended for one in journal.measurements), datetime.UTC
     )
-    kilobytes = int(Path("/proc/meminfo").read_text("ascii").split(maxsplit=2)[1])
-    where = f"on {taken:%Y-%m-%d}, {os.cpu_count()} cores, {kilobytes / 2**20:.1f} GiB"
+    machine = this_machine()
+    where = f"on {taken:%Y-%m-%d}, {machine.cores} cores, {machine.memory_gib:.1f} GiB"
     why, found = reasons(journal), {}
     for stage in STAGES:
         swept = sweep(journal, stage)
@@ -108,7 +106,7 @@ def _comments(journal: Journal) -> dict[str, str]:
 
 
 def _changes(journal: Journal) -> Settings:
-    """Return the settings whose recommended value is not the one in force."""
+    """Return the settings whose recommended value is not the running one."""
     wanted = recommended(journal)
     return {name: value for name, value in wanted.items() if journal.base.get(name) != value}
 
@@ -142,7 +140,7 @@ def _point(
     measured: list[Measurement], size: int, stage: Stage, series: Sequence[Series]
 ) -> dict[str, Any]:
     spans = [(one.started, one.ended) for one in measured]
-    at_pooler = little.at_pooler(series, ENTRIES[stage.load], spans)
+    law = at_pooler(series, ENTRIES[stage.load], spans)
     throughput = spread([one.throughput for one in measured])
     return {
         "size": size,
@@ -151,7 +149,7 @@ def _point(
         "p95_ms": spread([one.p95_ms or 0.0 for one in measured]).as_dict(),
         "mean_ms": mean(one.mean_ms or 0.0 for one in measured),
         "failures": sum(one.failures for one in measured),
-        "little": None if at_pooler is None else asdict(at_pooler),
+        "little": None if law is None else asdict(law),
         # Closed loop without thought: users in the system, by throughput and response time.
         "users_by_law": throughput.median * mean(one.mean_ms or 0.0 for one in measured) / 1000,
     }
@@ -189,3 +187,55 @@ def _means(journal: Journal, stage: Stage) -> list[float]:
         mean(one.throughput for one in journal.of(stage.name, size))
         for size in sizes_measured(journal, stage.name)
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Little:
+    """One span at the pooler; busy connections by Little's law (L = X x W) and as sampled.
+
+    Source: J. D. C. Little, "A Proof for the Queuing Formula L = lambda W" (1961). Busy
+    connections = transactions per second x time of a transaction; beside it, in a closed loop of
+    N users without thought, N = X x R.
+    `transaction_ms` is PgBouncer's own figure, from the client's first word: the wait for a
+    server connection is part of it, and none of it keeps a connection busy.
+    """
+
+    transactions_per_second: float
+    transaction_ms: float
+    wait_ms: float
+    busy_by_law: float
+    busy_sampled: float
+
+
+def at_pooler(
+    series: Sequence[Series], entry: str, spans: Sequence[Sequence[float]]
+) -> Little | None:
+    """Return what the replicas did for a database entry in these spans; None without samples."""
+    count = duration = waited = seconds = 0.0
+    busy: list[float] = []
+    for one in series:
+        for span in spans:
+            inside = one.between(span[0], span[1]).samples
+            samples = [sample for sample in inside if f"{entry}_xacts" in sample]
+            if len(samples) < 2:
+                continue
+            first, last = samples[0], samples[-1]
+            count += last[f"{entry}_xacts"] - first[f"{entry}_xacts"]
+            duration += last[f"{entry}_xact_us"] - first[f"{entry}_xact_us"]
+            waited += last[f"{entry}_wait_us"] - first[f"{entry}_wait_us"]
+            seconds += last["t"] - first["t"]
+            busy.append(mean(sample.get(f"{entry}_busy", 0.0) for sample in samples))
+    if not count or not seconds:
+        return None
+    # Each replica's span was added up: divide the sums by replicas to get one clock.
+    replicas = len(
+        {one.label for one in series if any(f"{entry}_xacts" in sample for sample in one.samples)}
+    )
+    clock = seconds / replicas
+    return Little(
+        count / clock,
+        duration / count / MICROSECONDS * 1000,
+        waited / count / MICROSECONDS * 1000,
+        (duration - waited) / MICROSECONDS / clock,
+        mean(busy) * replicas,
+    )

@@ -1,4 +1,4 @@
-"""Which point comes next: stage by stage, every size in turn, as many rounds as there is time.
+"""What may be tuned, and which point comes next: stage by stage, every size in turn.
 
 A round goes through all sizes of a stage before any is repeated, so that a drift of the machine
 meets every size alike; one that does not fit into the stage's share of the time is not begun.
@@ -7,13 +7,14 @@ The shares are as the rounds of the stages take long.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
-from loadtest.tune.journal import Journal, sizes_measured
+from infra.config import envfile
+from infra.config.envfile import assign
+from loadtest.tune.journal import Journal, Settings, sizes_measured
 from loadtest.tune.knee import Sweep
-from loadtest.tune.space import STAGES, Settings, Stage, with_size
 
 VERIFY = "verify"
 VERIFY_LOADS = ("interactive", "batch")
@@ -25,11 +26,76 @@ SWEEP_SHARE = 0.8
 OVERHEAD_SECONDS = 4.0
 # Of the first measurement of a load, until one has been made.
 FIRST_SECONDS = {"interactive": 8.0, "batch": 3.0}
+WIDE_API_POOL = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One sweep: the setting, the load it is measured under, and its highest useful size."""
+
+    name: str
+    setting: str
+    minimum_setting: str
+    load: str
+    unit: str
+    candidates: tuple[int, ...]
+    # A smaller size is refused: one thread would wait for another.
+    floor_setting: str = ""
+
+    @property
+    def reserve_setting(self) -> str:
+        """Return the setting of the reserve beside a server pool; empty for the app's pools."""
+        stem, _, rest = self.setting.partition("_POOL_SIZE")
+        return "" if rest or stem == self.setting else f"{stem}_RESERVE_SIZE"
+
+    def sizes(self, settings: Mapping[str, str]) -> tuple[int, ...]:
+        """Return the sizes to try: the candidates, and what the env file has, above the floor."""
+        lowest = int(settings.get(self.floor_setting, "1"))
+        now = int(settings.get(self.setting, "0"))
+        inside = {*self.candidates, now if now <= max(self.candidates) else 0}
+        return tuple(sorted(size for size in inside if size >= lowest))
+
+
+STAGES = (
+    Stage(
+        "interactive server pool",
+        "PGBOUNCER_INTERACTIVE_POOL_SIZE",
+        "PGBOUNCER_INTERACTIVE_MIN_POOL_SIZE",
+        "interactive",
+        "requests/s",
+        (1, 2, 4, 6, 8, 12),
+    ),
+    Stage(
+        "api pool",
+        "API_POOL_MAX_SIZE",
+        "API_POOL_MIN_SIZE",
+        "interactive",
+        "requests/s",
+        (1, 2, 4, 8, 16, 32),
+    ),
+    Stage(
+        "batch server pool",
+        "PGBOUNCER_BATCH_POOL_SIZE",
+        "PGBOUNCER_BATCH_MIN_POOL_SIZE",
+        "batch",
+        "tasks/s",
+        (1, 2, 4, 6, 8, 12),
+    ),
+    Stage(
+        "worker pool",
+        "WORKER_POOL_MAX_SIZE",
+        "WORKER_POOL_MIN_SIZE",
+        "batch",
+        "tasks/s",
+        (4, 5, 6, 8),
+        "WORKER_THREADS",
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What to put in force and to measure next."""
+    """What to apply and to measure next."""
 
     stage: str
     size: int
@@ -40,6 +106,12 @@ class Point:
     def name(self) -> str:
         """Return the point as one word."""
         return f"{self.stage.replace(' ', '-')}:{self.size}"
+
+
+def effective(text: str) -> Settings:
+    """Return every setting of an env file as text, with the values of those it leaves out."""
+    values = assign(envfile.parse(text, name="stack.env")).values
+    return {name: str(value) for name, value in values.as_dict().items()}
 
 
 def next_point(journal: Journal) -> Point | None:
@@ -81,6 +153,21 @@ def best(journal: Journal) -> Settings:
     return _with_sizes(journal, Sweep.best)
 
 
+def with_size(settings: Mapping[str, str], stage: Stage, size: int) -> Settings:
+    """Return the settings with a stage's size, and its minimum lowered where it would exceed it."""
+    changed = dict(settings)
+    changed[stage.setting] = str(size)
+    changed[stage.minimum_setting] = str(min(int(settings.get(stage.minimum_setting, "1")), size))
+    if stage.reserve_setting in settings:
+        # A reserve would help a pool that is too small: the size must be all there is.
+        changed[stage.reserve_setting] = "0"
+    if stage.setting == "PGBOUNCER_INTERACTIVE_POOL_SIZE":
+        # Behind a narrow pool in the app, the size of the next one cannot be seen.
+        wide = max(WIDE_API_POOL, int(settings.get("API_POOL_MAX_SIZE", "1")))
+        changed["API_POOL_MAX_SIZE"] = str(wide)
+    return changed
+
+
 def with_chosen(settings: Settings, stage: Stage, size: int) -> Settings:
     """Return the settings with a stage's chosen size, without what only its sweep needed."""
     changed = with_size(settings, stage, size)
@@ -91,7 +178,7 @@ def with_chosen(settings: Settings, stage: Stage, size: int) -> Settings:
 
 
 def sizes(journal: Journal, stage: Stage) -> list[int]:
-    """Return the sizes of a stage that can be measured, the one in force included."""
+    """Return the sizes of a stage that can be measured, the running one included."""
     wanted = stage.sizes(journal.base)
     return [size for size in wanted if not journal.is_refused(stage.name, size)]
 
@@ -118,7 +205,7 @@ def _in_stage(journal: Journal, stage: Stage, settings: Settings) -> Point | Non
 
 
 def _is_swept(journal: Journal, stage: Stage, counts: list[int]) -> bool:
-    """Tell whether a stage has all its rounds, or all that fit into its share of the time."""
+    """Return True if a stage has all its rounds, or all that fit into its share of the time."""
     if min(counts) != max(counts) or not min(counts):
         return False
     ends_at = journal.spent_seconds + round_seconds(journal, stage)

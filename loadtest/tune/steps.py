@@ -8,26 +8,30 @@ import time
 import typer
 
 from infra.config import envfile
+from loadtest.measure.traffic import TrafficOptions, parse_mix
+from loadtest.progress import clock
 from loadtest.run_directory import RunDirectory
-from loadtest.samples import read_samples
 from loadtest.tune import journal as journals
 from loadtest.tune import outcome
-from loadtest.tune.journal import Journal, TuneOptions
-from loadtest.tune.measure import measure
+from loadtest.tune.journal import Journal, Measurement, TuneOptions
 from loadtest.tune.search import (
     BEST,
     OVERHEAD_SECONDS,
+    STAGES,
     VERIFY,
     VERIFY_LOADS,
     Point,
+    effective,
     next_point,
     sizes,
 )
-from loadtest.tune.space import STAGES, effective
 
 ORIGINAL = "original/stack.env"
 CANDIDATE = "candidate/stack.env"
 DONE = "done"
+# The api's pool grows to its new size with the first requests.
+WARM_UP_SECONDS = 2
+BATCH_SITES = 8
 
 
 def begin(directory: RunDirectory, options: TuneOptions) -> None:
@@ -37,7 +41,7 @@ def begin(directory: RunDirectory, options: TuneOptions) -> None:
         journals.create(directory, options, base)
 
 
-def announce(directory: RunDirectory) -> None:
+def show_next(directory: RunDirectory) -> None:
     """Print the next point's name on stdout and write its env file; `done` when there is none."""
     journal = _journal(directory)
     point = next_point(journal)
@@ -53,11 +57,11 @@ def announce(directory: RunDirectory) -> None:
     typer.echo(point.name)
 
 
-def take(directory: RunDirectory, began: float) -> None:
-    """Measure the point that is now in force; `began` is Unix time before it was applied."""
+def measure(directory: RunDirectory, began: float) -> None:
+    """Measure the point that was applied; `began` is Unix time before it was applied."""
     journal = _journal(directory)
     point = _point(journal)
-    measured = measure(point, journal.options)
+    measured = _measure(point, journal.options)
     journal.measurements.append(measured)
     journal.spent_seconds += time.time() - began
     journals.store(directory, journal)
@@ -68,7 +72,7 @@ def take(directory: RunDirectory, began: float) -> None:
 
 
 def skip(directory: RunDirectory, reason: str, began: float) -> None:
-    """Leave the next point out: `apply` would not have it."""
+    """Leave the next point out: `apply` has refused it."""
     journal = _journal(directory)
     point = _point(journal)
     journal.refuse(point.stage, point.size, reason)
@@ -84,7 +88,7 @@ def finish(directory: RunDirectory) -> int:
         typer.echo("tune: nothing was measured within the time; raise MINUTES", err=True)
         return 1
     original = (directory.path / ORIGINAL).read_text(encoding="utf-8")
-    journal.result = outcome.conclude(journal, read_samples(directory.path / "samples"))
+    journal.result = outcome.conclude(journal, directory.samples())
     journal.finished = True
     outcome.write_env(directory, journal, original)
     journals.store(directory, journal)
@@ -129,4 +133,61 @@ def _progress(journal: Journal) -> str:
     taken = len(journal.measurements)
     each = journal.spent_seconds / taken if taken else options.point_seconds + OVERHEAD_SECONDS
     left = min(max(total - taken, 1) * each, options.minutes * 60 - journal.spent_seconds)
-    return f"[{taken + 1}/{total}, {int(left // 60)}:{int(left % 60):02d} left]"
+    return f"[{taken + 1}/{total}, {clock(left)} left]"
+
+
+def _measure(point: Point, options: TuneOptions) -> Measurement:
+    """Return what the running stack does under the point's load."""
+    if point.load == "batch":
+        return _batch(point)
+    return _interactive(point, options)
+
+
+def _interactive(point: Point, options: TuneOptions) -> Measurement:
+    # Imported here: it patches sockets and threads of the whole process.
+    from loadtest.measure.engine import run_headless
+
+    traffic = TrafficOptions(
+        users=options.users,
+        seconds=options.point_seconds + WARM_UP_SECONDS,
+        mix=parse_mix(options.mix),
+        pause_ms=0.0,
+        tasks_each=options.tasks_each,
+    )
+    result = run_headless(traffic, quiet=True)
+    whole = range(WARM_UP_SECONDS, int(traffic.seconds))
+    seconds = [one for one in result["seconds"] if one["second"] in whole]
+    requests = sum(one["requests"] for one in seconds)
+    figures = result["all"]
+    return Measurement(
+        point.stage,
+        point.size,
+        requests / len(whole),
+        figures["p50_ms"],
+        figures["p95_ms"],
+        figures["mean_ms"],
+        figures["count"],
+        figures["failures"],
+        result["started"] + WARM_UP_SECONDS,
+        result["ended"],
+    )
+
+
+def _batch(point: Point) -> Measurement:
+    from loadtest.api import assess
+
+    started = time.time()
+    done = assess(BATCH_SITES)
+    milliseconds = done["seconds"] * 1000
+    return Measurement(
+        point.stage,
+        point.size,
+        done["tasks_per_second"],
+        milliseconds,
+        milliseconds,
+        milliseconds,
+        done["tasks"],
+        done["failed_tasks"],
+        started,
+        time.time(),
+    )

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import subprocess
 
 import pytest
 
+from tests.command import run
 from tests.fix_stack import REPOSITORY, Stack
 
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")])
@@ -113,8 +112,8 @@ def test_a_documented_command_of_the_virtual_environment_works(command: str) -> 
     if words[0] == f"{OWN}pytest":
         # What it would run is a part of this run.
         words += ["--collect-only", "--quiet"]
-    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = run(*words)
+    assert done.exit_code == 0, done.text
     if written:
         assert done.stdout == (REPOSITORY / written).read_text(encoding="utf-8")
 
@@ -130,28 +129,16 @@ def test_each_row_for_a_bottleneck_is_what_a_fault_test_saw() -> None:
 
 @pytest.mark.parametrize("arguments", READ_ONLY)
 def test_a_command_that_only_looks_succeeds(stack: Stack, arguments: str) -> None:
-    done = subprocess.run(
-        ["make", *arguments.split()],
-        cwd=REPOSITORY,
-        # `make test` is a make itself: one that knows of it says which directory it enters.
-        env={name: value for name, value in os.environ.items() if not name.startswith("MAKE")},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = run("make", *arguments.split(), seconds=120)
+    assert done.exit_code == 0, done.text
     assert done.stdout.strip()
     if "JSON=yes" in arguments:
         json.loads(done.stdout)
 
 
 def test_destroy_is_refused_without_confirmation() -> None:
-    refused = subprocess.run(
-        ["make", "destroy"], cwd=REPOSITORY, capture_output=True, text=True, check=False
-    )
-    assert refused.returncode != 0
+    refused = run("make", "destroy")
+    assert refused.exit_code != 0
     assert "CONFIRM=yes" in refused.stderr
 
 
@@ -159,7 +146,4 @@ def test_destroy_is_refused_without_confirmation() -> None:
 def test_the_compose_commands_of_interactive_targets_work(
     stack: Stack, arguments: list[str]
 ) -> None:
-    done = subprocess.run(
-        ["docker", "compose", *arguments], cwd=REPOSITORY, capture_output=True, check=False
-    )
-    assert done.returncode == 0
+    assert run("docker", "compose", *arguments).exit_code == 0

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +13,8 @@ import httpx
 import pytest
 from docker.models.containers import Container
 
+from tests import command
+from tests.command import Done
 from tests.fix_api import ASSESSMENTS, Api, assessment_body
 from tests.fix_ops import EnvDir
 from tests.fix_stack import REPOSITORY, Stack, poll, run_in
@@ -50,18 +50,9 @@ class Small:
         (container,) = self.stack.containers("postgres", all_states=True)
         return container
 
-    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str) -> Done:
         """Run a command of an operator of this stack."""
-        return subprocess.run(
-            command,
-            cwd=REPOSITORY,
-            env=self.env,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=180,
-            check=False,
-        )
+        return command.run(*words, env=self.env)
 
     def bottleneck(self) -> dict[str, Any]:
         """Return the verdict of `make status`."""
@@ -113,7 +104,7 @@ def small(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sm
         REFERENCE_GRID_DEGREES="1.0",
     )
     project = f"{stack.project}-full-disk"
-    env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")} | {
+    env = {
         "API_PORT": str(port),
         "COMPOSE_FILE": f"{REPOSITORY / 'compose.yaml'}:{directory / 'override.yaml'}",
         "COMPOSE_PROJECT_NAME": project,
@@ -142,13 +133,9 @@ def two_checkpoints(postgres: Container) -> Iterator[Callable[[], None]]:
     """Log in now, and return what makes the checkpoints: on a full disk a login can be refused."""
     waits = r"\! until [ -e /run/postgresql/now ]; do sleep 0.1; done"
     psql = ["psql", "--dbname=risk", "--set=ON_ERROR_STOP=1", "--command=SELECT 'logged in'"]
-    session = subprocess.Popen(
-        ["docker", "exec", str(postgres.name), *psql, f"--command={waits}"]
-        + ["--command=CHECKPOINT"] * 2,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    checkpoints = ("--command=CHECKPOINT", "--command=CHECKPOINT")
+    words = ("docker", "exec", str(postgres.name), *psql, f"--command={waits}", *checkpoints)
+    session = command.start(*words, merged=True)
 
     def make_them() -> None:
         assert run_in(postgres, ["touch", "/run/postgresql/now"])[0] == 0

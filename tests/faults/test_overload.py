@@ -17,7 +17,7 @@ from tests.faults.oracle import (
 from tests.fix_api import ASSESSMENTS, Api, assessment_body
 from tests.fix_faults import MakeLoad, hold, wait_for_traffic
 from tests.fix_sql import AdminConsole, Sql
-from tests.fix_stack import Stack
+from tests.fix_stack import Stack, during
 
 BASE_THREADS, OVERLOAD = 20, 10
 # More callers than the api has threads; a pause shorter than the pooler's patience.
@@ -74,8 +74,7 @@ def test_liveness_and_metrics_answer_while_every_request_thread_waits(
         console.on_all("PAUSE risk")
         try:
             seconds = []
-            paused = time.monotonic()
-            while time.monotonic() < paused + PAUSED_SECONDS:
+            for _ in during(PAUSED_SECONDS):
                 for path in ("/health/live", "/metrics"):
                     started = time.monotonic()
                     assert api.http.get(path).status_code == 200

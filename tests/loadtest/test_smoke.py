@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests import command
 from tests.fix_sql import AdminConsole
 from tests.fix_stack import ENV_DIR, REPOSITORY, Stack, poll
 
@@ -28,16 +27,8 @@ class Run:
     """One finished command: exit code, what it said, and its directory."""
 
     def __init__(self, name: str, settings: dict[str, object]) -> None:
-        environment = os.environ | {key: str(value) for key, value in settings.items()}
-        self.done = subprocess.run(
-            [str(COMMAND), name],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=SECONDS_MAX,
-            check=False,
-        )
+        options = {key: str(value) for key, value in settings.items()}
+        self.done = command.run(str(COMMAND), name, env=options, seconds=SECONDS_MAX)
         found = re.search(r"loadtest/results/(\S+)/index\.html", self.done.stderr)
         assert found, self.done.stderr[-3000:]
         self.directory = RESULTS / found[1]
@@ -189,9 +180,7 @@ def results_page() -> Iterator[Path]:
 def test_runs_are_listed_and_written_down(runs: list[Path], results_page: Path) -> None:
     run = start(runs, "load", USERS=2, RUN_SECONDS=3, MAX_P95_MS=60_000)
     for target in ("report", "results"):
-        done = subprocess.run(
-            ["make", target], cwd=REPOSITORY, capture_output=True, text=True, check=False
-        )
+        done = command.run("make", target)
         assert done.returncode == 0, done.stderr
     assert run.directory.name in (RESULTS / "index.html").read_text("utf-8")
     written = results_page.read_text("utf-8")

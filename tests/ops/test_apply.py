@@ -10,10 +10,11 @@ from itertools import cycle, islice
 
 import pytest
 
+from tests.command import finished
 from tests.faults import oracle
 from tests.faults.load import Load
 from tests.fix_faults import wait_for_traffic
-from tests.fix_ops import Commands, EnvDir, finished
+from tests.fix_ops import Commands, EnvDir
 from tests.fix_sql import AdminConsole, Sql
 from tests.fix_stack import Stack, poll, run_in
 from tests.ops import witness

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 
 import pytest
 
+from tests.command import finished
 from tests.fix_faults import frozen
-from tests.fix_ops import Commands, EnvDir, finished
+from tests.fix_ops import Commands, EnvDir
 from tests.fix_sql import AdminConsole, Sql
 from tests.fix_stack import Stack
 from tests.ops import witness

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from infra.config.extra import PGBOUNCER_FILE, POSTGRES_FILE, key
-from tests.fix_ops import Commands, Done, EnvDir
+from tests.command import Done
+from tests.fix_ops import Commands, EnvDir
 from tests.fix_sql import AdminConsole, Sql
 from tests.fix_stack import Stack
 from tests.ops import witness

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
 
 from tests.fix_faults import MakeLoad, frozen, wait_for_traffic
-from tests.fix_host import Host
+from tests.fix_ops import Commands
 from tests.fix_stack import Stack
 
 
-def status(host: Host) -> tuple[int, dict[str, Any]]:
+def status(ops: Commands) -> tuple[int, dict[str, Any]]:
     """Return the exit code and the document of one look."""
-    code, output, error = host.ops("status", "--json")
-    assert output.startswith("{"), error
-    return code, json.loads(output)
+    done = ops.run("status", "--json")
+    assert done.stdout.startswith("{"), done.stderr
+    return done.exit_code, done.document
 
 
 def names(parts: list[dict[str, Any]]) -> set[str]:
@@ -30,11 +29,11 @@ def running(stack: Stack, *services: str) -> set[str]:
 
 
 def test_every_process_is_shown_with_its_numbers_under_load(
-    stack: Stack, host: Host, settings: dict[str, str], make_load: MakeLoad
+    stack: Stack, ops: Commands, settings: dict[str, str], make_load: MakeLoad
 ) -> None:
     with make_load() as load:
         wait_for_traffic(load)
-        code, document = status(host)
+        code, document = status(ops)
     assert code == 0
     assert document["unreachable"] == []
     assert names(document["app"]) == running(stack, "api", "worker")
@@ -52,10 +51,10 @@ def test_every_process_is_shown_with_its_numbers_under_load(
 
 
 @pytest.mark.slow
-def test_a_frozen_process_is_named_and_the_rest_still_shown(stack: Stack, host: Host) -> None:
+def test_a_frozen_process_is_named_and_the_rest_still_shown(stack: Stack, ops: Commands) -> None:
     victim = stack.containers("worker")[0]
     with frozen([victim]):
-        code, document = status(host)
+        code, document = status(ops)
     assert code == 1
     (silent,) = document["unreachable"]
     assert str(victim.name) in silent
@@ -67,9 +66,10 @@ def test_a_frozen_process_is_named_and_the_rest_still_shown(stack: Stack, host: 
     stack.wait_healthy()
 
 
-def test_the_screen_has_every_tier_and_the_verdict_last(host: Host) -> None:
-    code, output, _ = host.ops("status")
-    assert code == 0, output
+def test_the_screen_has_every_tier_and_the_verdict_last(ops: Commands) -> None:
+    done = ops.run("status")
+    output = done.stdout
+    assert done.exit_code == 0, output
     for title in ("App pools", "PgBouncer", "PostgreSQL:", "Requests: ", "Tasks: "):
         assert title in output
     assert output.strip().splitlines()[-1].startswith("Bottleneck: ")

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.command import Done, run
 from tests.faults.load import Load
 from tests.fix_api import Api, assessment_body
 from tests.fix_ops import EnvDir
@@ -27,23 +26,14 @@ def started(stack: Stack) -> dict[str, str]:
     }
 
 
-def make(*arguments: str, env: EnvDir | None = None) -> subprocess.CompletedProcess[str]:
+def make(*arguments: str, env: EnvDir | None = None) -> Done:
     """Run a make target as the README has it."""
     moved = {"SLUICE_ENV_DIR": str(env.path)} if env else {}
-    return subprocess.run(
-        ["make", *arguments],
-        cwd=REPOSITORY,
-        env={**os.environ, **moved},
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        timeout=300,
-        check=False,
-    )
+    return run("make", *arguments, env=moved, seconds=300)
 
 
 @pytest.fixture
-def env_file(stack: Stack) -> Iterator[Path]:
+def broken_env_file(stack: Stack) -> Iterator[Path]:
     """Return the env file to be broken; afterwards it is as before, and the stack is up."""
     text, mode = ENV_FILE.read_text(encoding="utf-8"), ENV_FILE.stat().st_mode
     yield ENV_FILE
@@ -99,12 +89,12 @@ def test_down_and_up_keep_the_data(stack: Stack, api: Api) -> None:
     ids=["over budget", "misspelt", "not a number"],
 )
 def test_a_broken_setting_stops_up_with_the_reason_and_leaves_running_tiers_alone(
-    stack: Stack, api: Api, env_file: Path, old: str, new: str, reason: str
+    stack: Stack, api: Api, broken_env_file: Path, old: str, new: str, reason: str
 ) -> None:
     before = started(stack)
-    text = env_file.read_text(encoding="utf-8")
+    text = broken_env_file.read_text(encoding="utf-8")
     assert old in text
-    env_file.write_text(text.replace(old, new, 1), encoding="utf-8")
+    broken_env_file.write_text(text.replace(old, new, 1), encoding="utf-8")
     result = stack.compose("up", "--detach")
     assert result.returncode != 0
     said = stack.compose("logs", "--no-log-prefix", "config").stdout
@@ -114,9 +104,9 @@ def test_a_broken_setting_stops_up_with_the_reason_and_leaves_running_tiers_alon
     assert api.http.get("/health/ready").status_code == 200
 
 
-def test_an_unreadable_env_file_stops_up_and_says_so(stack: Stack, env_file: Path) -> None:
+def test_an_unreadable_env_file_stops_up_and_says_so(stack: Stack, broken_env_file: Path) -> None:
     before = started(stack)
-    env_file.chmod(0)
+    broken_env_file.chmod(0)
     result = stack.compose("up", "--detach")
     assert result.returncode != 0
     assert "stack.env" in stack.compose("logs", "--no-log-prefix", "config").stdout
@@ -160,9 +150,7 @@ def test_another_clone_leaves_the_running_project_alone(stack: Stack, tmp_path: 
         )
     before = started(stack)
     for arguments in (["up"], ["down"], ["destroy", "CONFIRM=yes"]):
-        result = subprocess.run(
-            ["make", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
-        )
+        result = run("make", *arguments, cwd=tmp_path)
         assert result.returncode != 0
         assert f"was started from {REPOSITORY}; use that clone" in result.stderr
     assert started(stack) == before

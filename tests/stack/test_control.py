@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -14,7 +13,7 @@ from tests.fix_control import Operator, Recompile
 from tests.fix_faults import MakeLoad, frozen, wait_for_traffic
 from tests.fix_probe import Probe
 from tests.fix_sql import AdminConsole
-from tests.fix_stack import Stack, poll, run_in
+from tests.fix_stack import Stack, during, poll, run_in
 
 PORT = 9000
 UIDS = {"api": 10072, "worker": 10073}
@@ -223,8 +222,7 @@ def test_it_answers_while_every_request_thread_waits(
                 seconds=10,
                 what="callers wait for a connection",
             )
-            until = time.monotonic() + 3
-            while time.monotonic() < until:
+            for _ in during(3):
                 answers = operator.ask("state")
                 assert all("state" in one for one in answers), answers
                 seconds += [one["seconds"] for one in answers]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import select
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -14,7 +13,7 @@ import httpx
 import pytest
 
 from tests.fix_api import Api, assessment_body
-from tests.fix_stack import Stack, run_in
+from tests.fix_stack import Stack, during, run_in
 
 ENDLESS_CLIENTS = 10
 SLOW_CLIENTS = 200
@@ -95,8 +94,7 @@ def test_endless_and_slow_clients_leave_others_and_the_memory_alone(
     before = largest = memory_bytes(stack)
     served = 0
     with hostile(connect) as answers:
-        until = time.monotonic() + HOSTILE_SECONDS
-        while time.monotonic() < until:
+        for _ in during(HOSTILE_SECONDS):
             # A new connection each time: the kept one of `api` would see less.
             with httpx.Client(base_url=api.http.base_url, timeout=10) as fresh:
                 assert fresh.get("/health/ready").status_code == 200

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.command import REPOSITORY, run
+
 DOCUMENT = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
 ROOMS = ("app", "infra", "loadtest")
 # Of a package: the prefixes of this project's modules that it may import.
@@ -66,9 +66,7 @@ def test_every_package_has_its_line_and_every_line_its_package() -> None:
 def test_every_file_that_a_document_names_exists(document: str) -> None:
     text = (REPOSITORY / document).read_text(encoding="utf-8")
     named = set(re.findall(r"`((?:[\w.-]+/)*[\w.-]+\.(?:py|md|sh|env|j2|toml|yaml))`", text))
-    tracked = ["git", "ls-files"]
-    listed = subprocess.run(tracked, cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    files = listed.stdout.splitlines()
+    files = run("git", "ls-files").stdout.splitlines()
     missing = {one for one in named if not any(f"/{file}".endswith(f"/{one}") for file in files)}
     assert len(named) > 10
     assert missing == set()

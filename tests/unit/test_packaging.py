@@ -14,7 +14,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.command import REPOSITORY, run
+
 ROOMS = ("app", "infra", "loadtest", "dev")
 PIN = re.compile(r"^([a-z0-9-]+)==(\S+)(?: ; (.*?))? \\$", re.MULTILINE)
 # What no installed file reads: documents, images, and what runs on a host from a clone.
@@ -115,25 +116,14 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a directory that holds what a wheel would put into site-packages."""
     directory = tmp_path_factory.mktemp("built")
     build = "from setuptools import setup; setup()"
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", build, "build_py", "--build-lib", str(directory)],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    words = (sys.executable, "-W", "ignore", "-c", build, "build_py", "--build-lib")
+    done = run(*words, str(directory))
+    assert done.exit_code == 0, done.stderr
     return directory
 
 
 def test_a_wheel_holds_every_file_that_the_rooms_read(built: Path) -> None:
-    listed = subprocess.run(
-        ["git", "ls-files", "app", "infra", "loadtest", "pgbouncer"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.splitlines()
+    listed = run("git", "ls-files", "app", "infra", "loadtest", "pgbouncer").stdout.splitlines()
     expected = {path for path in listed if not NOT_IN_A_WHEEL.search(path)}
     found = {str(path.relative_to(built)) for path in built.rglob("*") if path.is_file()}
     assert found == expected

@@ -21,6 +21,7 @@ from infra.config import issuing
 from infra.config.issuing import Pair
 from infra.ops.clients.app_control import Control, ControlError, ReloadRefusedError
 from infra.ops.clients.processes import Target
+from tests.fix_stack import during, poll
 from tests.unit.control.conftest import TOKEN, SettingsFile, issue
 from tests.unit.infra.support import NOW
 
@@ -29,11 +30,7 @@ GIVE_UP_SECONDS = 10.0
 
 
 def wait_for(found: Callable[[], Any]) -> Any:
-    until = time.monotonic() + GIVE_UP_SECONDS
-    while not (value := found()):
-        assert time.monotonic() < until, "not in time"
-        time.sleep(0.01)
-    return value
+    return poll(found, seconds=GIVE_UP_SECONDS, what="the server is as wanted", every=0.01)
 
 
 def client_of(running: ControlServer, directory: Path) -> tuple[Control, Target]:
@@ -120,8 +117,7 @@ def test_half_a_renewal_leaves_the_old_certificate_in_use(
         client, target = client_of(running, tmp_path)
         other = issuing.make_server("localhost", authority, NOW, days=2)
         Path(control.certificate_file).write_bytes(other.certificate_pem)
-        until = time.monotonic() + 2.5 * server.WATCH_SECONDS
-        while time.monotonic() < until:
+        for _ in during(2.5 * server.WATCH_SECONDS):
             assert client.state(target).service == "worker"
 
 

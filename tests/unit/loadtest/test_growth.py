@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from loadtest.isolation.campaign import faults
-from loadtest.isolation.names import COMPUTING, IDLE, JUDGED
-from loadtest.samples import Series
-from loadtest.soak.growth import measure
+from loadtest.measure.growth import measure
+from loadtest.measure.isolation import COMPUTING, IDLE, JUDGED, faults
+from loadtest.run_directory import Series
 
 
 def series(memory: Callable[[int], float], files: Callable[[int], float]) -> list[Series]:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.report import document, index, page
+from loadtest.measure.recorder import Recorder
+from loadtest.measure.traffic import TrafficOptions
+from loadtest.report import pages
 from loadtest.report.parts import Table, show
 from loadtest.run_directory import RunDirectory
-from loadtest.traffic.options import TrafficOptions
-from loadtest.traffic.recorder import Recorder
 
 
 @pytest.fixture
@@ -40,12 +40,12 @@ def run(tmp_path: Path) -> RunDirectory:
 
 
 def test_a_page_needs_no_network(run: RunDirectory) -> None:
-    text = page.write(run).read_text("utf-8")
+    text = pages.write(run).read_text("utf-8")
     assert re.findall(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=", text) == []
 
 
 def test_constraints_come_before_any_figure(run: RunDirectory) -> None:
-    text = page.write(run).read_text("utf-8")
+    text = pages.write(run).read_text("utf-8")
     body = text[text.index("<body>") :]
     folded = body.index("<details><summary>Constraints</summary>")
     assert body.index("What was to be shown") < folded < body.index("<h2>Requests</h2>")
@@ -53,14 +53,14 @@ def test_constraints_come_before_any_figure(run: RunDirectory) -> None:
 
 
 def test_axes_have_titles_with_units(run: RunDirectory) -> None:
-    text = page.write(run).read_text("utf-8")
+    text = pages.write(run).read_text("utf-8")
     for title in ("latency, ms", "time into the run, s", "PSS of all processes, MiB"):
         assert title in text
 
 
 def test_the_list_links_every_run_with_what_it_found(run: RunDirectory) -> None:
-    page.write(run)
-    text = index.write(run.path.parent).read_text("utf-8")
+    pages.write(run)
+    text = pages.write_index(run.path.parent).read_text("utf-8")
     assert "20260102T030405Z-load/index.html" in text
     assert "failed requests" in text
 
@@ -70,12 +70,12 @@ def test_a_run_that_was_cut_short_still_has_a_page(tmp_path: Path) -> None:
     (directory / "samples").mkdir(parents=True)
     found = RunDirectory(directory)
     found.write("constraints", {})
-    assert "measured nothing" in page.write(found).read_text("utf-8")
+    assert "measured nothing" in pages.write(found).read_text("utf-8")
 
 
 def test_the_document_has_constraints_findings_and_tables(run: RunDirectory) -> None:
-    page.write(run)
-    text = document.render(run.path.parent)
+    pages.write(run)
+    text = pages.document(run.path.parent)
     assert "processors 2" in text
     assert "| failed requests (<= 0 %) | 0 % | yes |" in text
     assert "Not measured yet: `make compare`" in text

@@ -7,11 +7,15 @@ from typing import Any
 
 import pytest
 
-from loadtest.traffic.console import COLUMNS, ProgressLine, table
-from loadtest.traffic.options import KINDS, TrafficOptions, parse_mix
-from loadtest.traffic.recorder import Recorder
-from loadtest.traffic.shapes import users_at
-from loadtest.traffic.verdict import Thresholds, faults
+from loadtest.measure.recorder import COLUMNS, ProgressLine, Recorder, table
+from loadtest.measure.traffic import (
+    KINDS,
+    Thresholds,
+    TrafficOptions,
+    faults,
+    parse_mix,
+    users_at,
+)
 
 
 def users_over_time(shape: str) -> list[int | None]:

@@ -14,6 +14,7 @@ from infra.ops import pause_record
 from infra.ops.outcome import RefusedError
 from infra.ops.pause import PauseLimits, _must_act
 from infra.ops.pause_record import NoDeadManError, PauseRecord, Phase
+from tests.fix_stack import poll
 
 LIMITS = PauseLimits(5, 8, 15, 20)
 
@@ -76,12 +77,12 @@ def hold(directory: Path) -> None:
 def test_a_killed_holder_is_seen_at_once(tmp_path: Path) -> None:
     holder = multiprocessing.get_context("fork").Process(target=hold, args=(tmp_path,))
     holder.start()
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
+
+    def held() -> bool:
         with pause_record.orphaned(tmp_path) as (record, free):
-            if not free and record:
-                break
-        time.sleep(0.02)
+            return bool(record) and not free
+
+    poll(held, seconds=10, what="the holder holds its record", every=0.02)
     assert holder.pid
     os.kill(holder.pid, signal.SIGKILL)
     holder.join(10)

@@ -16,6 +16,7 @@ import pytest
 from app import connection as bounds
 from app import server as server_module
 from app.connection import HEAD_BYTES_MAX, HEADERS_MAX, PIECE_BYTES, PIPELINED_MAX, bounded
+from tests.fix_stack import during, poll
 from tests.unit.service.serving import LARGE_BYTES, Serving, serving
 
 SHORT_SECONDS = 0.5
@@ -223,8 +224,8 @@ def test_a_caller_who_takes_its_answer_slowly_gets_it(found: Serving) -> None:
     with found.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 256 * 1024)
         connection.sendall(HEAD.replace(b"/ ", b"/large ", 1) + b"\r\n")
-        received, until = 0, time.monotonic() + 4 * SHORT_SECONDS
-        while time.monotonic() < until:
+        received = 0
+        for _ in during(4 * SHORT_SECONDS):
             received += len(connection.recv(65536))
             time.sleep(0.01)
         while received < LARGE_BYTES:
@@ -276,8 +277,5 @@ def test_half_of_the_open_files_are_left(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def wait_until(condition: Any, *, after: float = 0) -> None:
     """Wait until it holds, at first for some seconds during which it may hold too early."""
-    until = time.monotonic() + GIVE_UP_SECONDS
     time.sleep(after)
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    poll(condition, seconds=GIVE_UP_SECONDS, what="the server is as wanted", every=0.01)

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fix_stack import poll
+
 MODULE = "tests.unit.service.serving_child"
 SECONDS = 20.0
 PROGRAM = """
@@ -41,10 +43,7 @@ class Running:
 
     def until(self, condition: Callable[[], bool], what: str) -> None:
         """Wait for a condition."""
-        deadline = time.monotonic() + SECONDS
-        while not condition():
-            assert time.monotonic() < deadline, f"not in time: {what}"
-            time.sleep(0.02)
+        poll(condition, seconds=SECONDS, what=what, every=0.02)
 
     def started(self) -> int:
         """Return how many processes were started."""

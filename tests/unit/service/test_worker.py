@@ -1,7 +1,6 @@
 """The worker's threads, with a stand-in database that answers by call name."""
 
 import threading
-import time
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +20,7 @@ from app.worker import loop
 from app.worker.batch import AGE_MAX_SECONDS, CELLS_MAX, BatchRunner, SiteModels
 from app.worker.crew import Crew
 from app.worker.loop import INTERRUPTIONS_MAX
+from tests.fix_stack import poll
 
 from .conftest import STATE, StandInDatabase
 
@@ -45,10 +45,7 @@ def in_turn(*answers: Any) -> Callable[[], Any]:
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
-    until = time.monotonic() + GIVE_UP_SECONDS
-    while not holds():
-        assert time.monotonic() < until, "the condition did not come about"
-        threading.Event().wait(0.005)
+    poll(holds, seconds=GIVE_UP_SECONDS, what="the condition holds", every=0.005)
 
 
 class Workshop:

@@ -1,1 +1,0 @@
-"""Requests while the batch pool is full."""

@@ -1,0 +1,1 @@
+"""Measurements: load on the api, pgbench, requests beside batch work, growth."""

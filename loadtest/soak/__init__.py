@@ -1,1 +1,0 @@
-"""Growth over a long run."""

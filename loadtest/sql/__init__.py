@@ -1,1 +1,0 @@
-"""pgbench through PgBouncer and direct."""

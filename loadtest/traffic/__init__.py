@@ -1,1 +1,0 @@
-"""Load on the api: users, shapes, thresholds."""
