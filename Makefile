@@ -5,6 +5,7 @@ SHELL := /bin/bash
 COMPOSE := docker compose $(if $(SLUICE_ENV_DIR),--env-file $(SLUICE_ENV_DIR)/stack.env)
 # What builds, looks or stops needs no setting, so it works whatever is in the env file.
 LOOK := docker compose --env-file infra/env/presets/laptop.env
+RUN := $(LOOK) --progress quiet run --rm --no-deps
 VENV := .venv
 # Passwords that an operator has chosen.
 GIVEN = $(if $(FROM),--volume "$(abspath $(FROM)):/given:ro")
@@ -30,7 +31,7 @@ up: build ## Install Docker if missing, build, start; output: V=1
 	@infra/host/operate.sh check --warn
 	@echo 'starting the stack, waiting until every tier is healthy' >&2
 	@$(COMPOSE) --progress $(if $(V),auto,quiet) up --detach --wait || { $(LOOK) ps --all >&2; exit 1; }
-	@$(LOOK) run --rm --no-deps --no-TTY ops pgbouncer reconnect --if-changed --wait 30 </dev/null \
+	@$(RUN) --no-TTY ops pgbouncer reconnect --if-changed --wait 30 </dev/null \
 		|| echo 'if the schema changed: make reconnect' >&2
 	@! $(COMPOSE) logs --no-log-prefix --since 10m config 2>&1 | grep --quiet '^renewed:' || infra/host/operate.sh rotate-certificates --due
 	@echo "healthy: $$(infra/host/operate.sh url)" >&2
@@ -72,7 +73,7 @@ ps: project ## Show every container and its health
 	@$(LOOK) ps --all
 
 status: project ## The whole path on one screen; repeatedly: WATCH=yes
-	@SLUICE_CONTAINERS="$$(infra/host/containers.sh)" $(LOOK) run --rm --no-deps --env SLUICE_CONTAINERS ops status $(AS_JSON) $(if $(WATCH),--watch)
+	@SLUICE_CONTAINERS="$$(infra/host/containers.sh)" $(RUN) --env SLUICE_CONTAINERS ops status $(AS_JSON) $(if $(WATCH),--watch)
 
 restart-postgres: check ## Apply and restart PostgreSQL; no request fails
 	@infra/host/operate.sh restart-postgres $(AS_JSON)
@@ -84,7 +85,7 @@ restart-app: check ## Apply and restart api and workers; no request fails
 	@infra/host/operate.sh restart-app $(AS_JSON)
 
 rotate-passwords: project ## New passwords and tokens, live [FROM=directory]
-	@$(LOOK) run --rm --no-deps $(GIVEN) ops rotate passwords $(AS_JSON) $(if $(FROM),--from /given)
+	@$(RUN) $(GIVEN) ops rotate passwords $(AS_JSON) $(if $(FROM),--from /given)
 
 rotate-certificates: project ## New certificates [CA=yes] [DUE=yes] [FROM=directory]
 	@infra/host/operate.sh rotate-certificates $(AS_JSON) $(if $(CA),--ca) $(if $(DUE),--due) $(if $(FROM),--from "$(abspath $(FROM))")
@@ -96,7 +97,7 @@ scale-pgbouncer: ## Run another number of PgBouncer replicas: N=3
 	@infra/host/operate.sh scale-pgbouncer $(AS_JSON) $(N)
 
 bench-pool: check ## What a checkout costs against three other ways
-	@$(COMPOSE) run --rm --no-deps --no-TTY api python -m app.pool.benchmark --settings /etc/sluice/api.json
+	@$(COMPOSE) --progress quiet run --rm --no-deps --no-TTY api python -m app.pool.benchmark --settings /etc/sluice/api.json
 
 load: check ## Load on the api: [USERS=20] [SHAPE=spike] [WEB_PORT=N]
 	@loadtest/run load
@@ -123,11 +124,11 @@ results: engine ## Write docs/results.md from the latest load tests
 	@loadtest/run document
 
 reconnect: project ## New server connections of PgBouncer, after DDL
-	@$(LOOK) run --rm --no-deps ops pgbouncer reconnect $(AS_JSON)
+	@$(RUN) ops pgbouncer reconnect $(AS_JSON)
 
 load-reference: project ## Load a CSV file: TABLE=buildings FILE=b.csv [REPLACE=yes]
 	@[[ -n "$(TABLE)" && -f "$(FILE)" ]] || { echo "name a table and a file: make load-reference TABLE=buildings FILE=data/buildings.csv" >&2; exit 2; }
-	@$(LOOK) run --rm --no-deps --volume "$(abspath $(dir $(FILE))):/data:ro" migrate load-reference $(AS_JSON) $(if $(REPLACE),--replace) "$(TABLE)" "/data/$(notdir $(FILE))"
+	@$(RUN) --volume "$(abspath $(dir $(FILE))):/data:ro" migrate load-reference $(AS_JSON) $(if $(REPLACE),--replace) "$(TABLE)" "/data/$(notdir $(FILE))"
 
 psql: ## A superuser's psql inside the PostgreSQL container
 	@infra/host/psql.sh

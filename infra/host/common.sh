@@ -100,6 +100,9 @@ compose() {
 # What builds, looks or stops needs no setting, so it works whatever is in the env file.
 look() { docker compose --env-file infra/env/presets/laptop.env "$@"; }
 
+# Without the lines about networks that it makes where the stack is down.
+look_run() { docker compose --env-file infra/env/presets/laptop.env --progress quiet run --rm "$@"; }
+
 # host_archive debian|debian-security: the mirror this host uses for that archive, so that
 # no mirror is named here.
 host_archive() {
@@ -210,7 +213,7 @@ check() {
 
 # An operator command judges the env file itself. When this script dies, however it dies, the
 # command's standard input ends, and it puts back what it has begun.
-ops() { look run --rm --no-TTY --env SLUICE_LIFELINE=yes "${ops_options[@]}" ops "$@"; }
+ops() { look_run --no-TTY --env SLUICE_LIFELINE=yes "${ops_options[@]}" ops "$@"; }
 ops_options=()
 
 # operate COMMAND...: run an operator command; each line `host: STEP ARGUMENT...` that it

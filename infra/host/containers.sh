@@ -19,10 +19,11 @@ within() { timeout "$DISK_SECONDS" docker compose --env-file infra/env/presets/l
 _main() {
     local ids disk status=0
     mapfile -t ids < <(look ps --all --quiet)
-    ((${#ids[@]})) || return 0
+    # An empty object: the host was asked, and there is none.
+    ((${#ids[@]})) || { echo '{}'; return 0; }
     docker inspect --format "${FORMAT//$'\n'/ }" "${ids[@]}"
     # A full disk ends the server, so its container may not run.
-    disk=$({ within exec --no-TTY postgres "${DF[@]}" || within run --rm --no-deps --no-TTY --entrypoint "${DF[0]}" \
+    disk=$({ within exec --no-TTY postgres "${DF[@]}" || within --progress quiet run --rm --no-deps --no-TTY --entrypoint "${DF[0]}" \
         postgres "${DF[@]:1}"; } </dev/null 2>&1) || status=$?
     # What Compose says comes before the two numbers.
     if ((status)) || [[ ! ${disk##*$'\n'} =~ ^\ *[0-9]+\ +[0-9]+$ ]]; then

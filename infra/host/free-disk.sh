@@ -14,7 +14,7 @@ readonly READY_SECONDS=120
 # In a container of its own: that of a server that ends again and again can end in the middle of
 # an exec. Where Docker has no room for another container, that of a running server will do.
 give_back() {
-    look run --rm --no-deps --no-TTY postgres free-ballast </dev/null \
+    look_run --no-deps --no-TTY postgres free-ballast </dev/null \
         || look exec --no-TTY postgres entrypoint free-ballast </dev/null \
         || die "the ballast was not removed; where no container can start, free space in Docker's own directory first: docker builder prune"
 }

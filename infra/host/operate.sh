@@ -119,7 +119,7 @@ run_plan() {
         exit "$status"
     fi
     # With the terminal, where there is one: its width is that of the tables.
-    look run --rm --no-deps --env SLUICE_HOST ops plan "$@"
+    look_run --no-deps --env SLUICE_HOST ops plan "$@"
 }
 
 # apply ---------------------------------------------------------------------------------------
@@ -233,7 +233,7 @@ run_restart_postgres() {
     check_configuration
     choose_step
     # The dead-man resumes every PgBouncer when the command below dies. It ends by itself.
-    quietly look run --rm --detach --no-TTY ops dead-man
+    quietly look_run --detach --no-TTY ops dead-man
     operate restart postgres
     # What the budget could not hold before the restart is live now.
     given --compiled || compile

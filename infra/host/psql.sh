@@ -17,7 +17,7 @@ _main() {
         exit 1
     fi
     look exec postgres psql --dbname risk || status=$?
-    look run --rm --no-deps --no-TTY ops pgbouncer reconnect --if-changed --wait 30 </dev/null \
+    look_run --no-deps --no-TTY ops pgbouncer reconnect --if-changed --wait 30 </dev/null \
         || say 'after DDL: make reconnect'
     exit "$status"
 }

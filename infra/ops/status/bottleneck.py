@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from infra.config.names import API, CLIENTS, MONITOR_ENTRY
 from infra.ops.running import TIERS
-from infra.ops.status.sample import AppProcess, Container, Pooler, Sample, ServerPool
+from infra.ops.status.sample import AppProcess, Container, HostFacts, Pooler, Sample, ServerPool
 
 # A lock that is waited for longer is felt by requests.
 BLOCKED_SECONDS = 0.2
@@ -124,9 +124,18 @@ def _unreachable(sample: Sample) -> Verdict | None:
     if any(text in sample.server.error for text in _NO_SLOTS):
         line = f"PostgreSQL takes no more sessions: {sample.server.error}"
         return Verdict("postgres sessions", line, "POSTGRES_MAX_CONNECTIONS", "make psql")
+    if absent := _absent(sample.host):
+        line = f"no container of {', '.join(absent)} is there."
+        return Verdict(f"{absent[0]} absent", line, command="make up")
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     line = f"{found[0]}{more}: what does not answer comes first."
     return Verdict("unreachable", line, command="make logs" if sample.host else "make status")
+
+
+def _absent(host: HostFacts | None) -> list[str]:
+    """Return the tiers without a container, after `make down` for instance."""
+    there = {one.service for one in host.containers} if host else set(TIERS)
+    return [tier for tier in TIERS if tier not in there]
 
 
 def _paused(sample: Sample) -> Verdict | None:

@@ -108,6 +108,22 @@ def test_a_container_ended_for_memory_points_to_its_memory() -> None:
     assert verdict.command == "make up"
 
 
+@pytest.mark.parametrize(
+    ("services", "text"),
+    [
+        ((), "no container of postgres, pgbouncer, api, worker is there."),
+        (("postgres", "pgbouncer", "worker"), "no container of api is there."),
+    ],
+)
+def test_a_stack_that_is_down_or_half_there_is_brought_up(
+    services: tuple[str, ...], text: str
+) -> None:
+    there = tuple(Container(one, f"{one}-1", "running", "", 0) for one in services)
+    silent = replace(IDLE_SERVER, error="has no address: its container does not run")
+    verdict = bottleneck(Sample((), (), silent, HostFacts(there)))
+    assert (verdict.line, verdict.command) == (text, "make up")
+
+
 MB = 1 << 20
 
 
