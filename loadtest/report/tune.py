@@ -95,7 +95,7 @@ def _recommendation_table(result: Mapping[str, Any]) -> Table:
     rows = [
         [
             stage["setting"],
-            stage["in_force"],
+            stage["running"],
             stage["knee"]["size"],
             stage["knee"]["certainty"],
             stage["knee"]["about_larger"],

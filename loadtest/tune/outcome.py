@@ -125,7 +125,7 @@ def _stage(journal: Journal, stage: Stage, series: Sequence[Series]) -> dict[str
         "setting": stage.setting,
         "unit": stage.unit,
         "load": stage.load,
-        "in_force": journal.base.get(stage.setting),
+        "running": journal.base.get(stage.setting),
         "points": points,
         "knee": asdict(knee)
         | {

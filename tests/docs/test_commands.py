@@ -72,7 +72,7 @@ def script_of(target: str) -> str:
 
 
 def run_by_a_test(target: str, sources: str) -> bool:
-    """Tell whether a test runs the target, or the script or ops command that it consists of."""
+    """Return True if a test runs the target, or the script or ops command that it consists of."""
     if re.search(rf'["\']{re.escape(target)}["\']', sources):
         return True
     recipe = script_of(target)

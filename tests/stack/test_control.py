@@ -81,8 +81,8 @@ def test_a_field_that_needs_a_restart_is_named_and_not_changed(
     (answer,) = operator.ask("reload", "api")
     state = answer["state"]
     assert state["needs_restart"] == ["pool.timeout_seconds"]
-    in_force = state["settings"]["pool"]["timeout_seconds"]
-    assert in_force == int(settings["API_POOL_TIMEOUT_MS"]) / 1000
+    running = state["settings"]["pool"]["timeout_seconds"]
+    assert running == int(settings["API_POOL_TIMEOUT_MS"]) / 1000
 
 
 def test_a_limit_counts_from_the_reload_on(

@@ -69,7 +69,7 @@ def assessed(batch: Batch) -> list[TaskResults]:
 
 
 def refused(batch: Batch, results: list[TaskResults]) -> bool:
-    """Tell whether a completion is refused by the fence."""
+    """Return True if a completion is refused by the fence."""
     try:
         run(lambda connection: complete(connection, batch, results))
     except FenceRefusedError:

@@ -6,7 +6,7 @@ import sys
 
 
 def reaches(host: str, port: int) -> bool:
-    """Tell whether a connection opens."""
+    """Return True if a connection opens."""
     try:
         socket.create_connection((host, port), 2).close()
     except OSError:

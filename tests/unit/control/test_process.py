@@ -23,7 +23,7 @@ def _level_is_put_back() -> Iterator[None]:
     logging.getLogger().setLevel(before)
 
 
-def test_state_is_the_settings_in_force_and_the_pool(process: Worker) -> None:
+def test_state_is_the_running_settings_and_the_pool(process: Worker) -> None:
     state = process.state()
     assert state["settings"] == WORKER
     assert state["pool"]["max_size"] == 16

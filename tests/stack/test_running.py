@@ -1,4 +1,4 @@
-"""What is configured is what is in force, on every process of every tier."""
+"""What is configured is what runs, on every process of every tier."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ def replicas(stack: Stack) -> range:
     return range(len(stack.containers("pgbouncer")))
 
 
-def test_every_pgbouncer_setting_is_in_force_on_every_replica(
+def test_every_pgbouncer_setting_runs_on_every_replica(
     stack: Stack, console: AdminConsole
 ) -> None:
     configured = dict(pgbouncer_ini(stack)["pgbouncer"])
     assert len(configured) > 30
     for replica in replicas(stack):
-        in_force = {row["key"]: row["value"] for row in console.show("CONFIG", replica=replica)}
+        running = {row["key"]: row["value"] for row in console.show("CONFIG", replica=replica)}
         # The one setting that PgBouncer reads as octal and shows as decimal.
-        in_force["unix_socket_mode"] = f"{int(in_force['unix_socket_mode']):04o}"
+        running["unix_socket_mode"] = f"{int(running['unix_socket_mode']):04o}"
         differs = {
-            key: (value, in_force.get(key))
+            key: (value, running.get(key))
             for key, value in configured.items()
-            if in_force.get(key) != value
+            if running.get(key) != value
         }
         assert differs == {}
 
@@ -125,7 +125,7 @@ def test_shared_buffers_are_the_stated_share_of_the_memory(
         ("server_encoding", "UTF8"),
     ],
 )
-def test_the_fixed_setting_is_in_force(sql: Sql, setting: str, value: str) -> None:
+def test_the_fixed_setting_runs(sql: Sql, setting: str, value: str) -> None:
     assert sql.value(f"SHOW {setting}") == value
 
 
