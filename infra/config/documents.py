@@ -190,7 +190,6 @@ def ops(values: Values) -> Section:
             "replicas": values.integer("PGBOUNCER_REPLICAS"),
         },
         "users": {
-            "owner": _user(names.OWNER, "owner"),
             "operator": _user(names.OPERATOR, "operator"),
             "monitor": _user(names.MONITOR, "monitor"),
         },

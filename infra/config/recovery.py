@@ -23,7 +23,7 @@ _PAIRS: Final = {
 }
 # Where the same bytes are, below the directory of the compiled files.
 _COPIES: Final = {
-    f"{names.OWNER}.password": ("ops/owner.password", "app/migrate.password"),
+    f"{names.OWNER}.password": ("app/migrate.password",),
     f"{names.API.role}.password": ("app/api.password",),
     f"{names.WORKER.role}.password": ("app/worker.password",),
     f"{names.MONITOR}.password": ("ops/monitor.password",),

@@ -111,7 +111,7 @@ def _ops(inputs: Inputs) -> Iterator[Rendered]:
     yield _secret("ops/ops.json", "root", _json(documents.ops(inputs.values)))
     yield _secret("ops/compiled.json", "root", _json(documents.compiled(inputs.values)))
     yield _secret("ops/ca.crt", "root", inputs.certificates.trusted)
-    users = {"operator": names.OPERATOR, "monitor": names.MONITOR, "owner": names.OWNER}
+    users = {"operator": names.OPERATOR, "monitor": names.MONITOR}
     for name, role in users.items():
         yield _secret(f"ops/{name}.password", "root", inputs.passwords[role].encode())
     for alias, token in inputs.tokens.items():

@@ -36,7 +36,7 @@ class OpsSettings:
     def conninfo(self, user: str, *, application_name: str) -> str:
         """Return the connection string straight to PostgreSQL; it contains the password.
 
-        `user` is a key of `users` in ops.json: owner, operator or monitor.
+        `user` is a key of `users` in ops.json: operator or monitor.
         """
         target = self.values["postgres"]
         address = {"host": target["host"], "port": target["port"], "dbname": target["dbname"]}
