@@ -126,7 +126,7 @@ results: engine ## Write docs/results.md from the latest load tests
 reconnect: project ## New server connections of PgBouncer, after DDL
 	@$(RUN) ops pgbouncer reconnect $(AS_JSON)
 
-load-reference: project ## Load a CSV file: TABLE=buildings FILE=b.csv [REPLACE=yes]
+load-reference: project ## Load a CSV: TABLE=buildings FILE=b.csv [REPLACE=yes]
 	@[[ -n "$(TABLE)" && -f "$(FILE)" ]] || { echo "name a table and a file: make load-reference TABLE=buildings FILE=data/buildings.csv" >&2; exit 2; }
 	@$(RUN) --volume "$(abspath $(dir $(FILE))):/data:ro" migrate load-reference $(AS_JSON) $(if $(REPLACE),--replace) "$(TABLE)" "/data/$(notdir $(FILE))"
 
