@@ -43,8 +43,8 @@ _RENDERED: Final = re.compile(r"([a-z_.]+) =(.*)\Z")
 _SETTING: Final = re.compile(r"setting\['([A-Z_]+)'\]")
 _PLAIN_NUMBER: Final = re.compile(r"-?\d{1,18}(\.\d{1,6})?\Z")
 _WITH_UNIT: Final = re.compile(r"(-?\d{1,18}(?:\.\d{1,6})?) ?([A-Za-z]+)\Z")
-# In kB and in ms, as infra.ops.facts compares them.
-_UNITS: Final = {
+# PostgreSQL's units, in kB and in ms.
+UNITS: Final = {
     "B": Decimal(1) / 1024,
     "kB": Decimal(1),
     "MB": Decimal(1024),
@@ -191,7 +191,7 @@ class Parameter:
         if not self.unit or found[2] not in (_MEMORY if self._memory else _TIMES):
             raise ValueError(f"has the unit {found[2]}")
         size, unit = re.fullmatch(r"(\d*)(\w+)", self.unit).groups()  # type: ignore[union-attr]
-        return Decimal(found[1]) * _UNITS[found[2]] / (_UNITS[unit] * int(size or 1))
+        return Decimal(found[1]) * UNITS[found[2]] / (UNITS[unit] * int(size or 1))
 
 
 @functools.cache

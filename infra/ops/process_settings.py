@@ -26,16 +26,6 @@ from infra.ops.clients.postgres import RoleSettings, ServerSetting
 Fact = str | Decimal
 Facts = dict[str, Fact]
 
-_UNITS: Final = {
-    "B": Decimal(1) / 1024,
-    "kB": Decimal(1),
-    "MB": Decimal(1024),
-    "GB": Decimal(1024 * 1024),
-    "ms": Decimal(1),
-    "s": Decimal(1000),
-    "min": Decimal(60_000),
-    "h": Decimal(3_600_000),
-}
 _NUMBER: Final = re.compile(r"(-?\d+(?:\.\d+)?) ?([A-Za-z]+)?\Z")
 _UNIT_OF_ROW: Final = re.compile(r"(\d*)([A-Za-z]+)\Z")
 _LINE: Final = re.compile(r"([a-z_.]+) = (.+)\Z")
@@ -51,9 +41,9 @@ def fact(value: object) -> Fact:
     """Return a value in the form that compares: a number where it is one, else lower case."""
     text = str(value).strip()
     match = _NUMBER.match(text)
-    if match is None or (match.group(2) and match.group(2) not in _UNITS):
+    if match is None or (match.group(2) and match.group(2) not in extra.UNITS):
         return text.lower()
-    return Decimal(match.group(1)) * _UNITS.get(match.group(2) or "", Decimal(1))
+    return Decimal(match.group(1)) * extra.UNITS.get(match.group(2) or "", Decimal(1))
 
 
 def of_pgbouncer(config: Mapping[str, str], databases: Mapping[str, Mapping[str, Any]]) -> Facts:
@@ -142,7 +132,7 @@ def _with_unit(value: str, unit: str | None) -> Fact:
     number = fact(value)
     if match is None or isinstance(number, str) or number < 0:
         return number
-    return number * int(match.group(1) or 1) * _UNITS[match.group(2)]
+    return number * int(match.group(1) or 1) * extra.UNITS[match.group(2)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,9 +27,7 @@ def replicas(stack: Stack) -> range:
     return range(len(stack.containers("pgbouncer")))
 
 
-def test_every_pgbouncer_setting_runs_on_every_replica(
-    stack: Stack, console: AdminConsole
-) -> None:
+def test_every_pgbouncer_setting_runs_on_every_replica(stack: Stack, console: AdminConsole) -> None:
     configured = dict(pgbouncer_ini(stack)["pgbouncer"])
     assert len(configured) > 30
     for replica in replicas(stack):
