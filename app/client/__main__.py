@@ -85,10 +85,6 @@ def _report(client: Client, assessment_id: str, status: dict[str, Any], public_u
     return int(status["status"] != "succeeded")
 
 
-if __name__ == "__main__":
-    sys.exit(main())
-
-
 class ProgressBar:
     """One line that is redrawn on a terminal; elsewhere a line per change of ten per cent."""
 
@@ -180,3 +176,7 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
         lines.append("  ".join(cells).rstrip())
     lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
