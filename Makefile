@@ -127,8 +127,7 @@ reconnect: project ## New server connections of PgBouncer, after DDL
 	@$(RUN) ops pgbouncer reconnect $(AS_JSON)
 
 load-reference: project ## Load a CSV: TABLE=buildings FILE=b.csv [REPLACE=yes]
-	@[[ -n "$(TABLE)" && -f "$(FILE)" ]] || { echo "name a table and a file: make load-reference TABLE=buildings FILE=data/buildings.csv" >&2; exit 2; }
-	@$(RUN) --volume "$(abspath $(dir $(FILE))):/data:ro" migrate load-reference $(AS_JSON) $(if $(REPLACE),--replace) "$(TABLE)" "/data/$(notdir $(FILE))"
+	@infra/host/operate.sh load-reference $(AS_JSON) $(if $(filter yes,$(REPLACE)),--replace) "$(TABLE)" "$(FILE)"
 
 psql: ## A superuser's psql inside the PostgreSQL container
 	@infra/host/psql.sh
@@ -156,7 +155,7 @@ test-unit: $(VENV)/.installed ## Tests that need no container
 
 # The tests of the stack wait half of their time: those that need no container run beside them.
 test: lint up ## Lint, units, stack, a fault and operation of each kind
-	@$(VENV)/bin/pytest -m 'not slow' tests/unit >$(VENV)/unit.log 2>&1 & units=$$!; status=0; \
+	@$(VENV)/bin/pytest -m 'not slow' -p no:cacheprovider tests/unit >$(VENV)/unit.log 2>&1 & units=$$!; status=0; \
 	$(VENV)/bin/pytest -m 'not slow' --ignore tests/unit || status=$$?; \
 	wait $$units || status=$$?; cat $(VENV)/unit.log; exit $$status
 

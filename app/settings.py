@@ -1,7 +1,8 @@
 """What api.json, worker.json and migrate.json hold, how they are read, what changes live.
 
-The files are rendered from the env file; nothing else configures the service. A field
-that is missing, misspelt or out of range stops the process before it opens anything.
+The files are rendered from the env file; nothing else configures the service. A field that is
+missing (but for the form of the log), misspelt or out of range stops the process before it opens
+anything.
 
 While a process runs, its settings are one frozen document that is replaced as a whole. Code
 that reads a live field keeps the holder and asks it each time it needs the value; whoever
@@ -69,8 +70,13 @@ def _complete(kind: type) -> WrapValidator:
         try:
             made = validate(section)
         except ValidationError as error:
-            # All at once: what is missing, and what is wrong with the rest.
-            faults += [cast(InitErrorDetails, fault) for fault in error.errors(include_url=False)]
+            # What is missing and what is wrong with the rest; ranges where the types are right.
+            known = {fault["loc"] for fault in faults}
+            faults += [
+                cast(InitErrorDetails, fault)
+                for fault in error.errors(include_url=False)
+                if fault["loc"] not in known
+            ]
             raise ValidationError.from_exception_data(kind.__name__, faults) from error
         if faults:
             raise ValidationError.from_exception_data(kind.__name__, faults)

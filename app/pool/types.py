@@ -235,6 +235,7 @@ class PoolSettings:
         least = dict.fromkeys((item.name for item in fields(self)), 0.1) | {
             "min_size": 0,
             "max_size": 1,
+            "timeout_seconds": 0.01,
             "max_waiting": 1,  # zero means "no bound" to psycopg_pool
             "num_workers": 1,
             "check_idle_seconds": 0.0,

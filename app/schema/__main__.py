@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from app.schema import load_reference, migrate
+from app.schema import load_reference
 from app.settings import MigrateSettings, SettingsError, load_settings, settings_path
 
 
@@ -12,6 +12,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; return its exit code."""
     options = _parser().parse_args(arguments)
     if options.command == "migrate":
+        # A load has no use for Alembic and SQLAlchemy, and a limit of memory.
+        from app.schema import migrate
+
         return migrate.run()
     try:
         settings = load_settings(settings_path("migrate"), MigrateSettings)
@@ -35,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     load = commands.add_parser(
         "load-reference",
         help="load the rows of a CSV file into one table of reference data: all or none",
+        allow_abbrev=False,
     )
     load.add_argument("table", help="table of the schema reference")
     load.add_argument("csv", type=Path, help="CSV file with a header line")

@@ -134,9 +134,10 @@ def run(
         # The file that was given, or the owner's password.
         where = str(error.filename or path)
         code = BAD_INPUT if where == str(path) else FAILED
-        _fail(outcome, code, f"{where}: cannot be read: {error.strerror or error}")
+        rule = "; it must be readable for everyone" if isinstance(error, PermissionError) else ""
+        _fail(outcome, code, f"{where}: cannot be read: {error.strerror or error}{rule}")
     except psycopg.errors.LockNotAvailable:
-        fault = f"{table}: another load is writing this table; try again when it is done"
+        fault = f"{table}: another load or a migration has a table it needs; try again then"
         _fail(outcome, REFUSED, fault)
     except psycopg.Error as error:
         _fail(outcome, FAILED, f"{table}: the database says: {str(error).strip()}")
@@ -163,45 +164,44 @@ def load_reference(
         RefusedError: rows are bad; it has the first 50 and the number of all.
         ReferenceFileError: the file or its header cannot be used, or there is no such table.
         OSError: the file, or the password's, cannot be read.
-        psycopg.Error: the database did not take it.
-        In each case nothing was changed.
+        psycopg.Error: the database did not take it; where the answer to COMMIT was lost, it may
+            have: loading the same file again does no harm.
+        In each other case nothing was changed.
 
     """
     arguments = driver_arguments(connection) | {"password": read_password(connection)}
-    with closing(psycopg.connect(**arguments)) as database:
+    with path.open("rb") as stream, closing(psycopg.connect(**arguments)) as database:
         database.execute(SESSION_SETTINGS)
-        return _load(database, table, path, say, on_read, replace=replace)
+        return _load(database, table, ReferenceFile(path, stream, on_read), say, replace=replace)
 
 
 def _load(
     connection: Database,
     name: str,
-    path: Path,
+    file: ReferenceFile,
     say: Callable[[str], None],
-    on_read: Callable[[int], None],
     *,
     replace: bool,
 ) -> Loaded:
-    with path.open("rb") as stream, connection.transaction():
+    with connection.transaction():
         table = read_table(connection, name)
         # One load at a time; readers go on.
         connection.execute(
             sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(table.identifier)
         )
-        say(f"reading {path.name}")
-        file = ReferenceFile(path, stream, on_read)
+        say(f"reading {file.path.name}")
         header = file.header(table.header_columns())
         staged = _stage(connection, table, file, header)
         say(f"checking {staged} rows")
         _check(connection, file, checks(table, header, replace=replace))
         if not staged:
-            raise ReferenceFileError(f"{path}: has a header and no rows")
+            raise ReferenceFileError(f"{file.path}: has a header and no rows")
         say(f"writing {name}")
         removed = _remove_others(connection, table) if replace else 0
         _upsert(connection, table, header)
         connection.execute("SELECT reference.mark_loaded(%s)", (name,))
         left = _rows_left(connection, table) if not replace else 0
-    connection.execute(sql.SQL("ANALYZE {}").format(table.identifier))
+        connection.execute(sql.SQL("ANALYZE {}").format(table.identifier))
     return Loaded(staged, removed, left)
 
 
@@ -311,7 +311,7 @@ def _succeed(outcome: LoadOutcome, loaded: Loaded) -> None:
         outcome.state += f", {loaded.removed} others removed with what referred to them"
     if loaded.left:
         outcome.state += (
-            f"; {loaded.left} earlier rows stay, which may be synthetic (--replace removes them)"
+            f"; {loaded.left} earlier rows stay, which may be synthetic (REPLACE=yes removes them)"
         )
 
 

@@ -197,7 +197,6 @@ def ops(values: Values) -> Section:
         "sslrootcert": f"{_CONFIG_DIR}/ca.crt",
         "connect_timeout_seconds": values.integer("APP_CONNECT_TIMEOUT_SECONDS"),
         "control": _called(values, _CONFIG_DIR),
-        "worker_replicas": values.integer("WORKER_REPLICAS"),
         "pause": {
             "drain_seconds": values.integer("PAUSE_DRAIN_SECONDS"),
             "max_seconds": values.integer("PAUSE_MAX_SECONDS"),

@@ -41,8 +41,9 @@ _TEMPLATES: Final = {
 }
 _RENDERED: Final = re.compile(r"([a-z_.]+) =(.*)\Z")
 _SETTING: Final = re.compile(r"setting\['([A-Z_]+)'\]")
-_PLAIN_NUMBER: Final = re.compile(r"-?\d{1,18}(\.\d{1,6})?\Z")
-_WITH_UNIT: Final = re.compile(r"(-?\d{1,18}(?:\.\d{1,6})?) ?([A-Za-z]+)\Z")
+# Without leading zeros, which the servers take for octal.
+_PLAIN_NUMBER: Final = re.compile(r"-?(?:0|[1-9]\d{0,17})(\.\d{1,6})?\Z")
+_WITH_UNIT: Final = re.compile(r"(-?(?:0|[1-9]\d{0,17})(?:\.\d{1,6})?) ?([A-Za-z]+)\Z")
 # PostgreSQL's units, in kB and in ms.
 UNITS: Final = {
     "B": Decimal(1) / 1024,
@@ -92,6 +93,7 @@ _POSTGRES_NAMES: Final = {
     **dict.fromkeys(("log_min_duration_sample", "log_statement_sample_rate"), _LEAKS),
     "log_transaction_sample_rate": _LEAKS,
     **dict.fromkeys(("debug_print_parse", "debug_print_plan", "debug_print_rewritten"), _LEAKS),
+    "log_statement_stats": "PostgreSQL refuses it beside those of its parts; set those",
     "application_name": "every client states its own",
     "track_activities": "make status reads it",
     "track_counts": "autovacuum reads it",
@@ -114,10 +116,12 @@ _PGBOUNCER_NAMES: Final = {
     r"(logfile|syslog)": _LOG,
     r"max_(db|user)_": _POOL_LIMITS,
     r"pkt_buf": "it is memory of the budget: set PGBOUNCER_MEMORY_MB",
+    r"max_packet_size": "the app's larger statements would be refused, the admin console's too",
+    r"disable_pqexec": "Sluice operates PgBouncer by its admin console, which speaks it",
     r"(conffile|job_name|peer_id|pidfile|so_reuseport|unix_socket_group|user)\Z": _IN_CONTAINER,
 }
 # SHOW CONFIG does not tell a flag from a number.
-_PGBOUNCER_FLAGS: Final = ("disable_pqexec", "server_fast_close")
+_PGBOUNCER_FLAGS: Final = ("server_fast_close",)
 _PGBOUNCER_MAX: Final = 2**31 - 1
 
 

@@ -49,6 +49,7 @@ class Host:
     """The facts of one host; None is unknown.
 
     `open_files` is the hard limit of a container, known only where it is below the setting.
+    `addresses` are the host's own, without loopback.
     `listening` are local TCP addresses, hexadecimal as in /proc/net/tcp. `environment` are
     settings of the caller's environment, which Compose reads before the env file.
     """
@@ -61,6 +62,7 @@ class Host:
     open_files: int | None = None
     disk_free_bytes: int | None = None
     has_data: bool = False
+    addresses: tuple[str, ...] | None = None
     published: tuple[Published, ...] = ()
     listening: frozenset[str] = frozenset()
     environment: tuple[tuple[str, str], ...] = ()
@@ -203,6 +205,17 @@ def _room(values: Values, host: Host, wanted_mb: int) -> Iterator[str]:
         )
 
 
+def _address(values: Values, host: Host) -> Iterator[str]:
+    wanted = ipaddress.ip_address(values.text("API_BIND_ADDRESS"))
+    if host.addresses is None or wanted.is_unspecified or wanted.is_loopback:
+        return
+    if str(wanted) not in host.addresses:
+        yield (
+            f"{shown(values, 'API_BIND_ADDRESS')} is no address of this host; it has "
+            f"{', '.join(host.addresses) or 'none but loopback'}"
+        )
+
+
 def _port(values: Values, host: Host) -> Iterator[str]:
     address, port = values.text("API_BIND_ADDRESS"), values.integer("API_PORT")
     holders = [one for one in host.published if one.publishes(address, port)]
@@ -251,6 +264,7 @@ _RULES: Final[tuple[Rule, ...]] = (
     _memory,
     _open_files,
     _disk,
+    _address,
     _port,
 )
 

@@ -1,6 +1,6 @@
 """The fixed names of the path: roles, the database and its PgBouncer entries, the two clients.
 
-Nothing here imports anything of the compiler, so that everything may import this.
+Nothing here imports anything of infra.config, so that everything may import this.
 """
 
 from dataclasses import dataclass
@@ -97,5 +97,7 @@ LOGIN_ROLES: Final = (OWNER, API.role, WORKER.role, MONITOR, OPERATOR)
 POOLED_ROLES: Final = (API.role, WORKER.role, MONITOR, OPERATOR)
 
 CONTROL_PORT: Final = 9000
+# Each service has a certificate and a token of its own, so that one that was broken into can
+# neither pose as the other nor command it.
 # By service: its alias on the control network, which is also the host name of its certificate.
 CONTROL_ALIASES: Final = {"api": "api-control", "worker": "worker-control"}

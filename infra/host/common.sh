@@ -145,7 +145,7 @@ has_data() {
 
 # What the rules of infra/config/host.py judge, one JSON object a line.
 host_facts() {
-    local name root data=false
+    local name root data=false addresses
     printf '{"project": %s}\n' "$(json_string "$project")"
     docker info --format '{"processors": {{.NCPU}}, "memory_bytes": {{.MemTotal}}, "docker": {{json .ServerVersion}}}'
     printf '{"compose": %s}\n' "$(json_string "$(docker compose version --short)")"
@@ -155,6 +155,9 @@ host_facts() {
     printf '{"has_data": %s}\n' "$data"
     if [[ -d $root ]]; then
         printf '{"disk_free_bytes": %d}\n' "$(df --block-size=1 --output=avail "$root" | tail -n 1)"
+    fi
+    if addresses=$(hostname -I 2>/dev/null); then
+        printf '{"addresses": [%s]}\n' "$(xargs --no-run-if-empty -n 1 printf '"%s"\n' <<<"$addresses" | paste --serial --delimiters ,)"
     fi
     if [[ -r /proc/net/tcp ]]; then
         # 0A: listening.

@@ -21,6 +21,8 @@
 #       give every server a new certificate
 #   restore-secrets [--json]
 #       write a lost secrets volume back from the compiled files
+#   load-reference [--json] [--replace] TABLE FILE (make load-reference TABLE=buildings FILE=b.csv)
+#       load a CSV file into a table of reference data; --replace: also remove all other rows
 #   url
 #       print where this host reaches the api of the running stack
 #
@@ -181,7 +183,7 @@ run_apply() {
 
 # preset --------------------------------------------------------------------------------------
 
-# It shows what would change first; the present API_PORT is kept, every other value is the preset's.
+# It shows what would change first; the present API_BIND_ADDRESS and API_PORT are kept, every other value is the preset's.
 run_preset() {
     local status=0
     parse '' "$@"
@@ -368,6 +370,22 @@ run_restore_secrets() {
     operate restore secrets
 }
 
+run_load_reference() {
+    local table path as_json=()
+    parse --replace "$@"
+    ((${#values[@]} == 2)) || usage
+    table=${values[0]} path=${values[1]}
+    [[ -n $table && -n $path ]] || usage
+    [[ -f $path ]] || die "$path: no such file" 2
+    path=$(realpath -- "$path")
+    [[ -z $json ]] || as_json=(--json)
+    ! given --replace || as_json+=(--replace)
+    # Its document is that of the command in the container, which has the image of the app.
+    json=''
+    look_run --no-deps --no-TTY --volume "$path:/data/$(basename -- "$path"):ro" migrate load-reference \
+        "${as_json[@]}" -- "$table" "/data/$(basename -- "$path")" </dev/null >&"${document:-1}"
+}
+
 run_url() {
     local published address
     published=$(look port api 8000)
@@ -383,7 +401,7 @@ run_url() {
 _main() {
     case $OPERATION in
         check | plan | apply | preset | restart-postgres | restart-pgbouncer | restart-app) ;;
-        scale-pgbouncer | rotate-certificates | restore-secrets | url) ;;
+        scale-pgbouncer | rotate-certificates | restore-secrets | load-reference | url) ;;
         *) die "usage: operate.sh NAME OPTION...; the names are in its first lines" 2 ;;
     esac
     "run_${OPERATION//-/_}" "${@:2}"

@@ -111,7 +111,7 @@ def _preset(
     ] = False,
     host: HostFacts = "",
 ) -> None:
-    """Show what a preset would change; it keeps the present API_PORT."""
+    """Show what a preset would change; it keeps the api's address and port."""
     from infra.config.host import parse
     from infra.ops import preset
 

@@ -28,7 +28,7 @@ def show(plan: Plan, *, as_json: bool = False, quiet: bool = False, full: bool =
     elif quiet:
         _print_lines([f"warning: {warning}" for warning in plan.warnings], error=True)
     else:
-        print_plan(plan, Console(), full=full)
+        print_plan(plan, Console(markup=False), full=full)
     return Exit.BAD_INPUT if plan.faults else Exit.OK
 
 

@@ -4,7 +4,7 @@ A preset is an overlay: the values that differ from the defaults, each with its 
 operator's KEPT settings stay: they say where callers find the service, not how large it is.
 """
 
-import shutil
+import os
 import tempfile
 from pathlib import Path
 from typing import Final
@@ -50,8 +50,9 @@ def run(
         proposed = Path(scratch) / ENV_FILE_NAME
         proposed.write_text(text, encoding="utf-8")
         for file in extra.FILES:
-            if (present := env_file.parent / file).exists():
-                shutil.copyfile(present, proposed.with_name(file))
+            # As a link, so that one that cannot be read is named as such.
+            if os.path.lexists(present := env_file.parent / file):
+                proposed.with_name(file).symlink_to(present.absolute())
         asked = None if print_text else settings
         made = plan.make(proposed, compiled, asked, host=host, shown=shown)
     if print_text and not made.faults:

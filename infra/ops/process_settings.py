@@ -153,6 +153,31 @@ def read(setting: Setting, source: Source, found: Fact) -> Value:
     return int(number) if isinstance(setting.default, int) else number
 
 
+def given_to_postgres(settings: Mapping[str, ServerSetting]) -> frozenset[str]:
+    """Return the keys of extra parameters that the server has from its file."""
+    keys = (
+        extra.key(extra.POSTGRES_FILE, one.name)
+        for one in settings.values()
+        if one.source == "configuration file"
+    )
+    return frozenset(key for key in keys if extra.find(key))
+
+
+def given_to_pgbouncer(found: Facts) -> frozenset[str]:
+    """Return the keys of extra parameters, of those a restart changes, that have another value.
+
+    Those that change live are stated in its file, given or not.
+    """
+    known = extra.parameters(extra.PGBOUNCER_FILE).values()
+    return frozenset(
+        extra.key(extra.PGBOUNCER_FILE, one.name)
+        for one in known
+        if one.restart
+        and not one.refused
+        and found.get(f"config.{one.name}", fact(one.default)) != fact(one.default)
+    )
+
+
 def of_parameter(key: str) -> Source:
     """Return where a parameter of an extra file can be read."""
     file, _, name = key.partition(":")

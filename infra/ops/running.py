@@ -39,13 +39,17 @@ _COUNTS: Final = {"pgbouncer": "PGBOUNCER_REPLICAS", "worker": "WORKER_REPLICAS"
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One process: its facts, or why there are none; `pending` are those only a restart changes."""
+    """One process: its facts, or why there are none; `pending` are those only a restart changes.
+
+    `given` are the parameters of extra files that it runs with, also where the line is gone.
+    """
 
     tier: str
     name: str
     found: Facts
     pending: frozenset[str] = frozenset()
     error: str = ""
+    given: frozenset[str] = frozenset()
 
     def hides(self, name: str) -> bool:
         """Return True if the reading session has its own value of a setting of the server."""
@@ -147,7 +151,8 @@ class Running:
     def settings(self, wanted: Values | None = None) -> dict[str, tuple[Value, ...]]:
         """Return the running values of settings that processes show; several when some differ.
 
-        With those of the extra files' parameters that were compiled last or are `wanted`.
+        With those of the extra files' parameters that were compiled last, are `wanted`, or run
+        although their line is gone.
         """
         known = catalogue.by_name()
         found: dict[str, tuple[Value, ...]] = {
@@ -168,7 +173,8 @@ class Running:
     def _parameters(self, wanted: Values | None) -> dict[str, tuple[Value, ...]]:
         found: dict[str, tuple[Value, ...]] = {}
         asked = {} if wanted is None else {name: wanted[name] for name in extra.given(wanted)}
-        for name in {**self.recorded, **asked}:
+        running = sorted({name for one in self.processes for name in one.given})
+        for name in {**self.recorded, **asked, **dict.fromkeys(running)}:
             if extra.find(name) is None:
                 continue
             source = of_parameter(name)
@@ -188,7 +194,8 @@ class Running:
         """The running values; of a setting that nothing knows, the default.
 
         Where processes differ, the smaller value counts: it is the one a limit may rest on.
-        Parameters of extra files are those that were compiled; others have the server's default.
+        Parameters of extra files are those that were compiled or given; others have the server's
+        default.
         """
         smallest = {name: min(found, key=_order) for name, found in self.settings().items()}
         return Values(self.compiled.as_dict() | smallest)
@@ -204,7 +211,7 @@ class Running:
         old |= self.settings(wanted)
         return tuple(
             SettingChange(setting, old.get(setting.name, ()), wanted[setting.name])
-            for setting in extra.concerned(self.compiled, wanted)
+            for setting in extra.concerned(self.values, wanted)
             if old.get(setting.name) != (wanted[setting.name],)
         )
 
@@ -274,7 +281,8 @@ def _postgres(settings: OpsSettings) -> Iterable[Process]:
         else:
             fixed = [one.name for one in rows.values() if one.context in ("postmaster", "internal")]
             pending = frozenset((*(f"settings.{name}" for name in fixed), _OWN_LIMIT))
-            yield Process("postgres", str(address), found, pending)
+            given = process_settings.given_to_postgres(rows)
+            yield Process("postgres", str(address), found, pending, given=given)
 
 
 def _pgbouncers(settings: OpsSettings) -> Iterable[Process]:
@@ -286,7 +294,9 @@ def _pgbouncers(settings: OpsSettings) -> Iterable[Process]:
     fixed = frozenset(f"config.{one.name}" for one in known if one.restart)
     for answer in everywhere(pgbouncer.replicas(settings), ask):
         name = str(answer.target)
-        yield Process("pgbouncer", name, answer.value or {}, fixed, answer.error)
+        found = answer.value or {}
+        given = process_settings.given_to_pgbouncer(found)
+        yield Process("pgbouncer", name, found, fixed, answer.error, given)
 
 
 def _apps(control: Control) -> Iterable[Process]:

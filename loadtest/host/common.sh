@@ -99,7 +99,7 @@ stop_samplers() {
 # What a result depends on, as the machine and the processes say it: one file of raw answers each,
 # read by report/constraints.py.
 record_constraints() {
-    local into=$RUN_DIR/constraints
+    local into=$RUN_DIR/constraints extra
     {
         printf 'kernel=%s\n' "$(uname -sr)"
         printf 'processors=%s\n' "$(nproc)"
@@ -117,6 +117,9 @@ record_constraints() {
     } >"$into/machine.txt"
     # As it is now: a later page must not show a later edit.
     cp -L "$(env_directory)/stack.env" "$into/"
+    for extra in postgresql.extra.conf pgbouncer.extra.ini; do
+        [[ ! -f $(env_directory)/$extra ]] || cp -L "$(env_directory)/$extra" "$into/"
+    done
     _ask_tiers "$into" '' postgres pgbouncer
 }
 

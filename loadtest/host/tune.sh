@@ -53,9 +53,16 @@ _begin_tune() {
 _lay_out_env() {
     mkdir -p "$RUN_DIR/original" "$RUN_DIR/candidate"
     chmod 2775 "$RUN_DIR/candidate"
-    [[ -f $RUN_DIR/original/stack.env ]] || cp -L "$(env_directory)/stack.env" "$RUN_DIR/original/"
-    cmp --quiet "$(env_directory)/stack.env" "$RUN_DIR/original/stack.env" \
+    local file from
+    from=$(env_directory)
+    [[ -f $RUN_DIR/original/stack.env ]] || cp -L "$from/stack.env" "$RUN_DIR/original/"
+    cmp --quiet "$from/stack.env" "$RUN_DIR/original/stack.env" \
         || die "the env file has changed since this run began; start a new one with: make tune"
+    # What has no setting stays as it is at every point.
+    for file in postgresql.extra.conf pgbouncer.extra.ini; do
+        [[ ! -f $from/$file ]] || cp -L "$from/$file" "$RUN_DIR/original/"
+        [[ ! -f $RUN_DIR/original/$file ]] || cp "$RUN_DIR/original/$file" "$RUN_DIR/candidate/"
+    done
     apply_env original || die "the env file cannot be applied as it is (make apply): $(tail -n 3 "$RUN_DIR/apply.txt")"
 }
 

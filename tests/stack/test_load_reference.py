@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.command import Done, run
 from tests.fix_sql import Sql
-from tests.fix_stack import REPOSITORY
 
 GOOD_HEADER = (
     "cell_id,structure,storeys,built_year,has_basement,"
@@ -17,20 +16,12 @@ GOOD_HEADER = (
 )
 
 
-def load(folder: Path, table: str, content: str | bytes) -> subprocess.CompletedProcess[str]:
-    """Write a CSV file and load it as the README says."""
-    data = content.encode() if isinstance(content, str) else content
-    (folder / "rows.csv").write_bytes(data)
-    # The service has a user of its own.
-    folder.chmod(0o755)
-    file = f"FILE={folder}/rows.csv"
-    return subprocess.run(
-        ["make", "--no-print-directory", "load-reference", f"TABLE={table}", file],
-        cwd=REPOSITORY,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
+def load(folder: Path, table: str, content: str | bytes, *options: str) -> Done:
+    """Write a CSV file and load it as the README says; its name has a space."""
+    file = folder / "the rows.csv"
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+    return run(
+        "make", "--no-print-directory", "load-reference", f"TABLE={table}", f"FILE={file}", *options
     )
 
 
@@ -88,7 +79,7 @@ def test_a_bad_value_is_refused_with_file_line_column_and_reason(
     result = load(tmp_path, "buildings", text)
     said = (result.stdout + result.stderr).replace("\n", " ")
     assert result.returncode != 0
-    assert "rows.csv:3" in said
+    assert "the rows.csv:3" in said
     assert reason in said
 
 
@@ -110,6 +101,43 @@ def test_a_wrong_file_is_refused_with_the_reason(
     result = load(tmp_path, "buildings", content)
     assert result.returncode != 0
     assert reason.lower() in (result.stdout + result.stderr).lower()
+
+
+@pytest.mark.parametrize(
+    ("table", "file", "says"),
+    [
+        ("", "", "TABLE FILE (make load-reference TABLE=buildings FILE=b.csv)"),
+        ("buildings", "nowhere.csv", "nowhere.csv: no such file"),
+        ("buildings", "infra", "infra: no such file"),
+    ],
+)
+def test_what_is_not_there_is_named_and_is_a_document_for_programs(
+    table: str, file: str, says: str
+) -> None:
+    done = run("make", "load-reference", f"TABLE={table}", f"FILE={file}", "JSON=yes")
+    assert says in done.stderr
+    assert done.document["exit_code"] == 2
+
+
+@pytest.mark.usefixtures("_source_kept", "digest")
+def test_replace_removes_what_is_not_in_the_file(sql: Sql, tmp_path: Path) -> None:
+    rows = sql.rows(f"SELECT {GOOD_HEADER} FROM reference.buildings ORDER BY cell_id")
+    assert len(rows) > 1
+    lines = [",".join(row.values()) for row in rows]
+    try:
+        done = load(
+            tmp_path,
+            "buildings",
+            "\n".join([GOOD_HEADER, *lines[1:], ""]),
+            "REPLACE=yes",
+            "JSON=yes",
+        )
+        assert (done.document["exit_code"], done.document["rows_removed"]) == (0, 1)
+    finally:
+        done = load(
+            tmp_path, "buildings", "\n".join([GOOD_HEADER, *lines, ""]), "REPLACE=no", "JSON=yes"
+        )
+    assert (done.document["exit_code"], done.document["rows_loaded"]) == (0, len(rows))
 
 
 def test_an_unknown_table_is_refused_with_the_known_names(tmp_path: Path) -> None:

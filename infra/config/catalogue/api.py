@@ -279,7 +279,8 @@ SETTINGS: Final = (
     Setting(
         name="API_LOG_FORMAT",
         tier=Tier.API,
-        meaning="Form of the log of the api: a JSON object a line, or text for people.",
+        meaning="Form of the log of the api: a JSON object a line, or text for people. Its first "
+        "process, which writes about restarts, follows with a new container.",
         unit="form",
         choices=("json", "text"),
         default="json",

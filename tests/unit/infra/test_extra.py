@@ -56,12 +56,12 @@ def test_a_line_for_postgresql_comes_last_in_its_file(
 
 def test_a_line_for_pgbouncer_replaces_the_default_that_is_stated(tmp_path: Path) -> None:
     before = _rendered(check(write_env(tmp_path)), "pgbouncer.ini")
-    checked = _judge(tmp_path, PGBOUNCER, "; why", "server_fast_close = 1", "disable_pqexec = 1")
+    checked = _judge(tmp_path, PGBOUNCER, "; why", "server_fast_close = 1", "sbuf_loopcnt = 9")
     after = _rendered(checked, "pgbouncer.ini")
     assert messages(checked) == ""
     assert "server_fast_close = 0" in before
-    assert sorted(set(after) - set(before)) == ["disable_pqexec = 1", "server_fast_close = 1"]
-    assert set(before) - set(after) == {"server_fast_close = 0"}
+    assert sorted(set(after) - set(before)) == ["sbuf_loopcnt = 9", "server_fast_close = 1"]
+    assert set(before) - set(after) == {"server_fast_close = 0", "sbuf_loopcnt = 5"}
 
 
 def test_every_parameter_of_pgbouncer_that_may_be_set_live_has_its_default_stated(
@@ -144,7 +144,12 @@ def test_a_line_with_a_fault_is_named_with_file_line_and_rule(
         (PGBOUNCER, "verbose = 2", "set PGBOUNCER_LOG_VERBOSITY in stack.env instead"),
         (PGBOUNCER, "pool_size = 2", "PgBouncer has no such parameter"),
         (PGBOUNCER, "server_fast_close = yes", "is not one of them; write 0 | 1"),
-        (PGBOUNCER, "max_packet_size = 2147483648", "is outside the range"),
+        (PGBOUNCER, "sbuf_loopcnt = 2147483648", "is outside the range"),
+        (PGBOUNCER, "sbuf_loopcnt = 010", "is not a number"),
+        (POSTGRES, "autovacuum_vacuum_threshold = 010", "is not a number"),
+        (POSTGRES, "log_statement_stats = on", "set those"),
+        (PGBOUNCER, "max_packet_size = 1", "the app's larger statements"),
+        (PGBOUNCER, "disable_pqexec = 1", "Sluice operates PgBouncer"),
     ],
 )
 def test_what_the_budget_or_security_owns_is_refused_with_what_to_do(

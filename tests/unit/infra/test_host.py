@@ -179,6 +179,26 @@ def test_another_container_s_port_counts_where_the_addresses_meet(
     assert (_faults(tmp_path, taken, API_BIND_ADDRESS=bound) == []) is free
 
 
+@pytest.mark.parametrize(
+    ("bound", "known"),
+    [
+        ("192.0.2.7", True),
+        ("2001:db8::7", True),
+        ("127.0.0.2", True),
+        ("::", True),
+        ("192.0.2.8", False),
+        ("ff02::1", False),
+    ],
+)
+def test_an_address_must_be_one_of_this_host(tmp_path: Path, bound: str, known: bool) -> None:
+    facts = Host(addresses=("192.0.2.7", "2001:db8::7"))
+    found = _faults(tmp_path, facts, API_BIND_ADDRESS=bound)
+    assert (found == []) is known
+    if not known:
+        assert f"API_BIND_ADDRESS={bound} is no address of this host; it has 192.0.2.7," in found[0]
+    assert _faults(tmp_path, Host(), API_BIND_ADDRESS=bound) == []
+
+
 def test_a_port_of_another_address_is_free(tmp_path: Path) -> None:
     assert _faults(tmp_path, Host(listening=frozenset({"0200007F:1F90", "0100007F:1F91"}))) == []
 

@@ -276,3 +276,26 @@ def test_a_parameter_that_no_file_may_set_any_more_is_not_believed(tmp_path: Pat
     known = read_record(path)
     assert known is not None
     assert extra.given(Running((), recorded=known).values) == ()
+
+
+def test_a_line_that_is_gone_counts_until_the_server_runs_without_it() -> None:
+    key_of_locks = key(POSTGRES_FILE, "max_locks_per_transaction")
+    row = ServerSetting(
+        "max_locks_per_transaction", "128", None, "postmaster", False, "configuration file"
+    )
+    given = process_settings.given_to_postgres({row.name: row})
+    assert given == {key_of_locks}
+    found = process_settings.of_postgres({row.name: row}, {})
+    before = Running((Process("postgres", "postgres-1", found, given=given),))
+    (change,) = of_extra_files(before.changes(values()))
+    assert (change.setting.name, change.was, change.new) == (key_of_locks, "128", SERVER_DEFAULT)
+    assert not change.live
+
+
+def test_of_pgbouncer_a_parameter_counts_that_is_not_its_default() -> None:
+    tracked = "config.track_extra_parameters"
+    usual = {tracked: fact(""), "config.server_fast_close": fact(1)}
+    assert process_settings.given_to_pgbouncer(usual) == frozenset()
+    assert process_settings.given_to_pgbouncer({tracked: fact("search_path")}) == {
+        key(PGBOUNCER_FILE, "track_extra_parameters")
+    }

@@ -100,7 +100,7 @@ def test_bad_rows_are_told_field_by_field(
         (
             psycopg.errors.LockNotAvailable("canceling statement"),
             3,
-            ["buildings: another load is writing this table; try again when it is done"],
+            ["buildings: another load or a migration has a table it needs; try again then"],
         ),
         (psycopg.OperationalError("gone"), 1, ["buildings: the database says: gone"]),
     ],
