@@ -102,6 +102,8 @@ class WorkLoop:
         self._name = name
         self._backoff_seconds = BACKOFF_FIRST_SECONDS
         self._unfinished: UUID | None = None
+        # The token of a claim without an answer: what it leased, if anything, nobody works on.
+        self._unanswered: str | None = None
         self.in_hand: Batch | None = None
         self.last_turn_at = time.monotonic()
 
@@ -125,6 +127,9 @@ class WorkLoop:
 
     def _turn(self) -> bool:
         """Do one batch; return False when there was nothing to do."""
+        if self._unanswered is not None:
+            self.in_hand = self._find(self._unanswered)
+            self._unanswered = None
         if self.in_hand is not None:
             self.give_back(Deadline.after(CALL_SECONDS))
             self.in_hand = None
@@ -135,6 +140,8 @@ class WorkLoop:
         holding = not recovering and quarantine.acquire(blocking=False)
         try:
             batch = self._claim(fresh_only=not holding)
+            # Whatever fails from here on, the next turn gives it back.
+            self.in_hand = batch
             if holding and not (batch is not None and batch.retried):
                 quarantine.release()
                 holding = False
@@ -147,7 +154,6 @@ class WorkLoop:
                 quarantine.release()
 
     def _process(self, batch: Batch) -> None:
-        self.in_hand = batch
         self._unfinished = batch.assessment_id
         try:
             self._shared.runner.process(batch)
@@ -170,11 +176,23 @@ class WorkLoop:
         )
         # Fresh for every claim, so that it also distinguishes this claim from our own earlier ones.
         token = f"{self._name}/{uuid.uuid4().hex}"
-        return self._shared.database.run(
+        self._unanswered = token
+        batch = self._shared.database.run(
             lambda connection: claim(connection, rules, token),
             deadline=Deadline.after(CALL_SECONDS),
             name="claim",
             lookup=lambda connection: find_claim(connection, token),
+        )
+        self._unanswered = None
+        return batch
+
+    def _find(self, token: str) -> Batch | None:
+        """Return what a claim leased whose answer did not come in time."""
+        return self._shared.database.run(
+            lambda connection: find_claim(connection, token),
+            deadline=Deadline.after(CALL_SECONDS),
+            name="find claim",
+            read_only=True,
         )
 
     def _finish_previous(self, batch: Batch | None) -> None:

@@ -3,7 +3,9 @@
 import threading
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -59,6 +61,7 @@ class Workshop:
         self.crashes = 0
         database.answers |= {
             "claim": None,
+            "find claim": None,
             "read site": SiteInputs(None, {}),
             "read tasks": inputs(2),
             "complete": 0,
@@ -207,6 +210,28 @@ def test_after_an_outage_leases_that_ran_out_are_left_to_their_holders(
     assert "fail lost" not in workshop.database.calls[-3:]
     before = workshop.called("fail lost")
     wait_until(lambda: workshop.called("fail lost") > before)
+
+
+def test_a_batch_is_given_back_when_the_assessment_before_it_could_not_be_ended(
+    workshop: Workshop,
+) -> None:
+    other = replace(batch(1, 1), assessment_id=uuid4())
+    workshop.database.answers["claim"] = in_turn(batch(1, 1), other, None)
+    failed = in_turn(DatabaseUnavailable("gone", STATE), [])
+    # The first end is the sweep's.
+    workshop.database.answers["finish"] = lambda: failed() if workshop.called("claim") == 2 else []
+    workshop.crew.start()
+    wait_until(lambda: workshop.called("release") == 1)
+    assert workshop.called("complete") == 1
+
+
+def test_what_a_claim_without_an_answer_leased_is_given_back(workshop: Workshop) -> None:
+    workshop.database.answers["claim"] = in_turn(DatabaseUnavailable("in doubt", STATE), None)
+    workshop.database.answers["find claim"] = in_turn(batch(1, 1), None)
+    workshop.crew.start()
+    wait_until(lambda: workshop.count("sluice_tasks_released_total") == 1)
+    wait_until(lambda: workshop.called("claim") >= 2)
+    assert workshop.called("find claim") == 1
 
 
 def test_a_bug_ends_the_process_and_is_never_silent(workshop: Workshop) -> None:
