@@ -371,19 +371,21 @@ run_restore_secrets() {
 }
 
 run_load_reference() {
-    local table path as_json=()
+    local path name options=(--no-deps) asked=()
     parse --replace "$@"
-    ((${#values[@]} == 2)) || usage
-    table=${values[0]} path=${values[1]}
-    [[ -n $table && -n $path ]] || usage
-    [[ -f $path ]] || die "$path: no such file" 2
-    path=$(realpath -- "$path")
-    [[ -z $json ]] || as_json=(--json)
-    ! given --replace || as_json+=(--replace)
+    ((${#values[@]} == 2)) && [[ -n ${values[0]} && -n ${values[1]} ]] || usage
+    [[ -f ${values[1]} ]] || die "${values[1]}: no such file" 2
+    path=$(realpath -- "${values[1]}")
+    name=/data/$(basename -- "$path")
+    options+=(--volume "$path:$name:ro")
+    # On a terminal it shows how far it is.
+    [[ -z $json && -t 0 && -t 1 ]] || options+=(--no-TTY)
+    [[ -z $json ]] || asked+=(--json)
+    ! given --replace || asked+=(--replace)
     # Its document is that of the command in the container, which has the image of the app.
     json=''
-    look_run --no-deps --no-TTY --volume "$path:/data/$(basename -- "$path"):ro" migrate load-reference \
-        "${as_json[@]}" -- "$table" "/data/$(basename -- "$path")" </dev/null >&"${document:-1}"
+    look_run "${options[@]}" migrate load-reference "${asked[@]}" -- "${values[0]}" "$name" \
+        >&"${document:-1}"
 }
 
 run_url() {
