@@ -35,7 +35,7 @@ LogFormat = Literal["json", "text"]
 
 
 class SettingsError(Exception):
-    """The settings file cannot be used; the message lists every fault with its field."""
+    """The settings file cannot be used; the message has a line for each fault, with its field."""
 
 
 class Section(BaseModel):
