@@ -69,6 +69,7 @@ def test_a_hundred_requests_succeed_after_the_pooler_cut_every_idle_connection(
     assert answers == [404] * 100
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("whole_again")
 def test_one_killed_pooler_is_felt_by_its_own_requests_only(
     stack: Stack, sql: Sql, make_load: MakeLoad, deadline_seconds: float

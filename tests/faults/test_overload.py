@@ -49,6 +49,7 @@ def test_ten_times_overload_is_answered_with_503_and_steady_goodput(
     check_nothing_left(sql, seconds=240)
 
 
+@pytest.mark.slow
 def test_a_write_that_waited_in_the_poolers_queue_does_not_happen_later(
     stack: Stack, api: Api, sql: Sql, console: AdminConsole, unique_key: str
 ) -> None:

@@ -79,6 +79,7 @@ def applied(ops: Commands, env: EnvDir, **settings: object) -> Iterator[None]:
     assert done.exit_code == 0, done.text
 
 
+@pytest.mark.slow
 def test_an_api_pool_that_is_too_small_is_named_also_beside_a_busy_batch_pool(
     ops: Commands, env: EnvDir, api: Api, make_load: MakeLoad
 ) -> None:
@@ -197,6 +198,7 @@ def test_a_killed_container_is_named_with_its_exit_code_and_the_next_command(
     stack.wait_healthy(seconds=120)
 
 
+@pytest.mark.slow
 def test_a_paused_server_is_named_as_paused(stack: Stack) -> None:
     victim = stack.container("postgres")
     with frozen([victim]):

@@ -210,6 +210,7 @@ def test_the_control_network_reaches_it_and_nothing_is_published(
             assert f"{PORT}/tcp" not in container.attrs["NetworkSettings"]["Ports"]
 
 
+@pytest.mark.slow
 def test_it_answers_while_every_request_thread_waits(
     stack: Stack, operator: Operator, make_load: MakeLoad, settings: dict[str, str]
 ) -> None:
