@@ -16,7 +16,7 @@ CALL_SECONDS = 10.0
 Row = dict[str, Any]
 
 SETTINGS = """
-SELECT name, setting, unit, context, pending_restart, source
+SELECT name, setting, unit, context, source
 FROM pg_catalog.pg_settings
 """
 FILE_FAULTS = """
@@ -77,7 +77,6 @@ class ServerSetting:
     value: str
     unit: str | None
     context: str
-    pending_restart: bool
     source: str
 
 
@@ -134,7 +133,6 @@ class PostgresAdmin:
                 row["setting"],
                 row["unit"],
                 row["context"],
-                row["pending_restart"],
                 row["source"],
             )
             for row in self._rows(SETTINGS)

@@ -38,13 +38,11 @@ def test_text_that_looks_like_a_number_with_a_unit_stays_text() -> None:
 
 def test_settings_of_the_server_are_compared_in_their_own_unit() -> None:
     rows = {
-        "shared_buffers": ServerSetting(
-            "shared_buffers", "32768", "8kB", "postmaster", False, "default"
-        ),
+        "shared_buffers": ServerSetting("shared_buffers", "32768", "8kB", "postmaster", "default"),
         "checkpoint_timeout": ServerSetting(
-            "checkpoint_timeout", "300", "s", "sighup", False, "configuration file"
+            "checkpoint_timeout", "300", "s", "sighup", "configuration file"
         ),
-        "lock_timeout": ServerSetting("lock_timeout", "2000", "ms", "user", False, "user"),
+        "lock_timeout": ServerSetting("lock_timeout", "2000", "ms", "user", "user"),
     }
     role = RoleSettings("risk_api", 24, {"lock_timeout": "1000ms"})
     assert process_settings.of_postgres(rows, {"risk_api": role}) == {
@@ -281,7 +279,7 @@ def test_a_parameter_that_no_file_may_set_any_more_is_not_believed(tmp_path: Pat
 def test_a_line_that_is_gone_counts_until_the_server_runs_without_it() -> None:
     key_of_locks = key(POSTGRES_FILE, "max_locks_per_transaction")
     row = ServerSetting(
-        "max_locks_per_transaction", "128", None, "postmaster", False, "configuration file"
+        "max_locks_per_transaction", "128", None, "postmaster", "configuration file"
     )
     given = process_settings.given_to_postgres({row.name: row})
     assert given == {key_of_locks}
