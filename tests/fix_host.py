@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -97,3 +97,18 @@ def applied_again(ops: Commands, env_file: EnvFile) -> Iterator[None]:
     ENV_FILE.write_text(before, encoding="utf-8")
     done = ops.run("apply")
     assert done.exit_code == 0, done.text
+
+
+UseHop = Callable[[str], None]
+
+
+@pytest.fixture
+def use_hop(ops: Commands, env_file: EnvFile, applied_again: None) -> UseHop:
+    """Return a function that has PgBouncer reach PostgreSQL in this way until the test is over."""
+
+    def use(hop: str) -> None:
+        env_file.set(PGBOUNCER_SERVER_HOP=hop)
+        done = ops.run("apply")
+        assert done.exit_code == 0, done.text
+
+    return use

@@ -188,6 +188,7 @@ def ops(values: Values) -> Section:
             "port": 6432,
             "admin_dbname": "pgbouncer",
             "replicas": values.integer("PGBOUNCER_REPLICAS"),
+            "server_hop": values.text("PGBOUNCER_SERVER_HOP"),
         },
         "users": {
             "operator": _user(names.OPERATOR, "operator"),

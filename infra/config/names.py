@@ -13,6 +13,15 @@ OWNER: Final = "risk_owner"
 MONITOR: Final = "sluice_monitor"
 OPERATOR: Final = "sluice_operator"
 
+# How PgBouncer reaches PostgreSQL, by the value of PGBOUNCER_SERVER_HOP: the host of its entries.
+# The socket's directory is a volume that only these two tiers mount.
+SERVER_HOSTS: Final = {"socket": "/run/postgresql", "tls": "postgres"}
+
+
+def server_hop(host: str) -> str:
+    """Return the way that leads to this host; the host itself when it is not one of ours."""
+    return next((hop for hop, ours in SERVER_HOSTS.items() if ours == host), host)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Client:

@@ -18,7 +18,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from infra.config import documents, extra, names, sizing
-from infra.config.names import CLIENTS, OPERATOR, OWNER
+from infra.config.names import API, CLIENTS, OPERATOR, OWNER
 from infra.config.render import template
 from infra.config.settings import Setting, Value, Values
 from infra.ops.clients.postgres import RoleSettings, ServerSetting
@@ -51,6 +51,7 @@ def of_pgbouncer(config: Mapping[str, str], databases: Mapping[str, Mapping[str,
     found = {f"config.{name}": fact(value) for name, value in config.items()}
     for entry, row in databases.items():
         found |= {f"databases.{entry}.{name}": fact(row[name]) for name in _ENTRY_FIELDS}
+        found[f"databases.{entry}.server_hop"] = names.server_hop(row["host"])
     return found
 
 
@@ -120,6 +121,7 @@ def _pgbouncer(values: Values) -> Facts:
             f"databases.{pool.entry}.{name}": Decimal(number)
             for name, number in zip(_ENTRY_FIELDS, numbers, strict=True)
         }
+        found[f"databases.{pool.entry}.server_hop"] = values.text("PGBOUNCER_SERVER_HOP")
     return found
 
 
@@ -210,6 +212,7 @@ def _pgbouncer_sources() -> dict[str, Source]:
         "API_QUERY_TIMEOUT_SECONDS": "query_timeout",
     }
     found = {name: Source("pgbouncer", f"config.{key}") for name, key in config.items()}
+    found["PGBOUNCER_SERVER_HOP"] = Source("pgbouncer", f"databases.{API.entry}.server_hop")
     for client in CLIENTS:
         fields = {
             client.server_pool_size: "pool_size",

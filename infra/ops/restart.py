@@ -111,7 +111,8 @@ def _restart_paused(
             _await_restart(settings, before, done, limits)
             operation.done(host, "restarted", time.monotonic() - asked)
             operation.say("postgres answers again")
-            _await_dns(host, address, done)
+            if settings.values["pgbouncer"]["server_hop"] == "tls":
+                _await_dns(host, address, done)
     finally:
         if done:
             _report_pause(done, replicas, operation)

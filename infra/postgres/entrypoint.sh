@@ -26,6 +26,15 @@ require_config() {
     done
 }
 
+# PgBouncer's container enters it by the group; nobody else may, since a role comes in there.
+require_socket_directory() {
+    local found wanted
+    wanted="$(id --user):$(id --group) 750"
+    found=$(stat --format '%u:%g %a' "$SOCKET_DIR")
+    [[ $found == "$wanted" ]] || die "$SOCKET_DIR has owner and mode $found, not $wanted; with the stack" \
+        "down, remove its volume, postgres-socket, and start again"
+}
+
 require_same_major() {
     local found
     found=$(<"$PGDATA/PG_VERSION")
@@ -48,14 +57,15 @@ roles_are_current() {
     [[ -r $ROLES_APPLIED && $(roles_digest) == "$(<"$ROLES_APPLIED")" ]]
 }
 
-# A server that only this container can reach: no TCP until the roles are right.
+# A server that only this container can reach: no TCP, and not the socket of PgBouncer, until the
+# roles are right.
 apply_roles() {
     say "applying roles and their limits"
     trap 'pg_ctl stop --mode=fast --silent || true; exit 143' INT TERM
     pg_ctl start --wait --silent --log=/tmp/roles.log \
-        --options="-c config_file=$CONFIG/postgresql.conf -c listen_addresses=''" \
+        --options="-c config_file=$CONFIG/postgresql.conf -c listen_addresses='' -c unix_socket_directories=/tmp" \
         || { cat /tmp/roles.log >&2; die "the server did not start"; }
-    if ! psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 --host="$SOCKET_DIR" \
+    if ! psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 --host=/tmp \
         --dbname=postgres --file="$CONFIG/roles.sql" >/dev/null; then
         pg_ctl stop --wait --mode=fast --silent
         die "$CONFIG/roles.sql failed; nothing is served"
@@ -103,6 +113,7 @@ free_ballast() {
 _main() {
     [[ $1 != free-ballast ]] || { free_ballast; return; }
     require_config
+    require_socket_directory
     [[ -s $PGDATA/PG_VERSION ]] || create_cluster
     require_same_major
     roles_are_current || apply_roles

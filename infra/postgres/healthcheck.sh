@@ -1,5 +1,6 @@
 #!/bin/sh
-# A query over TCP with TLS and SCRAM, as the tiers above connect: proves the path, not the port.
+# A query over TCP with TLS and SCRAM, as operators and migrations connect. The socket is proved by
+# the health check of PgBouncer.
 set -eu
 exec env PGCONNECT_TIMEOUT=3 PGPASSFILE=/etc/sluice/monitor.pgpass \
     psql --no-psqlrc --no-align --tuples-only --quiet --no-password \

@@ -166,7 +166,7 @@ lab_copy_data() {
 lab_down() {
     local network
     quietly compose rm --stop --force --volumes lab-postgres lab-pgbouncer || true
-    quietly docker volume rm --force "${project}_lab-data" || true
+    quietly docker volume rm --force "${project}_lab-data" "${project}_lab-socket" || true
     network=$(docker network ls --quiet --filter "name=^${project}_lab\$")
     [[ -z $network ]] || quietly docker network rm "$network" || true
 }

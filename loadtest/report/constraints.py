@@ -31,7 +31,7 @@ PGBOUNCER_KEYS = (
     "client_tls_sslmode",
     "server_tls_sslmode",
 )
-DATABASE_KEYS = ("pool_size", "reserve_pool_size", "min_pool_size")
+DATABASE_KEYS = ("host", "pool_size", "reserve_pool_size", "min_pool_size")
 SETTING_GROUPS = ("POOL", "THREADS", "BATCH_TASKS", "REPLICAS", "CPUS", "MEMORY_MB", "MAX_CONN")
 
 

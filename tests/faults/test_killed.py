@@ -19,6 +19,7 @@ from tests.faults.oracle import (
 )
 from tests.fix_api import ASSESSMENTS, Api
 from tests.fix_faults import MakeLoad, hold, killed, wait_for_traffic
+from tests.fix_host import UseHop
 from tests.fix_sql import AdminConsole, Sql
 from tests.fix_stack import Stack, poll, run_in
 
@@ -124,9 +125,11 @@ def squatter(stack: Stack, victim: Container) -> Container:
 
 
 @pytest.mark.usefixtures("whole_again")
+@pytest.mark.parametrize("hop", ["tls", pytest.param("socket", marks=pytest.mark.slow)])
 def test_a_server_that_comes_back_under_another_address_is_found_within_ten_seconds(
-    stack: Stack, api: Api, console: AdminConsole
+    stack: Stack, api: Api, console: AdminConsole, use_hop: UseHop, hop: str
 ) -> None:
+    use_hop(hop)
     poolers = stack.containers("pgbouncer")
     # A lookup just before, so that the resolver has an answer that it could still believe.
     console.on_all("RECONNECT")

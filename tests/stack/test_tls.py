@@ -1,4 +1,4 @@
-"""TLS and SCRAM on both hops, and what is refused without them."""
+"""TLS and SCRAM in front of PgBouncer, SCRAM on the socket behind it, and what is refused."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from tests.fix_probe import Probe
 from tests.fix_sql import AdminConsole, Sql
-from tests.fix_stack import Stack
+from tests.fix_stack import TIERS, Stack, run_in
 
 LOGIN_ROLES = {"risk_owner", "risk_api", "risk_worker", "sluice_monitor", "sluice_operator"}
 
@@ -22,11 +22,52 @@ def test_every_client_connection_over_the_network_is_encrypted(
     assert all(row["tls"].startswith("TLSv1.3") for row in clients), clients
 
 
-def test_every_server_connection_is_encrypted(stack: Stack, console: AdminConsole) -> None:
-    for replica in range(len(stack.containers("pgbouncer"))):
+def test_every_server_connection_is_over_the_socket(
+    stack: Stack, sql: Sql, console: AdminConsole
+) -> None:
+    for replica, pooler in enumerate(stack.containers("pgbouncer")):
+        # One without clients may have none; the health check sends a query.
+        assert run_in(pooler, ["healthcheck"])[0] == 0
         servers = console.show("SERVERS", replica=replica)
         assert servers
-        assert all(row["tls"].startswith("TLSv1.3") for row in servers), servers
+        assert {row["addr"] for row in servers} == {"unix"}
+    pooled = sql.rows(
+        "SELECT count(*) AS sessions, count(client_addr) AS over_tcp FROM pg_stat_activity"
+        " WHERE usename IN ('risk_api', 'risk_worker')"
+    )[0]
+    assert int(pooled["sessions"])
+    assert not int(pooled["over_tcp"])
+
+
+@pytest.mark.parametrize(
+    ("user", "database", "reason"),
+    [
+        ("risk_api", "risk", "password authentication failed"),
+        ("sluice_monitor", "risk", "password authentication failed"),
+        ("risk_api", "postgres", "pg_hba.conf rejects connection"),
+        ("risk_owner", "risk", "pg_hba.conf rejects connection"),
+        ("sluice_operator", "postgres", "pg_hba.conf rejects connection"),
+        ("postgres", "postgres", "Peer authentication failed"),
+    ],
+)
+def test_the_socket_refuses(stack: Stack, user: str, database: str, reason: str) -> None:
+    login = f"host=/run/postgresql port=5432 dbname={database} user={user} password=wrong"
+    for pooler in stack.containers("pgbouncer"):
+        code, output = run_in(pooler, ["psql", "--no-psqlrc", login, "--command", "SELECT 1"])
+        assert code != 0
+        assert reason in output
+
+
+def test_only_the_two_servers_mount_the_socket(stack: Stack) -> None:
+    volume = f"{stack.project}_postgres-socket"
+    found = {
+        (tier, mount["RW"])
+        for tier in TIERS
+        for container in stack.containers(tier)
+        for mount in container.attrs["Mounts"]
+        if mount.get("Name") == volume
+    }
+    assert found == {("postgres", True), ("pgbouncer", False)}
 
 
 def test_postgresql_sees_no_plaintext_network_connection(sql: Sql) -> None:

@@ -3,6 +3,7 @@
 from decimal import Decimal
 from typing import Final
 
+from infra.config.names import SERVER_HOSTS
 from infra.config.settings import Change, Derivation, Setting, Tier, share
 
 
@@ -243,9 +244,18 @@ SETTINGS: Final = (
         change=Change.LIVE,
     ),
     Setting(
+        name="PGBOUNCER_SERVER_HOP",
+        tier=Tier.PGBOUNCER,
+        meaning="Way to PostgreSQL: the Unix socket of the same machine, or TCP with TLS.",
+        unit="way",
+        choices=tuple(SERVER_HOSTS),
+        default="socket",
+        change=Change.LIVE,
+    ),
+    Setting(
         name="PGBOUNCER_DNS_MAX_TTL_SECONDS",
         tier=Tier.PGBOUNCER,
-        meaning="DNS cache TTL of the address of postgres; Docker reports 600 s for all.",
+        meaning="DNS cache TTL of postgres's address, for the hop tls; Docker reports 600 s.",
         unit="seconds",
         minimum=1,
         maximum=60,

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import psycopg
 from cryptography import x509
 
+from infra.config.names import server_hop
 from infra.ops.clients import pgbouncer
 from infra.ops.clients.app_control import Control, ProcessState
 from infra.ops.clients.pgbouncer import PgBouncerAdmin
@@ -149,7 +150,9 @@ class Collector:
             if name != _ADMIN_DATABASE and name in databases:
                 pool = _pool(row, databases[name], before, now)
                 seen.setdefault((pool.database, pool.user), []).append(pool)
-        return Pooler(target.name, paused, tuple(pool_over(seen[key]) for key in sorted(seen)))
+        pools = tuple(pool_over(seen[key]) for key in sorted(seen))
+        hops = {server_hop(row["host"]) for row in databases.values() if row["host"]}
+        return Pooler(target.name, paused, " and ".join(sorted(hops)), pools)
 
     def _server(self) -> Server:
         where = self._settings.values["postgres"]

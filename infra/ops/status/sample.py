@@ -61,10 +61,14 @@ class ServerPool:
 
 @dataclass(frozen=True, slots=True)
 class Pooler:
-    """One PgBouncer replica; `error` is why there are no numbers."""
+    """One PgBouncer replica; `error` is why there are no numbers.
+
+    `server_hop` is its way to PostgreSQL, as PGBOUNCER_SERVER_HOP has it, or the host that it uses.
+    """
 
     name: str
     paused: bool = False
+    server_hop: str = ""
     pools: tuple[ServerPool, ...] = ()
     error: str = ""
 

@@ -170,7 +170,7 @@ def _app(processes: tuple[AppProcess, ...]) -> Table:
 def _poolers(poolers: tuple[Pooler, ...]) -> Table:
     # PgBouncer's own words, so that twelve columns fit into eighty.
     table = _table(
-        "PgBouncer (cl: clients, sv: server connections)",
+        f"PgBouncer (cl: clients, sv: server connections{_way(poolers)})",
         "No.",
         "Pool",
         "cl\nact",
@@ -191,6 +191,11 @@ def _poolers(poolers: tuple[Pooler, ...]) -> Table:
         for pool in pooler.pools:
             table.add_row(*_pool(pooler, pool), style="yellow" if pooler.paused else "")
     return table
+
+
+def _way(poolers: tuple[Pooler, ...]) -> str:
+    hops = sorted({one.server_hop for one in poolers if one.server_hop})
+    return f" by {' and '.join(hops)}" if hops else ""
 
 
 def _pool(pooler: Pooler, pool: ServerPool) -> Iterator[str]:

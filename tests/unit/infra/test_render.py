@@ -103,10 +103,18 @@ def test_pgbouncer_values_are_bare(compiled: Compiled) -> None:
 
 def test_pgbouncer_entries_carry_their_pools(compiled: Compiled) -> None:
     text = _text(compiled, "pgbouncer/pgbouncer.ini")
-    entries = dict(re.findall(r"^(risk\w*) = host=postgres (.*)$", text, re.MULTILINE))
+    entries = dict(re.findall(r"^(risk\w*) = host=/run/postgresql (.*)$", text, re.MULTILINE))
     assert set(entries) == {"risk", "risk_batch", "risk_monitor"}
     assert "pool_size=2 reserve_pool_size=2 min_pool_size=2 max_db_connections=4" in entries["risk"]
     assert all("user=" not in entry for entry in entries.values())
+
+
+@pytest.mark.parametrize(("hop", "host"), [("socket", "/run/postgresql"), ("tls", "postgres")])
+def test_every_entry_reaches_postgresql_by_the_hop(tmp_path: Path, hop: str, host: str) -> None:
+    made = compile_stack(write_env(tmp_path, PGBOUNCER_SERVER_HOP=hop), tmp_path, now=NOW)
+    text = _text(made, "pgbouncer/pgbouncer.ini")
+    hosts = re.findall(r"^risk\w* = host=(\S+) port=5432 ", text, re.MULTILINE)
+    assert hosts == [host] * 3
 
 
 def test_verifiers_are_the_same_on_both_sides(compiled: Compiled) -> None:

@@ -12,7 +12,7 @@ LIMITS = {"drain_seconds": 1, "max_seconds": 2, "query_wait_timeout_seconds": 3}
 SETTINGS = OpsSettings(
     {
         "postgres": {"host": "postgres.invalid", "port": 5432},
-        "pgbouncer": {"replicas": len(POOLERS)},
+        "pgbouncer": {"replicas": len(POOLERS), "server_hop": "socket"},
         "pause": LIMITS | {"dead_man_seconds": 4},
     }
 )

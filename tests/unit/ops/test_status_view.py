@@ -59,7 +59,8 @@ def shown(*poolers: Pooler, server: Server = SERVER, **more: Any) -> str:
 
 @pytest.mark.parametrize("paused", [False, True])
 def test_nothing_is_cut_off_in_eighty_columns(paused: bool) -> None:
-    text = shown(Pooler("sluice-pgbouncer-1", paused=paused, pools=(POOL,)))
+    text = shown(Pooler("sluice-pgbouncer-1", paused=paused, server_hop="socket", pools=(POOL,)))
+    assert "server connections by socket" in text
     assert "…" not in text
     for part in ("9999", "999", "9.876543", "9876.5", "16+4", "risk_monitor"):
         assert part in text
