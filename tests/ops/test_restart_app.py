@@ -34,9 +34,10 @@ def long_assessment(api: Api, sites: int = 20) -> str:
     return str(answer.json()["assessment_id"])
 
 
-def identities(operator: Operator, service: str) -> set[tuple[str, str]]:
-    """Return container and start of each process of a service."""
-    return {(one["instance"], one["started_at"]) for one in operator.states(service)}
+def identities(operator: Operator, service: str) -> set[tuple[str, int, str]]:
+    """Return container, number and start of each process of a service."""
+    states = operator.states(service)
+    return {(one["instance"], one["pid"], one["started_at"]) for one in states}
 
 
 def settled(operator: Operator) -> list[dict[str, Any]]:

@@ -34,6 +34,40 @@ LIMITS: list[tuple[str, Settings, Settings, str]] = [
         "need 54 client connections",
     ),
     (
+        "2 every process of the api has a pool, and a restart one more",
+        {
+            "API_CPUS": 2,
+            "API_PROCESSES": 2,
+            "API_MEMORY_MB": 280,
+            "PGBOUNCER_MAX_CLIENT_CONNECTIONS": 70,
+        },
+        {
+            "API_CPUS": 2,
+            "API_PROCESSES": 2,
+            "API_MEMORY_MB": 280,
+            "PGBOUNCER_MAX_CLIENT_CONNECTIONS": 69,
+        },
+        "API_PROCESSES=2, API_POOL_MAX_SIZE=16, WORKER_REPLICAS=2",
+    ),
+    (
+        "a processor for every process of the api",
+        {"API_CPUS": "1.1", "API_PROCESSES": 2, "API_MEMORY_MB": 512},
+        {"API_CPUS": "1.1", "API_PROCESSES": 3, "API_MEMORY_MB": 512},
+        "API_PROCESSES=3 exceeds API_CPUS=1.1 rounded up",
+    ),
+    (
+        "the processes of the api fit into its container's threads",
+        {"API_CPUS": 2, "API_PROCESSES": 2, "API_MEMORY_MB": 280, "API_THREADS": 309},
+        {"API_CPUS": 2, "API_PROCESSES": 2, "API_MEMORY_MB": 280, "API_THREADS": 310},
+        "need 1026 threads while the api is restarted",
+    ),
+    (
+        "the processes of the api fit into its memory",
+        {"API_CPUS": 2, "API_PROCESSES": 2, "API_MEMORY_MB": 280},
+        {"API_CPUS": 2, "API_PROCESSES": 2, "API_MEMORY_MB": 279},
+        "API_PROCESSES=2 need about 280 MB",
+    ),
+    (
         "2 connections fit into the open files",
         {"PGBOUNCER_OPEN_FILES": 1071},
         {"PGBOUNCER_OPEN_FILES": 1070},
