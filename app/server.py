@@ -24,7 +24,7 @@ from app.settings import HttpSettings
 # Longer than a load balancer keeps an idle connection, so that this side never closes one first.
 KEEP_ALIVE_SECONDS = 75
 BACKLOG = 2048
-# Measured: 8 kB each that waits, 16 kB with half a head in it; 32 MB of API_MEMORY_MB at most.
+# Of one process. Measured: 8 kB each that waits, 16 kB with half a head in it; 32 MB at most.
 # Two for each event stream come on top.
 CONNECTIONS_MAX = 2000
 # How long kept-alive connections may stay idle at the end of a process that retires.

@@ -146,7 +146,10 @@ def _seconds(values: Values, name: str) -> float:
 
 
 def _served(service: str) -> Section:
-    """Return the section `control` of a service's settings file."""
+    """Return the section `control` of a service's settings file.
+
+    Each process of a container has a port of its own: this one, the next, and so on.
+    """
     alias = CONTROL_ALIASES[service]
     return {
         "alias": alias,

@@ -9,7 +9,7 @@ import pytest
 from infra.config import catalogue, measured, sizing
 from infra.config.build import check
 from infra.config.settings import Values
-from tests.unit.infra.support import judge, messages, write_env
+from tests.unit.infra.support import REPOSITORY, judge, messages, write_env
 
 Settings = dict[str, Any]
 
@@ -364,3 +364,9 @@ def test_work_mem_that_postgresql_would_refuse_is_refused(
 ) -> None:
     found = messages(judge(tmp_path, POSTGRES_WORK_MEM_KB=chosen))
     assert (f"POSTGRES_WORK_MEM_KB={chosen} is below 64 kB" in found) == refused
+
+
+def test_the_threads_of_the_api_are_those_that_compose_allows() -> None:
+    compose = (REPOSITORY / "compose.yaml").read_text()
+    service = compose.partition("\n  api:\n")[2].partition("\n\n")[0]
+    assert f"pids_limit: {sizing.API_THREADS_LIMIT}\n" in service
