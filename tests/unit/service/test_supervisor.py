@@ -105,6 +105,8 @@ def supervised(
                 "BEHAVIOURS": ",".join(behaviours),
                 "TURNS": str(folder / "turns"),
                 "ANSWER": str(folder / "answer"),
+                # It is killed at the end and leaves there what it would remove.
+                "TMPDIR": str(folder),
             },
             pass_fds=[listener.fileno()],
             stdout=subprocess.PIPE,
