@@ -161,15 +161,15 @@ class Supervisor:
         """Have a new process take over the slot, unless that is under way."""
         if self._ending:
             return
-        if slot in self._due or (self._coming is not None and self._coming.slot == slot):
-            self._refuse(slot, "another restart is under way")
-        else:
+        if slot not in self._due and not (self._coming and self._coming.slot == slot):
             self._due.append(slot)
+        elif slot in self._serving:
+            self._refuse(slot, "another restart is under way")
 
     def _refuse(self, slot: int, reason: str) -> None:
-        if child := self._serving.get(slot):
-            self._log("error", "not restarted; the old process goes on", child, reason=reason)
-            channel.send(child.channel, channel.REFUSED, reason)
+        child = self._serving[slot]
+        self._log("error", "not restarted; the old process goes on", child, reason=reason)
+        channel.send(child.channel, channel.REFUSED, reason)
 
     def _advance(self) -> None:
         """Start what is due: in the slot of a dead process at once, else one at a time."""
@@ -248,9 +248,12 @@ class Supervisor:
         elif child is self._coming:
             self._coming = None
             reason = child.reason or f"the new process ended with exit code {code}"
-            # Those that wait would fail alike; a slot that stays empty is due at the next restart.
+            # Those that wait would fail alike. A slot that nobody serves in is tried again.
             for slot in (child.slot, *self._due):
-                self._refuse(slot, reason)
+                if slot in self._serving:
+                    self._refuse(slot, reason)
+                else:
+                    self._again[slot] = time.monotonic() + AGAIN_SECONDS
             self._due.clear()
         else:
             del self._serving[child.slot]

@@ -119,6 +119,17 @@ def test_a_changed_number_is_a_restart_of_the_api_until_every_process_runs_with_
     assert running_with(new).changes(new) == ()
 
 
+def test_a_limit_that_the_running_processes_need_is_held_back_until_the_restart() -> None:
+    two = values(API_MEMORY_MB=512, API_PROCESSES=2, PGBOUNCER_MAX_CLIENT_CONNECTIONS=70)
+    one = values(API_MEMORY_MB=512, PGBOUNCER_MAX_CLIENT_CONNECTIONS=54)
+    part = plan.live_part(two, one)
+    assert part.held == ("PGBOUNCER_MAX_CLIENT_CONNECTIONS",)
+    # The other way round it is raised first, live.
+    part = plan.live_part(one, two)
+    assert (part.waiting, part.held) == (("API_PROCESSES",), ())
+    assert part.values["PGBOUNCER_MAX_CLIENT_CONNECTIONS"] == 70
+
+
 def test_the_number_follows_the_processors_unless_it_is_given() -> None:
     setting = catalogue.by_name()["API_PROCESSES"]
     found = {

@@ -253,6 +253,14 @@ def test_a_restart_takes_the_number_of_slots_from_the_settings(tmp_path: Path) -
     assert most_at_once(log) == 4
 
 
+def test_an_additional_process_that_cannot_serve_is_tried_again(tmp_path: Path) -> None:
+    with supervised(tmp_path, "serves", "serves", "fails", "serves") as running:
+        running.ask()
+        running.set_processes(2)
+        running.process.send_signal(signal.SIGHUP)
+        running.until(lambda: running.answering() == {"1", "3"}, "both slots have a process")
+
+
 def test_a_restart_with_settings_that_cannot_be_read_keeps_the_number(tmp_path: Path) -> None:
     with supervised(tmp_path, "serves", processes=2) as running:
         running.until(lambda: running.answering() == {"0", "1"}, "two processes answer")
