@@ -27,13 +27,13 @@ def get_logger(name: str) -> Logger:
     return structlog.stdlib.get_logger(name)
 
 
-def configure_logging(service: str, level: str, form: str = "json") -> None:
+def configure_logging(service: str, level: str, form: str = "json", **more: object) -> None:
     """Send structlog and the standard library's loggers to stdout.
 
-    `level` is one of the standard level names, `form` is `json` or `text`. Call once, from a
-    program's entry point.
+    `level` is one of the standard level names, `form` is `json` or `text`; every line has
+    `service` and `more`. Call once, from a program's entry point.
     """
-    shared = _shared_processors(service)
+    shared = _shared_processors({"service": service, **more})
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.stdlib.BoundLogger,
@@ -57,9 +57,9 @@ def set_logging(level: str, form: str) -> None:
     _Rendering.current = RENDERERS[form]
 
 
-def _shared_processors(service: str) -> list[Processor]:
-    def add_service(_logger: object, _method: str, event: EventDict) -> EventDict:
-        event["service"] = service
+def _shared_processors(origin: dict[str, object]) -> list[Processor]:
+    def add_origin(_logger: object, _method: str, event: EventDict) -> EventDict:
+        event.update(origin)
         return event
 
     return [
@@ -69,7 +69,7 @@ def _shared_processors(service: str) -> list[Processor]:
         structlog.stdlib.PositionalArgumentsFormatter(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
-        add_service,
+        add_origin,
     ]
 
 

@@ -36,9 +36,12 @@ def make_registry() -> CollectorRegistry:
 
 
 class HttpMetrics:
-    """Requests by method, route and status; latency by method and route."""
+    """Requests by method, route and status; latency by method and route.
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    Without a registry they are seen only where processes share their metrics.
+    """
+
+    def __init__(self, registry: CollectorRegistry | None) -> None:
         self._requests = Counter(
             "sluice_http_requests",
             "Requests answered, by status (499: the client left first)",

@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 import uvicorn
 from anyio import to_thread
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
@@ -24,7 +24,7 @@ from app.settings import HttpSettings
 # Longer than a load balancer keeps an idle connection, so that this side never closes one first.
 KEEP_ALIVE_SECONDS = 75
 BACKLOG = 2048
-# Measured: 8 kB each that waits, 16 kB with half a head in it; 32 MB of API_MEMORY_MB at most.
+# Of one process. Measured: 8 kB each that waits, 16 kB with half a head in it; 32 MB at most.
 # Two for each event stream come on top.
 CONNECTIONS_MAX = 2000
 # How long kept-alive connections may stay idle at the end of a process that retires.
@@ -140,17 +140,18 @@ def error_response(
 class Health:
     """Answers liveness, readiness and metrics; none of them waits for the requests' threads.
 
-    `fault` says why the process is not fit for work, before the database is asked.
+    `metrics_text` returns what there is to scrape; `fault` says why the process is not fit for
+    work, before the database is asked.
     """
 
     def __init__(
         self,
         database: Database,
-        registry: CollectorRegistry,
+        metrics_text: Callable[[], bytes],
         fault: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._database = database
-        self._registry = registry
+        self._metrics_text = metrics_text
         self._fault = fault
         # Their own few threads: requests stuck on the database must not silence readiness.
         self._limiter = anyio.CapacityLimiter(PROBE_THREADS)
@@ -174,8 +175,8 @@ class Health:
         return error_response(status, "not_ready", fault, headers=retry, pool=pool)
 
     def metrics(self) -> Response:
-        """Return every metric of this process as Prometheus text."""
-        return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
+        """Return every metric as Prometheus text."""
+        return Response(self._metrics_text(), media_type=CONTENT_TYPE_LATEST)
 
     def _probe(self) -> str | None:
         if (fault := self._fault()) is not None:

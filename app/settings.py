@@ -139,6 +139,7 @@ class ApiSettings(Section):
     """The whole of api.json."""
 
     service: Literal["api"]
+    processes: int = Field(ge=1)
     http: HttpSettings
     database: Database
     pool: Pool

@@ -1,11 +1,12 @@
 """`python -m app.api`: the HTTP service until SIGTERM.
 
-Checks the settings, binds the socket, and becomes the supervisor of the serving process.
+Checks the settings, binds the socket, and becomes the supervisor of the serving processes.
 """
 
 import os
 import socket
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 from app.settings import ApiSettings, HttpSettings, SettingsError, load_settings, settings_path
@@ -13,22 +14,24 @@ from app.settings import ApiSettings, HttpSettings, SettingsError, load_settings
 
 def main() -> int:
     """Become the supervisor; return the exit code where that fails."""
+    path = settings_path("api")
     try:
-        settings = load_settings(settings_path("api"), ApiSettings)
+        settings = load_settings(path, ApiSettings)
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2
     try:
-        _become_supervisor(_bound(settings.http), settings.log.format)
+        _become_supervisor(_bound(settings.http), path, settings.log.format)
     except OSError as error:
         sys.stderr.write(f"{settings.http.host}:{settings.http.port}: {error.strerror}\n")
         return 1
 
 
-def _become_supervisor(listener: socket.socket, log_format: str) -> NoReturn:
+def _become_supervisor(listener: socket.socket, settings: Path, log_format: str) -> NoReturn:
     """Start anew, without all that reading settings has loaded: it stays for the whole time."""
     listener.set_inheritable(True)
-    command = [sys.executable, "-m", "app.api.supervisor", str(listener.fileno()), log_format]
+    command = [sys.executable, "-m", "app.api.supervisor"]
+    command += [str(listener.fileno()), str(settings), log_format]
     os.execv(sys.executable, command)  # noqa: S606  # no shell is wanted
 
 

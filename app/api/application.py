@@ -2,16 +2,19 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 
 from anyio import to_thread
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
+from prometheus_client import generate_latest
 
 from app.api import events, reading, submission
 from app.api.body import BodyLimit
 from app.api.context import RequestContext, Services
 from app.api.errors import register_handlers
 from app.api.models import ErrorBody
+from app.api.sharing import SharedMetrics
 from app.database import Database, make_database, open_or_warn
 from app.metrics import HttpMetrics, make_registry
 from app.server import Health
@@ -31,22 +34,26 @@ def create_app(
     database: Database | None = None,
     *,
     opening: Callable[[Database], None] = open_or_warn,
+    sharing: bool = False,
 ) -> FastAPI:
     """Build the api; nothing is opened before the application starts.
 
     `database` replaces the pool that the settings describe; `opening` opens it, and raises
-    where the application shall not start without it.
+    where the application shall not start without it. With `sharing` the metrics are those of all
+    serving processes.
     """
     registry = make_registry()
     pool = database or make_database(live.current, registry)
-    services = Services(live, pool, registry, opening)
+    shared = SharedMetrics(registry) if sharing else None
+    services = Services(live, pool, registry, opening, shared)
     app = FastAPI(
         title="Sluice risk service", version="1", description=DESCRIPTION, lifespan=_lifespan
     )
     app.state.services = services
     for router in (submission.router, reading.router, events.router):
         app.include_router(router)
-    _add_operation(app, Health(pool, registry))
+    text = shared.text if shared else partial(generate_latest, registry)
+    _add_operation(app, Health(pool, text))
     register_handlers(app)
     _add_layers(app, services)
     return app
@@ -92,7 +99,7 @@ def _add_operation(app: FastAPI, health: Health) -> None:
         summary="Prometheus text",
     )
     async def metrics() -> Response:
-        """Return every metric of this process."""
+        """Return every metric of all serving processes."""
         return health.metrics()
 
 
@@ -108,7 +115,7 @@ def _add_layers(app: FastAPI, services: Services) -> None:
         RequestContext,
         deadline_seconds=http.request_deadline_seconds,
         admitted_max=http.threads * ADMITTED_PER_THREAD,
-        metrics=HttpMetrics(services.registry),
+        metrics=HttpMetrics(None if services.shared else services.registry),
         last_minute=services.last_minute,
     )
 
@@ -119,6 +126,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     to_thread.current_default_thread_limiter().total_tokens = services.settings.http.threads
     await to_thread.run_sync(services.opening, services.database)
     try:
-        yield
+        # Until before the pool closes: a closed one is no longer collected.
+        async with services.shared.copying() if services.shared else contextlib.nullcontext():
+            yield
     finally:
         await to_thread.run_sync(services.database.close, CLOSE_SECONDS)

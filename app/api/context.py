@@ -15,6 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import unavailable_response
+from app.api.sharing import SharedMetrics
 from app.database import Database, open_or_warn
 from app.log import get_logger
 from app.metrics import HttpMetrics, LastMinute
@@ -144,6 +145,7 @@ class Services:
     database: Database
     registry: CollectorRegistry
     opening: Callable[[Database], None] = open_or_warn
+    shared: SharedMetrics | None = None
     # Set when this process makes way for a new one: streams end, their clients come back.
     ending: bool = False
     streams_open: int = 0

@@ -1,4 +1,4 @@
-"""`python -m app.api.serve`: the process that answers, started by the supervisor.
+"""`python -m app.api.serve`: a process that answers, started by the supervisor in a slot.
 
 Its side of a restart: say that it is ready, ask for a new process, make way for it.
 """
@@ -13,16 +13,25 @@ from collections.abc import Callable
 
 from app.api import channel
 from app.api.application import create_app
-from app.api.supervisor import READY_SECONDS_MAX
+from app.api.sharing import share_metrics
+from app.api.supervisor import READY_SECONDS_MAX, RETIRING_SECONDS_MAX
 from app.control.process import NotRestartedError, Process
 from app.control.server import ControlServer
 from app.database import Database, open_or_fail, open_or_warn
 from app.log import configure_logging, get_logger
 from app.pool import DatabaseUnavailable
 from app.server import make_server
-from app.settings import ApiSettings, Live, SettingsError, load_settings, settings_path
+from app.settings import (
+    ApiSettings,
+    ControlSettings,
+    Live,
+    SettingsError,
+    load_settings,
+    settings_path,
+)
 
-ANSWER_SECONDS_MAX = READY_SECONDS_MAX + 5.0
+# Another slot may be replaced first, and each time the old process ends before the next starts.
+ANSWER_SECONDS_MAX = 2 * (READY_SECONDS_MAX + RETIRING_SECONDS_MAX) + 5.0
 
 
 class Handover:
@@ -84,7 +93,7 @@ def main() -> int:
         handover.failed(str(error))
         sys.stderr.write(f"{error}\n")
         return 2
-    configure_logging("api", settings.log.level, settings.log.format)
+    configure_logging("api", settings.log.level, settings.log.format, process=options.slot + 1)
     log = get_logger("app.api")
     log.info("starting", host=settings.http.host, port=settings.http.port)
 
@@ -96,8 +105,10 @@ def main() -> int:
             raise
 
     live = Live(settings)
+    share_metrics(options.seat)
     # The first process may wait for its database; one that replaces a good one may not.
-    app = create_app(live, opening=open_or_report if options.replacement else open_or_warn)
+    opening = open_or_report if options.replacement else open_or_warn
+    app = create_app(live, opening=opening, sharing=True)
     services = app.state.services
     server = make_server(app, settings.http, on_started=handover.ready)
     process = Process(
@@ -108,7 +119,7 @@ def main() -> int:
         last_minute=services.last_minute,
     )
     # Around the server: an operator can look at the process until it makes way.
-    with ControlServer(process, settings.control) as control:
+    with ControlServer(process, _of_slot(settings.control, options.slot)) as control:
 
         def retire() -> None:
             log.info("making way for the new process")
@@ -123,13 +134,20 @@ def main() -> int:
     return 0 if server.started else 1
 
 
+def _of_slot(control: ControlSettings, slot: int) -> ControlSettings:
+    """Return the control plane's settings with the port of a slot: one for each, in order."""
+    return control.model_copy(update={"port": control.port + slot})
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m app.api.serve",
-        description="The process that answers, started by the supervisor.",
+        description="A process that answers, started by the supervisor.",
     )
     parser.add_argument("--listener", type=int, required=True, help="descriptor of the socket")
     parser.add_argument("--channel", type=int, required=True, help="descriptor to the supervisor")
+    parser.add_argument("--slot", type=int, required=True, help="which process it is, from 0")
+    parser.add_argument("--seat", type=int, required=True, help="which files its metrics are in")
     parser.add_argument("--replacement", action="store_true", help="be ready, or do not serve")
     return parser.parse_args()
 

@@ -6,9 +6,10 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 
 from anyio import to_thread
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, generate_latest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -114,7 +115,7 @@ class Crew:
 
 def create_status_app(crew: Crew, database: Database, registry: CollectorRegistry) -> Starlette:
     """Build the server of health and metrics; its lifespan starts the crew and shuts it down."""
-    health = Health(database, registry, crew.fault)
+    health = Health(database, partial(generate_latest, registry), crew.fault)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:

@@ -26,6 +26,7 @@ def api(values: Values) -> Section:
     """Return the whole of api.json."""
     return {
         "service": "api",
+        "processes": values.integer("API_PROCESSES"),
         "http": _api_http(values),
         "database": _pooled(values, API),
         "pool": _pool(values, API),
@@ -145,7 +146,10 @@ def _seconds(values: Values, name: str) -> float:
 
 
 def _served(service: str) -> Section:
-    """Return the section `control` of a service's settings file."""
+    """Return the section `control` of a service's settings file.
+
+    Each process of a container has a port of its own: this one, the next, and so on.
+    """
     alias = CONTROL_ALIASES[service]
     return {
         "alias": alias,
@@ -158,11 +162,13 @@ def _served(service: str) -> Section:
 
 def _called(values: Values, directory: str) -> Section:
     """Return the section `control` of ops.json; the operator's files are in `directory`."""
-    processes = {"api": 1, "worker": values.integer("WORKER_REPLICAS")}
+    replicas = {"api": 1, "worker": values.integer("WORKER_REPLICAS")}
+    processes = replicas | {"api": values.integer("API_PROCESSES")}
     services = {
         service: {
             "alias": alias,
             "token_file": f"{directory}/{alias}.token",
+            "replicas": replicas[service],
             "processes": processes[service],
         }
         for service, alias in CONTROL_ALIASES.items()

@@ -19,7 +19,7 @@ _TITLES: Final = {
     Tier.PGBOUNCER: "PgBouncer: between the app and the server. Each value is for one replica.",
     Tier.NETWORK: "TCP on both hops, app to PgBouncer and PgBouncer to PostgreSQL.",
     Tier.APP: "App: what the api and the workers share.",
-    Tier.API: "Api: one process with one pool.",
+    Tier.API: "Api: one container, API_PROCESSES processes in it, each with one pool.",
     Tier.WORKER: "Worker: WORKER_REPLICAS processes, each with one pool.",
     Tier.OPERATIONS: "Operations: planned pauses and certificates.",
 }

@@ -7,6 +7,7 @@ themselves at fault is left out, so that one mistake is reported once.
 import datetime
 import ipaddress
 from collections.abc import Callable, Iterator
+from decimal import ROUND_CEILING
 from itertools import pairwise
 from typing import Final
 
@@ -193,11 +194,14 @@ def client_connections(values: Values) -> Iterator[str]:
     """Rule 2: one replica accepts all app pools and still has room for operators."""
     demand = sizing.client_demand(values)
     if demand > values.integer("PGBOUNCER_MAX_CLIENT_CONNECTIONS"):
-        names = ("API_POOL_MAX_SIZE", "WORKER_REPLICAS", "WORKER_POOL_MAX_SIZE")
+        names = (
+            *("API_PROCESSES", "API_POOL_MAX_SIZE"),
+            *("WORKER_REPLICAS", "WORKER_POOL_MAX_SIZE"),
+        )
         yield (
             f"{shown(values, *names, 'PGBOUNCER_ADMIN_HEADROOM_CONNECTIONS')} need {demand} client "
-            f"connections when all meet on one replica while the api is restarted (its pool counts "
-            f"twice), which exceeds "
+            f"connections when all meet on one replica while the api is restarted (one pool more), "
+            f"which exceeds "
             f"{shown(values, 'PGBOUNCER_MAX_CLIENT_CONNECTIONS')}; lower the pools or raise it"
         )
 
@@ -237,6 +241,31 @@ def worker_threads(values: Values) -> Iterator[str]:
     """Rule 3: every worker thread can hold a connection."""
     reason = "a thread would wait for another thread"
     yield from at_most(values, "WORKER_THREADS", "WORKER_POOL_MAX_SIZE", reason)
+
+
+def api_processes(values: Values) -> Iterator[str]:
+    """Check that every process of the api has a processor, threads and memory."""
+    setting = "API_PROCESSES"
+    cpus = values.number("API_CPUS").to_integral_value(rounding=ROUND_CEILING)
+    if values.integer(setting) > cpus:
+        yield (
+            f"{shown(values, setting)} exceeds {shown(values, 'API_CPUS')} rounded up; "
+            "a process without a processor of its own only takes connections and memory"
+        )
+    threads = sizing.api_threads(values)
+    if threads > sizing.API_THREADS_LIMIT:
+        yield (
+            f"{shown(values, setting, 'API_THREADS')} need {threads} threads while the api is "
+            f"restarted (one process more, {sizing.API_OTHER_THREADS} other threads in each), and "
+            f"the container may have {sizing.API_THREADS_LIMIT}; lower one of them"
+        )
+    demand = sizing.api_memory_mb(values)
+    if demand > values.integer("API_MEMORY_MB"):
+        yield (
+            f"{shown(values, setting)} need about {demand} MB while the api is restarted (one "
+            f"process more), which exceeds {shown(values, 'API_MEMORY_MB')}; lower it or raise "
+            "the memory"
+        )
 
 
 def memory(values: Values) -> Iterator[str]:
@@ -350,6 +379,7 @@ RULES: Final[tuple[Rule, ...]] = (
     pgbouncer_memory,
     pool_sizes,
     worker_threads,
+    api_processes,
     *TIME_RULES,
     memory,
     smallest_work_mem,

@@ -119,19 +119,25 @@ def spare(values: Values) -> int:
 def app_pools(values: Values) -> int:
     """Return the client connections of all app processes together."""
     workers = values.integer("WORKER_REPLICAS") * values.integer("WORKER_POOL_MAX_SIZE")
-    return values.integer("API_POOL_MAX_SIZE") + workers
+    return api_pools(values) + workers
+
+
+def api_pools(values: Values) -> int:
+    """Return the client connections of all processes of the api together."""
+    return values.integer("API_PROCESSES") * values.integer("API_POOL_MAX_SIZE")
 
 
 def client_parts(values: Values) -> tuple[Part, ...]:
     """Return what one replica must accept in the worst case: everybody on this one.
 
-    While the api is restarted, the old process and the new one have a pool each.
+    While the api is restarted, one process after the other, the old and the new have a pool each.
     """
-    api, size = values.integer("API_POOL_MAX_SIZE"), values.integer("WORKER_POOL_MAX_SIZE")
+    processes, api = values.integer("API_PROCESSES"), values.integer("API_POOL_MAX_SIZE")
+    size = values.integer("WORKER_POOL_MAX_SIZE")
     replicas = values.integer("WORKER_REPLICAS")
     headroom = values.integer("PGBOUNCER_ADMIN_HEADROOM_CONNECTIONS")
     return (
-        Part("api", api, "API_POOL_MAX_SIZE"),
+        Part("api", api_pools(values), f"{processes} processes x {api}"),
         Part("api's successor (restart)", api, "API_POOL_MAX_SIZE"),
         Part("worker", replicas * size, f"{replicas} replicas x {size}"),
         Part("operators and checks", headroom, "headroom"),
@@ -162,6 +168,27 @@ def role_limits(values: Values) -> dict[str, int]:
     limits[names.OPERATOR] = values.integer("POSTGRES_OPERATOR_CONNECTIONS")
     limits[names.OWNER] = values.integer("POSTGRES_OWNER_CONNECTIONS")
     return limits
+
+
+# compose.yaml: pids_limit of the api's container.
+API_THREADS_LIMIT = 1024
+# Of a process beside API_THREADS: streams, probes, control plane, and the pool's own.
+API_OTHER_THREADS = 32
+# The supervisor and what it leaves to the kernel.
+API_BASE_MB = 16
+# Measured: a process with its pool under load, and its connections at their bound.
+API_PROCESS_MB = 88
+
+
+def api_threads(values: Values) -> int:
+    """Return the threads of the api's container during a restart, which has one process more."""
+    processes = values.integer("API_PROCESSES") + 1
+    return processes * (values.integer("API_THREADS") + API_OTHER_THREADS)
+
+
+def api_memory_mb(values: Values) -> int:
+    """Return the memory of the api's container during a restart, which has one process more."""
+    return API_BASE_MB + (values.integer("API_PROCESSES") + 1) * API_PROCESS_MB
 
 
 KB_PER_MB = 1024

@@ -139,7 +139,7 @@ def _numbers(values: Values) -> dict[tuple[str, str, str], float]:
 def _connections_numbers(values: Values) -> dict[tuple[str, str, str], float]:
     workers = values.integer("WORKER_REPLICAS")
     found: dict[tuple[str, str, str], float] = {
-        ("app", "api pool", "connections"): values.integer("API_POOL_MAX_SIZE"),
+        ("app", "api pools together", "connections"): sizing.api_pools(values),
         ("app", "worker pools together", "connections"): workers
         * values.integer("WORKER_POOL_MAX_SIZE"),
         ("pgbouncer", "clients of one replica, worst case", "connections"): (

@@ -274,6 +274,7 @@ def _app_sources() -> dict[str, Source]:
 
 def _api_sources() -> dict[str, Source]:
     fields = {
+        "API_PROCESSES": "processes",
         "API_THREADS": "http.threads",
         "API_SHUTDOWN_GRACE_SECONDS": "http.shutdown_grace_seconds",
         "API_REQUEST_DEADLINE_SECONDS": "http.request_deadline_seconds",

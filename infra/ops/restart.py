@@ -49,8 +49,8 @@ _TAKE_OVER_SECONDS: Final = 60.0
 _REPLACE_SECONDS: Final = 120.0
 _POLL_SECONDS: Final = 0.2
 _WORKER_STATUS: Final = ("worker", 8001)
-# The container's host name, and when the process started.
-_Identity = tuple[str, str]
+# The container's host name, and which of its processes, since when.
+_Identity = tuple[str, int, str]
 
 
 def postgres(settings: OpsSettings, request: Request) -> int:
@@ -230,8 +230,9 @@ def app(
 ) -> int:
     """Restart api and worker with no request failing and no task lost; return the exit code.
 
-    An api process has a successor take over its socket. Workers are restarted with their
-    containers, one at a time: each ends what it has in hand or gives it back.
+    An api process has a successor take over its socket; when the first is there, the api has as
+    many processes as the settings say. Workers are restarted with their containers, one at a time:
+    each ends what it has in hand or gives it back.
     """
 
     def work(operation: Operation) -> None:
@@ -254,26 +255,64 @@ class AppRestart:
         self._start_missing(services)
         present = self._require(services)
         known = {_identity(one) for one in present}
-        for before in present:
-            began = time.monotonic()
-            self.operation.say(f"{before.target.name}: restarting")
-            if before.service == "api" and not self.new_api_container:
-                self.control.restart(before.target)
-                after = self._await_successor(before, known, _SUCCEED_SECONDS)
+        for service in services:
+            states = [one for one in present if one.service == service]
+            if service == "api":
+                self._restart_api(states, known)
             else:
-                self.operation.ask_host(f"replace-{before.service}", before.target.name)
-                after = self._await_successor(before, known, _REPLACE_SECONDS)
-            known.add(_identity(after))
-            taken = time.monotonic() - began
-            self.operation.say(f"{after.target.name}: new after {taken:.1f} s")
-            self.operation.done(after.target.name, "restarted", taken)
-            self._check_settings(after)
+                for before in states:
+                    self._restart(before, known)
         self.operation.ends_as(f"every process of {' and '.join(services)} is new")
+
+    def _restart_api(self, present: list[ProcessState], known: set[_Identity]) -> None:
+        """Replace each process that stays, then await those that come on top, and that others go.
+
+        Once the first is replaced, the api has as many processes as its settings say.
+        """
+        old, wanted = frozenset(known), self.control.processes["api"]
+        staying = present[:1] if self.new_api_container else present[:wanted]
+        for before in staying:
+            self._restart(before, known)
+        for _ in range(wanted - len(staying)):
+            began = time.monotonic()
+            after = self._await_successor("api", "api", known, _REPLACE_SECONDS)
+            self._finished(after, "started", began)
+
+        def old_ones() -> list[str]:
+            answers = everywhere(self.control.targets("api"), self.control.state)
+            return [
+                str(one.target)
+                for one in answers
+                if one.value is None or _identity(one.value) in old
+            ]
+
+        if left := wait_until(old_ones, gone, seconds=_SUCCEED_SECONDS, every=_POLL_SECONDS):
+            raise FailedError(f"still there, or not answering: {', '.join(left)}")
+
+    def _restart(self, before: ProcessState, known: set[_Identity]) -> None:
+        """Replace one process, or the container that it is in."""
+        began, name = time.monotonic(), before.target.name
+        self.operation.say(f"{name}: restarting")
+        if before.service == "api" and not self.new_api_container:
+            self.control.restart(before.target)
+            after = self._await_successor(before.service, name, known, _SUCCEED_SECONDS)
+        else:
+            self.operation.ask_host(f"replace-{before.service}", before.target.container)
+            after = self._await_successor(before.service, name, known, _REPLACE_SECONDS)
+        self._finished(after, "restarted", began)
+
+    def _finished(self, after: ProcessState, done: str, began: float) -> None:
+        taken = time.monotonic() - began
+        self.operation.say(f"{after.target.name}: new after {taken:.1f} s")
+        self.operation.done(after.target.name, done, taken)
+        if after.needs_restart:
+            names = ", ".join(after.needs_restart)
+            raise FailedError(f"{after.target}: {names} are not as in its settings file")
 
     def _start_missing(self, services: tuple[str, ...]) -> None:
         """Have the host start what an interrupted run left out, or a larger number asks for."""
-        wanted = self.control.processes
-        few = [one for one in services if len(self.control.targets(one)) < wanted[one]]
+        wanted = self.control.replicas
+        few = [*self.control.absent(*services)]
         if not few:
             return
         self.operation.say(f"starting what is missing of {' and '.join(few)}")
@@ -286,30 +325,25 @@ class AppRestart:
 
     def _answering(self, service: str) -> int:
         answers = everywhere(self.control.targets(service), self.control.state)
-        return sum(answer.ok for answer in answers)
+        return len({answer.target.container for answer in answers if answer.ok})
 
     def _require(self, services: tuple[str, ...]) -> tuple[ProcessState, ...]:
         """Return every process; refuse unless all are there and could start anew."""
-        faults: list[str] = []
+        faults = [*self.control.absent(*services).values()]
         states: list[ProcessState] = []
-        for service in services:
-            targets = self.control.targets(service)
-            wanted = self.control.processes[service]
-            if len(targets) < wanted:
-                faults.append(f"{len(targets)} of {wanted} {service} processes have an address")
-            for answer in everywhere(targets, self.control.state):
-                if answer.value is None:
-                    faults.append(answer.error)
-                elif answer.value.file_fault:
-                    faults.append(f"{answer.target}: {answer.value.file_fault}")
-                else:
-                    states.append(answer.value)
+        for answer in everywhere(self.control.targets(*services), self.control.state):
+            if answer.value is None:
+                faults.append(answer.error)
+            elif answer.value.file_fault:
+                faults.append(f"{answer.target}: {answer.value.file_fault}")
+            else:
+                states.append(answer.value)
         if faults:
             raise RefusedError("; ".join(faults))
         return tuple(states)
 
     def _await_successor(
-        self, before: ProcessState, known: set[_Identity], seconds: float
+        self, service: str, old: str, known: set[_Identity], seconds: float
     ) -> ProcessState:
         """Return the state of a process that was not known before, once it is ready.
 
@@ -321,16 +355,16 @@ class AppRestart:
         """
 
         def successor() -> ProcessState | None:
-            after = self._newcomer(before.service, known)
-            is_ready = after and (after.service == "api" or _is_ready(after.target))
-            return after if is_ready else None
+            after = self._newcomer(service, known)
+            return after if after and _is_ready(after) else None
 
         after = wait_until(successor, seconds=seconds, every=_POLL_SECONDS)
         if after is None:
             raise FailedError(
-                f"{before.target.name} has no successor that is ready after {seconds:g} s; "
-                f"see: docker compose logs {before.service}"
+                f"{old} has no successor that is ready after {seconds:g} s; "
+                f"see: docker compose logs {service}"
             )
+        known.add(_identity(after))
         return after
 
     def _newcomer(self, service: str, known: set[_Identity]) -> ProcessState | None:
@@ -338,20 +372,20 @@ class AppRestart:
         states = (answer.value for answer in answers)
         return next((one for one in states if one and _identity(one) not in known), None)
 
-    def _check_settings(self, after: ProcessState) -> None:
-        if after.needs_restart:
-            names = ", ".join(after.needs_restart)
-            raise FailedError(f"{after.target}: {names} are not as in its settings file")
-
 
 def _identity(state: ProcessState) -> _Identity:
-    return state.instance, state.started_at
+    return state.instance, state.pid, state.started_at
 
 
-def _is_ready(worker: Target) -> bool:
-    """Return True if a worker says that its threads and its pooled path work."""
+def _is_ready(state: ProcessState) -> bool:
+    """Return True if a worker says that its threads and its pooled path work.
+
+    Of the api every process answers on one port: one is ready when its pool is open.
+    """
+    if state.service == "api":
+        return state.pool.size >= state.pool.min_size
     host, port = _WORKER_STATUS
-    found = next((one for one in resolve(host, port) if one.name == worker.name), None)
+    found = next((one for one in resolve(host, port) if one.name == state.target.name), None)
     if found is None:
         return False
     try:

@@ -266,7 +266,8 @@ def look(settings: OpsSettings, recorded: Mapping[str, Value] | None = None) -> 
     with ThreadPoolExecutor(len(readers)) as pool:
         parts = list(pool.map(lambda reader: tuple(reader()), readers))
     processes = tuple(one for part in parts for one in part)
-    return Running(processes, wanted | control.processes, recorded or {})
+    # Of the api by container: how many processes that has, they say themselves.
+    return Running(processes, wanted | control.replicas, recorded or {})
 
 
 def _postgres(settings: OpsSettings) -> Iterable[Process]:

@@ -1,4 +1,4 @@
-"""Settings of the api: one process, one pool, requests with a deadline."""
+"""Settings of the api: N processes with a pool each, requests with a deadline."""
 
 import ipaddress
 from decimal import Decimal
@@ -44,12 +44,13 @@ SETTINGS: Final = (
     Setting(
         name="API_MEMORY_MB",
         tier=Tier.API,
-        meaning="Memory limit of the container; restart app has two processes in it for a moment.",
+        meaning="Memory limit of the container; a restart has one more process in it for a moment.",
         unit="MB",
         minimum=192,
         maximum=65_536,
         default=256,
         change=Change.RECREATE,
+        rule="holds API_PROCESSES + 1 processes",
         compose=True,
         listed=True,
     ),
@@ -67,21 +68,37 @@ SETTINGS: Final = (
         listed=True,
     ),
     Setting(
+        name="API_PROCESSES",
+        tier=Tier.API,
+        meaning="Processes that answer requests on the one port; each can use one processor.",
+        unit="processes",
+        minimum=1,
+        maximum=256,
+        default=1,
+        change=Change.RESTART_API,
+        rule="at most API_CPUS, rounded up; each has API_THREADS threads and a pool of its own",
+        derivation=Derivation(
+            ("API_CPUS",),
+            "API_CPUS rounded down, 1 at least",
+            lambda values: values.number("API_CPUS"),
+        ),
+    ),
+    Setting(
         name="API_THREADS",
         tier=Tier.API,
-        meaning="Threads that answer requests.",
+        meaning="Threads of one process that answer requests.",
         unit="threads",
         minimum=1,
-        # Two processes for a moment, within the container's 1,024 threads.
         maximum=480,
         default=40,
         change=Change.RESTART_API,
+        rule="the threads of API_PROCESSES + 1 processes fit into the container's 1,024",
         listed=True,
     ),
     Setting(
         name="API_POOL_MIN_SIZE",
         tier=Tier.API,
-        meaning="Connections the pool keeps open to PgBouncer.",
+        meaning="Connections the pool of one process keeps open to PgBouncer.",
         unit="connections",
         minimum=1,
         maximum=1000,
@@ -97,13 +114,13 @@ SETTINGS: Final = (
     Setting(
         name="API_POOL_MAX_SIZE",
         tier=Tier.API,
-        meaning="Connections the pool opens to PgBouncer at most.",
+        meaning="Connections the pool of one process opens to PgBouncer at most.",
         unit="connections",
         minimum=1,
         maximum=1000,
         default=16,
         change=Change.LIVE,
-        rule="counts twice in the sum under PGBOUNCER_MAX_CLIENT_CONNECTIONS",
+        rule="counts API_PROCESSES + 1 times in the sum under PGBOUNCER_MAX_CLIENT_CONNECTIONS",
         listed=True,
     ),
     Setting(
@@ -121,7 +138,7 @@ SETTINGS: Final = (
     Setting(
         name="API_POOL_MAX_WAITING",
         tier=Tier.API,
-        meaning="Requests that may wait for a connection; the next is refused at once with 503.",
+        meaning="Requests of one process that may wait for a connection; the next is answered 503.",
         unit="requests",
         minimum=1,
         maximum=10_000,
@@ -247,7 +264,7 @@ SETTINGS: Final = (
     Setting(
         name="API_EVENT_STREAMS_MAX",
         tier=Tier.API,
-        meaning="Progress streams open at once; the next is answered 503.",
+        meaning="Progress streams of one process open at once; the next is answered 503.",
         unit="streams",
         minimum=1,
         maximum=10_000,

@@ -1,6 +1,7 @@
 """The control plane of the app, from the operator's side: look at, reload, drain each process.
 
-Every replica has an address of its own behind the service's alias on the control network;
+Every replica has an address of its own behind the service's alias on the control network, and
+of the processes of one container each has a port of its own, the first that of ops.json;
 a command talks to each of them over TLS verified against the private CA, with the token of
 the service. Use it with `processes.everywhere`:
 
@@ -11,14 +12,14 @@ the service. Use it with `processes.everywhere`:
 import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
 
-from infra.ops.clients.processes import OpsSettings, Target, resolve
+from infra.ops.clients.processes import OpsSettings, Target, everywhere, resolve
 from infra.ops.outcome import FailedError
 from infra.ops.waiting import gone, wait_until
 
@@ -31,8 +32,9 @@ CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 5.0
 # Reload opens and closes connections, so it may meet a slow database.
 CHANGE_SECONDS = 15.0
-# The process gives its successor a minute to become ready, and answers a little later.
-RESTART_SECONDS = 75.0
+# A new process has a minute to become ready, a retiring one a minute to end, and both may have to
+# wait for those of another process.
+RESTART_SECONDS = 255.0
 
 
 class ControlError(FailedError):
@@ -90,11 +92,13 @@ class ProcessState:
 class Control:
     """Everything needed to reach the processes; made from ops.json by `connect`.
 
-    `processes` is how many each service should have; fewer targets mean that one is down.
+    `replicas` and `processes` are the containers and the processes that each service should
+    have, as compiled.
     """
 
     port: int
     aliases: dict[str, str]
+    replicas: dict[str, int]
     processes: dict[str, int]
     tokens: dict[str, str] = field(repr=False)
     tls: ssl.SSLContext
@@ -102,13 +106,33 @@ class Control:
     def targets(self, *services: str) -> tuple[Target, ...]:
         """Return every process of the services (of all where none is given).
 
-        A service whose alias names nobody has no target; compare with `processes`.
+        How many a container has is what those that answer say: a change of it may still wait for
+        the restart. Where none answers it is what was compiled. A service whose alias names
+        nobody has no target; see `absent`.
         """
         return tuple(
-            target
+            process
             for service in services or SERVICES
-            for target in resolve(self.aliases[service], self.port)
+            for container in resolve(self.aliases[service], self.port)
+            for process in self._processes_of(container, service)
         )
+
+    def absent(self, *services: str) -> dict[str, str]:
+        """Return, by service that has fewer containers than it should, a line that says so."""
+        found = {one: len(resolve(self.aliases[one], self.port)) for one in services or SERVICES}
+        return {
+            one: f"{count} of {self.replicas[one]} {one} containers have an address"
+            for one, count in found.items()
+            if count < self.replicas[one]
+        }
+
+    def _processes_of(self, container: Target, service: str) -> tuple[Target, ...]:
+        count = self.processes[service] // self.replicas[service]
+        if service == "api":
+            answers = everywhere(numbered(container, count), self.state)
+            said = [int(one.value.settings.get("processes", 1)) for one in answers if one.value]
+            count = max(said, default=count)
+        return numbered(container, count)
 
     def service_of(self, target: Target) -> str:
         """Return the service a target belongs to: "api" or "worker"."""
@@ -189,12 +213,23 @@ def connect(settings: OpsSettings) -> Control:
     return Control(
         port=section["port"],
         aliases={name: one["alias"] for name, one in services.items()},
+        replicas={name: one["replicas"] for name, one in services.items()},
         processes={name: one["processes"] for name, one in services.items()},
         tokens={
             name: Path(one["token_file"]).read_text(encoding="ascii").strip()
             for name, one in services.items()
         },
         tls=tls,
+    )
+
+
+def numbered(container: Target, count: int) -> tuple[Target, ...]:
+    """Return the processes of a container; where it has one, that has the container's name."""
+    if count == 1:
+        return (container,)
+    return tuple(
+        replace(container, name=f"{container.name} process {slot + 1}", port=container.port + slot)
+        for slot in range(count)
     )
 
 

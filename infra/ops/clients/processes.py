@@ -72,13 +72,19 @@ class OpsSettings:
 class Target:
     """One process: the container's name as Docker's DNS has it, and its address.
 
-    `host` is the name that its certificate is checked against.
+    Where a container has several, ` process 2` and so on follows the name. `host` is the name
+    that its certificate is checked against.
     """
 
     name: str
     host: str
     address: str
     port: int
+
+    @property
+    def container(self) -> str:
+        """The name of its container; no such name has a space."""
+        return self.name.partition(" ")[0]
 
     def __str__(self) -> str:
         return self.name if self.name == self.address else f"{self.name} ({self.address})"

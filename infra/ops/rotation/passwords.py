@@ -159,7 +159,7 @@ class PasswordRotation:
             for service, alias in control.aliases.items()
         }
         impostor = replace(control, tokens=tokens)
-        answers = everywhere(impostor.targets(), impostor.state)
+        answers = everywhere(control.targets(), impostor.state)
         return [
             f"{answer.target}: the old token is still accepted" for answer in answers if answer.ok
         ]

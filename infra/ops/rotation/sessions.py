@@ -29,9 +29,7 @@ def require_all(settings: OpsSettings) -> tuple[Target, ...]:
     replicas = pgbouncer.require(settings, int(settings.values["pgbouncer"]["replicas"]))
     app = app_control.connect(settings)
     answers = everywhere(app.targets(), app.state)
-    faults = [answer.error for answer in answers if not answer.ok]
-    if len(answers) != sum(app.processes.values()):
-        faults.append(f"{len(answers)} of {sum(app.processes.values())} app processes run")
+    faults = [answer.error for answer in answers if not answer.ok] + [*app.absent().values()]
     if faults:
         raise RefusedError("; ".join(faults))
     return replicas

@@ -119,9 +119,7 @@ class Collector:
         # All at once: the looks take the same second.
         answers = everywhere(self._control.targets(), self._states)
         found = [_app_process(self._control.service_of(one.target), one) for one in answers]
-        for service, expected in self._control.processes.items():
-            there = sum(one.service == service for one in found)
-            found += [_missing(service) for _ in range(expected - there)]
+        found += [AppProcess(one, one, error=why) for one, why in self._control.absent().items()]
         states = (one.value[-1] for one in answers if one.value)
         minutes = [one.last_minute for one in states if one.last_minute]
         return tuple(found), last_minute(minutes) if minutes else None
@@ -171,10 +169,6 @@ def _with_reserve(host: HostFacts | None, reserve_mb: int) -> HostFacts | None:
     if host is None or host.disk is None:
         return host
     return replace(host, disk=replace(host.disk, reserve=reserve_mb << 20))
-
-
-def _missing(service: str) -> AppProcess:
-    return AppProcess(service, service, error="a process is not running")
 
 
 def _missing_pooler() -> Pooler:

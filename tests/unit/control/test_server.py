@@ -37,7 +37,8 @@ def client_of(running: ControlServer, directory: Path) -> tuple[Control, Target]
     """Return the operators' client and the server as its target."""
     host, port = wait_for(lambda: running.address)
     tls = ssl.create_default_context(cafile=str(directory / "ca.crt"))
-    client = Control(port, {"worker": host}, {"worker": 1}, {"worker": TOKEN}, tls)
+    one = {"worker": 1}
+    client = Control(port, {"worker": host}, one, one, {"worker": TOKEN}, tls)
     wait_for(lambda: answers(client, Target("here", host, host, port)))
     return client, Target("here", host, host, port)
 

@@ -209,9 +209,12 @@ def test_every_file_that_a_service_is_told_of_is_there(compiled: Compiled) -> No
 
 
 def test_the_operator_expects_as_many_processes_as_the_setting_says(tmp_path: Path) -> None:
-    made = compile_stack(write_env(tmp_path, WORKER_REPLICAS=3), tmp_path / "secrets", now=NOW)
+    env = write_env(tmp_path, WORKER_REPLICAS=3, API_CPUS=2, API_PROCESSES=2, API_MEMORY_MB=512)
+    made = compile_stack(env, tmp_path / "secrets", now=NOW)
     services = json.loads(_text(made, "ops/ops.json"))["control"]["services"]
-    assert {name: one["processes"] for name, one in services.items()} == {"api": 1, "worker": 3}
+    assert {name: one["processes"] for name, one in services.items()} == {"api": 2, "worker": 3}
+    assert {name: one["replicas"] for name, one in services.items()} == {"api": 1, "worker": 3}
+    assert json.loads(_text(made, "app/api.json"))["processes"] == 2
 
 
 def test_the_record_of_the_compile_holds_every_setting(compiled: Compiled) -> None:

@@ -9,7 +9,7 @@ import pytest
 from infra.config import catalogue, measured, sizing
 from infra.config.build import check
 from infra.config.settings import Values
-from tests.unit.infra.support import judge, messages, write_env
+from tests.unit.infra.support import REPOSITORY, judge, messages, write_env
 
 Settings = dict[str, Any]
 
@@ -32,6 +32,40 @@ LIMITS: list[tuple[str, Settings, Settings, str]] = [
         {"PGBOUNCER_MAX_CLIENT_CONNECTIONS": 54},
         {"PGBOUNCER_MAX_CLIENT_CONNECTIONS": 53},
         "need 54 client connections",
+    ),
+    (
+        "2 every process of the api has a pool, and a restart one more",
+        {
+            "API_CPUS": 2,
+            "API_PROCESSES": 2,
+            "API_MEMORY_MB": 280,
+            "PGBOUNCER_MAX_CLIENT_CONNECTIONS": 70,
+        },
+        {
+            "API_CPUS": 2,
+            "API_PROCESSES": 2,
+            "API_MEMORY_MB": 280,
+            "PGBOUNCER_MAX_CLIENT_CONNECTIONS": 69,
+        },
+        "API_PROCESSES=2, API_POOL_MAX_SIZE=16, WORKER_REPLICAS=2",
+    ),
+    (
+        "a processor for every process of the api",
+        {"API_CPUS": "1.1", "API_PROCESSES": 2, "API_MEMORY_MB": 512},
+        {"API_CPUS": "1.1", "API_PROCESSES": 3, "API_MEMORY_MB": 512},
+        "API_PROCESSES=3 exceeds API_CPUS=1.1 rounded up",
+    ),
+    (
+        "the processes of the api fit into its container's threads",
+        {"API_CPUS": 2, "API_PROCESSES": 2, "API_MEMORY_MB": 280, "API_THREADS": 309},
+        {"API_CPUS": 2, "API_PROCESSES": 2, "API_MEMORY_MB": 280, "API_THREADS": 310},
+        "need 1026 threads while the api is restarted",
+    ),
+    (
+        "the processes of the api fit into its memory",
+        {"API_CPUS": 2, "API_PROCESSES": 2, "API_MEMORY_MB": 280},
+        {"API_CPUS": 2, "API_PROCESSES": 2, "API_MEMORY_MB": 279},
+        "API_PROCESSES=2 need about 280 MB",
     ),
     (
         "2 connections fit into the open files",
@@ -330,3 +364,9 @@ def test_work_mem_that_postgresql_would_refuse_is_refused(
 ) -> None:
     found = messages(judge(tmp_path, POSTGRES_WORK_MEM_KB=chosen))
     assert (f"POSTGRES_WORK_MEM_KB={chosen} is below 64 kB" in found) == refused
+
+
+def test_the_threads_of_the_api_are_those_that_compose_allows() -> None:
+    compose = (REPOSITORY / "compose.yaml").read_text()
+    service = compose.partition("\n  api:\n")[2].partition("\n\n")[0]
+    assert f"pids_limit: {sizing.API_THREADS_LIMIT}\n" in service

@@ -48,22 +48,32 @@ class Console:
 
 
 class App:
-    """A control plane of one api and one worker; `silent` is who does not answer."""
+    """A control plane of one api container and one worker; `silent` is who does not answer.
 
-    def __init__(self, silent: str = "") -> None:
-        self.processes = {"api": 1, "worker": 1}
+    The api runs `processes` and should have `wanted`, which it takes from a restart on.
+    """
+
+    def __init__(self, silent: str = "", processes: int = 1, wanted: int = 1) -> None:
+        self.replicas = {"api": 1, "worker": 1}
+        self.processes = {"api": wanted, "worker": 1}
+        self.running = processes
         self._silent = silent
         self._age = dict.fromkeys(("api", "worker"), 0)
+        self._ages: dict[int, int] = {}
 
     def targets(self, *services: str) -> tuple[Target, ...]:
-        of = {"api": API, "worker": WORKER}
-        return tuple(of[service] for service in services or of)
+        of = {"api": app_control.numbered(API, self.running), "worker": (WORKER,)}
+        return tuple(target for service in services or of for target in of[service])
+
+    def absent(self, *services: str) -> dict[str, str]:
+        here = {target.host for target in self.targets(*services)}
+        return {one: f"no {one}" for one in services if f"{one}-control" not in here}
 
     def state(self, target: Target) -> ProcessState:
         service = target.host.removesuffix("-control")
-        started = str(self._age[service])
+        started = str(self._age[service] if service == "worker" else self._ages.get(target.port))
         pool = PoolNumbers(service, 0, 0, 0, 0, 0, 0, 0)
-        return ProcessState(target, service, target.name, 1, started, {}, pool, ())
+        return ProcessState(target, service, target.container, target.port, started, {}, pool, ())
 
     def drain(self, target: Target) -> ProcessState:
         if target.name == self._silent:
@@ -71,8 +81,13 @@ class App:
         return self.state(target)
 
     def restart(self, target: Target) -> ProcessState:
-        self._age["api"] += 1
+        self.running = self.processes["api"]
+        self._ages[target.port] = self._ages.get(target.port, 0) + 1
         return self.state(target)
+
+    def replace_api(self, _name: str) -> None:
+        self.running = self.processes["api"]
+        self._ages = {API.port + slot: 1 for slot in range(self.running)}
 
     def replace_worker(self, _name: str) -> None:
         self._age["worker"] += 1
@@ -225,6 +240,59 @@ def test_an_app_restart_first_starts_the_workers_that_are_missing(
     )
     assert document["exit_code"] == Exit.OK
     assert steps == [("start", "worker=1"), ("replace-worker", "worker-1")]
+
+
+@pytest.mark.parametrize(
+    ("running", "wanted", "done"),
+    [
+        (2, 2, ["api-1 process 1: restarted", "api-1 process 2: restarted"]),
+        (1, 2, ["api-1 process 1: restarted", "api-1 process 2: started"]),
+        (3, 2, ["api-1 process 1: restarted", "api-1 process 2: restarted"]),
+        (2, 1, ["api-1: restarted"]),
+    ],
+)
+def test_every_api_process_is_restarted_and_then_there_are_as_many_as_the_settings_say(
+    document_of: Run, monkeypatch: pytest.MonkeyPatch, running: int, wanted: int, done: list[str]
+) -> None:
+    app = use(monkeypatch, App(processes=running, wanted=wanted))
+    document = document_of(
+        lambda request: restart.app(SETTINGS, request, ("api",), new_api_container=False)
+    )
+    assert document["exit_code"] == Exit.OK
+    assert app.running == wanted
+    assert [f"{name}: {what}" for name, what in processes(document)] == done
+
+
+def test_a_new_container_is_asked_for_once_and_all_its_processes_are_awaited(
+    document_of: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = use(monkeypatch, App(processes=2, wanted=2))
+    steps: list[tuple[str, ...]] = []
+
+    def host(_: Operation, *step: str) -> None:
+        steps.append(step)
+        app.replace_api(step[1])
+
+    monkeypatch.setattr(Operation, "ask_host", host)
+    document = document_of(
+        lambda request: restart.app(SETTINGS, request, ("api",), new_api_container=True)
+    )
+    assert document["exit_code"] == Exit.OK
+    assert steps == [("replace-api", "api-1")]
+    assert len(processes(document)) == 2
+
+
+def test_a_surplus_api_process_that_stays_is_a_failure(
+    document_of: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = use(monkeypatch, App(processes=2, wanted=1))
+    monkeypatch.setattr(restart, "_SUCCEED_SECONDS", 0.2)
+    monkeypatch.setattr(app, "targets", lambda *_: app_control.numbered(API, 2))
+    document = document_of(
+        lambda request: restart.app(SETTINGS, request, ("api",), new_api_container=False)
+    )
+    assert document["exit_code"] == Exit.FAILED
+    assert "still there, or not answering: api-1 process 2" in document["faults"][0]
 
 
 class Server:

@@ -20,7 +20,7 @@ ONE = (Target("sluice-pgbouncer-1", "pgbouncer", "192.0.2.1", 6432),)
 def roller(monkeypatch: pytest.MonkeyPatch) -> Roller:
     """Return a roller that finds one replica."""
     monkeypatch.setattr(pgbouncer, "require", lambda *_: ONE)
-    control = Control(9000, {}, {}, {}, ssl.create_default_context())
+    control = Control(9000, {}, {}, {}, {}, ssl.create_default_context())
     return Roller(OpsSettings({"pgbouncer": {"replicas": 1}}), control, Operation("a test"))
 
 

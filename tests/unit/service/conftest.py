@@ -15,6 +15,7 @@ from app.settings import ApiSettings, Live
 
 API: dict[str, Any] = {
     "service": "api",
+    "processes": 1,
     "http": {
         "host": "127.0.0.1",
         "port": 8000,

@@ -71,10 +71,11 @@ class Serving:
 
 
 @contextmanager
-def serving() -> Iterator[Serving]:
-    """Serve for the length of the block."""
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
+def serving(listener: socket.socket | None = None) -> Iterator[Serving]:
+    """Serve for the length of the block, on a socket that is bound or a new one."""
+    if listener is None:
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
     started = threading.Event()
     server = make_server(application, HTTP, on_started=started.set)
     port = int(listener.getsockname()[1])

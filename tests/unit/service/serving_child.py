@@ -18,9 +18,10 @@ from app.api import channel
 
 
 def _turn() -> tuple[int, str]:
-    counter = Path(os.environ["TURNS"])
-    number = len(counter.read_text()) if counter.exists() else 0
-    counter.write_text("x" * (number + 1))
+    # Several processes may begin at once.
+    with Path(os.environ["TURNS"]).open("ab", buffering=0) as counter:
+        counter.write(b"x")
+        number = counter.tell() - 1
     behaviours = os.environ["BEHAVIOURS"].split(",")
     return number, behaviours[min(number, len(behaviours) - 1)]
 
@@ -40,10 +41,16 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--listener", type=int)
     parser.add_argument("--channel", type=int)
+    parser.add_argument("--slot", type=int)
+    parser.add_argument("--seat", type=int)
     parser.add_argument("--replacement", action="store_true")
     options = parser.parse_args()
     end = socket.socket(fileno=options.channel)
     number, behaviour = _turn()
+    shared = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+    for kind in ("counter", "gauge_livesum"):
+        (shared / f"{kind}_{options.seat}.db").touch()
+    (Path(os.environ["TURNS"]).parent / "shared").write_text(str(shared))
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda _number, _frame: stopped.set())
     if behaviour == "fails":

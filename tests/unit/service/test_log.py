@@ -18,7 +18,7 @@ def logging_as_text() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     root.handlers.clear()
-    configure_logging("test", "INFO", "text")
+    configure_logging("test", "INFO", "text", process=2)
     try:
         yield
     finally:
@@ -33,7 +33,7 @@ def test_text_is_one_line_of_time_level_logger_event_and_fields(capsys: Captured
         (line,) = capsys.readouterr().out.splitlines()
         time, rest = line.split(" ", 1)
         assert time.endswith("Z")
-        fields = 'count=3 why="two words" path=/a service=test'
+        fields = 'count=3 why="two words" path=/a service=test process=2'
         assert rest == f"warning  app.some: it happened {fields}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import socket
 
 import pytest
 
@@ -63,3 +64,14 @@ def test_nothing_more_is_accepted() -> None:
         found.thread.join(5)
         with pytest.raises(ConnectionRefusedError):
             _get(found.connect())
+
+
+def test_another_server_on_the_same_socket_goes_on_accepting() -> None:
+    with socket.socket() as shared:
+        shared.bind(("127.0.0.1", 0))
+        with serving(shared.dup()) as one, serving(shared.dup()) as other:
+            one.server.retire()
+            one.thread.join(5)
+            assert not one.thread.is_alive()
+            for _ in range(3):
+                assert _get(other.connect()) == (200, "")

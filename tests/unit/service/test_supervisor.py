@@ -1,7 +1,8 @@
-"""The api's first process: one serving process, replaced without a gap, or kept."""
+"""The api's first process: a serving process in each slot, replaced without a gap, or kept."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -21,10 +22,13 @@ MODULE = "tests.unit.service.serving_child"
 SECONDS = 20.0
 PROGRAM = """
 import sys
+from pathlib import Path
 from app.api import supervisor
 supervisor.READY_SECONDS_MAX = float(sys.argv[2])
-listener, _, module, log_format = sys.argv[1:]
-sys.exit(supervisor.Supervisor(int(listener), module=module, log_format=log_format).run())
+supervisor.AGAIN_SECONDS = 0.2
+listener, _, settings, module, form = sys.argv[1:]
+served = supervisor.Supervisor(int(listener), Path(settings), module=module, log_format=form)
+sys.exit(served.run())
 """
 
 
@@ -50,6 +54,19 @@ class Running:
         turns = self.folder / "turns"
         return len(turns.read_text()) if turns.exists() else 0
 
+    def set_processes(self, count: int) -> None:
+        """Have the settings file say another number."""
+        (self.folder / "api.json").write_text(json.dumps({"processes": count}))
+
+    def answering(self) -> set[str]:
+        """Return the numbers of the processes that answer."""
+        return {self.ask() for _ in range(20)}
+
+    def shared(self) -> list[str]:
+        """Return the names of the files that processes share metrics in."""
+        folder = Path((self.folder / "shared").read_text())
+        return sorted(path.name for path in folder.iterdir())
+
     def end(self) -> tuple[int, str]:
         """Stop it; return its exit code and its log."""
         self.process.send_signal(signal.SIGTERM)
@@ -59,8 +76,14 @@ class Running:
 
 @contextmanager
 def supervised(
-    folder: Path, *behaviours: str, ready_seconds: float = SECONDS, log_format: str = "json"
+    folder: Path,
+    *behaviours: str,
+    processes: int = 1,
+    ready_seconds: float = SECONDS,
+    log_format: str = "json",
 ) -> Iterator[Running]:
+    settings = folder / "api.json"
+    settings.write_text(json.dumps({"processes": processes}))
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         # As a container's start leaves it; the first child listens anew.
@@ -73,6 +96,7 @@ def supervised(
                 PROGRAM,
                 str(listener.fileno()),
                 str(ready_seconds),
+                str(settings),
                 MODULE,
                 log_format,
             ],
@@ -81,6 +105,8 @@ def supervised(
                 "BEHAVIOURS": ",".join(behaviours),
                 "TURNS": str(folder / "turns"),
                 "ANSWER": str(folder / "answer"),
+                # It is killed at the end and leaves there what it would remove.
+                "TMPDIR": str(folder),
             },
             pass_fds=[listener.fileno()],
             stdout=subprocess.PIPE,
@@ -99,9 +125,7 @@ def test_a_successor_takes_over_and_the_first_ends(tmp_path: Path) -> None:
         assert running.ask() == "0"
         running.process.send_signal(signal.SIGHUP)
         # Both take connections until the first has heard that the second serves.
-        running.until(
-            lambda: {running.ask() for _ in range(20)} == {"1"}, "only the second process answers"
-        )
+        running.until(lambda: running.answering() == {"1"}, "only the second process answers")
         code, log = running.end()
     assert code == 0
     assert log.count("process ended") == 2
@@ -180,3 +204,114 @@ def test_its_log_is_text_where_the_settings_say_so(tmp_path: Path) -> None:
         _, log = running.end()
     assert " info     app.api.supervisor: process started pid=" in log
     assert "{" not in log
+
+
+def most_at_once(log: str) -> int:
+    """Return the most processes that a supervisor's log has running at one moment."""
+    most = now = 0
+    for event in (json.loads(line)["event"] for line in log.splitlines()):
+        now += {"process started": 1, "process ended": -1}.get(event, 0)
+        most = max(most, now)
+    return most
+
+
+def test_every_slot_answers_on_the_one_socket(tmp_path: Path) -> None:
+    with supervised(tmp_path, "serves", processes=3) as running:
+        running.until(lambda: running.answering() == {"0", "1", "2"}, "three processes answer")
+        code, log = running.end()
+    assert code == 0
+    assert {json.loads(line)["process"] for line in log.splitlines()} == {1, 2, 3}
+
+
+def test_all_are_replaced_one_after_the_other(tmp_path: Path) -> None:
+    with supervised(tmp_path, "serves", processes=2) as running:
+        running.until(lambda: running.answering() == {"0", "1"}, "two processes answer")
+        running.process.send_signal(signal.SIGHUP)
+        running.until(lambda: running.answering() == {"2", "3"}, "two new processes answer")
+        code, log = running.end()
+    assert code == 0
+    assert most_at_once(log) == 3
+
+
+def test_a_process_that_asks_is_replaced_and_the_others_stay(tmp_path: Path) -> None:
+    with supervised(tmp_path, "asks", "serves", processes=2) as running:
+        running.until(lambda: running.answering() == {"1", "2"}, "one process is new")
+        assert (tmp_path / "answer").read_text() == "('restarted', '')"
+
+
+def test_a_restart_takes_the_number_of_slots_from_the_settings(tmp_path: Path) -> None:
+    with supervised(tmp_path, "serves") as running:
+        running.ask()
+        running.set_processes(3)
+        running.process.send_signal(signal.SIGHUP)
+        running.until(lambda: running.answering() == {"1", "2", "3"}, "two slots more")
+        running.set_processes(1)
+        running.process.send_signal(signal.SIGHUP)
+        running.until(lambda: running.answering() == {"4"}, "one slot is left")
+        code, log = running.end()
+    assert code == 0
+    assert most_at_once(log) == 4
+
+
+def test_an_additional_process_that_cannot_serve_is_tried_again(tmp_path: Path) -> None:
+    with supervised(tmp_path, "serves", "serves", "fails", "serves") as running:
+        running.ask()
+        running.set_processes(2)
+        running.process.send_signal(signal.SIGHUP)
+        running.until(lambda: running.answering() == {"1", "3"}, "both slots have a process")
+
+
+def test_a_restart_with_settings_that_cannot_be_read_keeps_the_number(tmp_path: Path) -> None:
+    with supervised(tmp_path, "serves", processes=2) as running:
+        running.until(lambda: running.answering() == {"0", "1"}, "two processes answer")
+        (tmp_path / "api.json").write_text("{")
+        running.process.send_signal(signal.SIGHUP)
+        running.until(lambda: running.answering() == {"2", "3"}, "two new processes answer")
+
+
+def test_a_process_that_dies_is_replaced_while_the_others_answer(tmp_path: Path) -> None:
+    with supervised(tmp_path, "dies", "serves", processes=2) as running:
+        running.until(lambda: running.answering() == {"1", "2"}, "the slot has a new process")
+        assert running.process.poll() is None
+
+
+def test_a_slot_whose_process_cannot_come_back_is_tried_again_while_others_serve(
+    tmp_path: Path,
+) -> None:
+    with supervised(tmp_path, "dies", "serves", "fails", "serves", processes=2) as running:
+        running.until(lambda: running.answering() == {"1", "3"}, "the slot has a process again")
+        assert running.process.poll() is None
+
+
+def test_one_of_several_first_processes_that_cannot_serve_ends_the_supervisor(
+    tmp_path: Path,
+) -> None:
+    with supervised(tmp_path, "serves", "fails", processes=2) as running:
+        assert running.process.wait(timeout=SECONDS) == 3
+
+
+def test_all_stay_when_the_first_replacement_fails(tmp_path: Path) -> None:
+    with supervised(tmp_path, "serves", "serves", "fails", "serves", processes=2) as running:
+        running.until(lambda: running.answering() == {"0", "1"}, "two processes answer")
+        running.set_processes(1)
+        running.process.send_signal(signal.SIGHUP)
+        running.until(lambda: running.started() == 3, "a third process is started")
+        running.until(lambda: running.answering() == {"0", "1"}, "the two still answer")
+        _, log = running.end()
+    assert running.started() == 3
+    assert log.count("not restarted; the old process goes on") == 2
+
+
+def test_what_the_dead_have_counted_stays_and_their_seats_are_taken_again(tmp_path: Path) -> None:
+    with supervised(tmp_path, "serves", processes=2) as running:
+        running.until(lambda: running.answering() == {"0", "1"}, "two processes answer")
+        running.process.send_signal(signal.SIGHUP)
+        running.until(lambda: running.answering() == {"2", "3"}, "two new processes answer")
+        running.process.send_signal(signal.SIGHUP)
+        running.until(lambda: running.answering() == {"4", "5"}, "two newer processes answer")
+        counters = [f"counter_{seat}.db" for seat in range(3)]
+        running.until(lambda: len(running.shared()) == 5, "the retired have ended")
+        assert [name for name in running.shared() if name.startswith("counter")] == counters
+        folder = Path((tmp_path / "shared").read_text())
+        running.end()
+    assert not folder.exists()
