@@ -13,6 +13,7 @@ from app.api.context import RequestContext, Services
 from app.api.errors import register_handlers
 from app.api.models import ErrorBody
 from app.database import Database, make_database, open_or_warn
+from app.hint import HintSender
 from app.metrics import HttpMetrics, make_registry
 from app.server import Health
 from app.settings import ApiSettings, Live
@@ -39,7 +40,7 @@ def create_app(
     """
     registry = make_registry()
     pool = database or make_database(live.current, registry)
-    services = Services(live, pool, registry, opening)
+    services = Services(live, pool, registry, HintSender(live.current.hints), opening)
     app = FastAPI(
         title="Sluice risk service", version="1", description=DESCRIPTION, lifespan=_lifespan
     )
@@ -118,7 +119,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     services: Services = app.state.services
     to_thread.current_default_thread_limiter().total_tokens = services.settings.http.threads
     await to_thread.run_sync(services.opening, services.database)
+    services.hints.start()
     try:
         yield
     finally:
+        await to_thread.run_sync(services.hints.close)
         await to_thread.run_sync(services.database.close, CLOSE_SECONDS)

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import unavailable_response
 from app.database import Database, open_or_warn
+from app.hint import HintSender
 from app.log import get_logger
 from app.metrics import HttpMetrics, LastMinute
 from app.pool import Deadline
@@ -143,6 +144,7 @@ class Services:
     live: Live[ApiSettings]
     database: Database
     registry: CollectorRegistry
+    hints: HintSender
     opening: Callable[[Database], None] = open_or_warn
     # Set when this process makes way for a new one: streams end, their clients come back.
     ending: bool = False
