@@ -18,7 +18,7 @@ ifeq ($(CA_BUNDLE),)
 unexport CA_BUNDLE
 endif
 
-.PHONY: help assess up build check project plan apply preset down destroy logs ps status restart-postgres restart-pgbouncer restart-app rotate-passwords rotate-certificates restore-secrets scale-pgbouncer reconnect load-reference psql free-disk lint test test-all test-unit engine bench-pool load load-sql compare isolation tune soak report results
+.PHONY: help assess up build check project plan apply preset down destroy logs ps status restart-postgres restart-pgbouncer restart-app rotate-passwords rotate-certificates restore-secrets scale-pgbouncer reconnect load-reference psql free-disk lint test test-all test-unit engine bench-pool bench-writes load load-sql compare isolation tune soak report results
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -98,6 +98,9 @@ scale-pgbouncer: ## Run another number of PgBouncer replicas: N=3
 
 bench-pool: check ## What a checkout costs against three other ways
 	@$(COMPOSE) --progress quiet run --rm --no-deps --no-TTY api python -m app.pool.benchmark --settings /etc/sluice/api.json
+
+bench-writes: check ## What storing a batch of results costs against a COPY of its rows
+	@$(COMPOSE) --progress quiet run --rm --no-deps --no-TTY worker python -m app.assessments.benchmark --settings /etc/sluice/worker.json
 
 load: check ## Load on the api: [USERS=20] [SHAPE=spike] [WEB_PORT=N]
 	@loadtest/run load

@@ -110,6 +110,7 @@ class WorkSettings(Section):
     batch_tasks: int = Field(ge=1)
     lease_seconds: float = Field(gt=0)
     poll_interval_seconds: float = Field(gt=0)
+    poll_interval_max_seconds: float = Field(gt=0)
     attempts_max: int = Field(ge=1)
     retry_delay_seconds: float = Field(ge=0)
     batch_deadline_seconds: float = Field(gt=0)
@@ -124,6 +125,15 @@ class WorkSettings(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _pauses_grow(self) -> "WorkSettings":
+        if self.poll_interval_seconds > self.poll_interval_max_seconds:
+            raise ValueError(
+                f"poll_interval_seconds={self.poll_interval_seconds} exceeds "
+                f"poll_interval_max_seconds={self.poll_interval_max_seconds}"
+            )
+        return self
+
 
 class ControlSettings(Section):
     """The operators' control plane: where it listens, as whom, and the token it asks for."""
@@ -133,6 +143,13 @@ class ControlSettings(Section):
     certificate_file: str = Field(min_length=1)
     key_file: str = Field(min_length=1)
     token_file: str = Field(min_length=1)
+
+
+class HintSettings(Section):
+    """Where hints go (api: the name of the workers) or are listened for (worker: an address)."""
+
+    host: str = Field(min_length=1)
+    port: int = Field(ge=0, le=65535)
 
 
 class ApiSettings(Section):
@@ -146,6 +163,7 @@ class ApiSettings(Section):
     limits: LimitSettings
     log: LogSettings
     control: ControlSettings
+    hints: HintSettings
 
 
 class WorkerSettings(Section):
@@ -158,6 +176,7 @@ class WorkerSettings(Section):
     worker: WorkSettings
     log: LogSettings
     control: ControlSettings
+    hints: HintSettings
 
     @model_validator(mode="after")
     def _threads_have_connections(self) -> "WorkerSettings":
@@ -240,6 +259,7 @@ LIVE_FIELDS = frozenset(
         "worker.batch_tasks",
         "worker.lease_seconds",
         "worker.poll_interval_seconds",
+        "worker.poll_interval_max_seconds",
         "worker.attempts_max",
         "worker.retry_delay_seconds",
         "worker.batch_deadline_seconds",

@@ -226,6 +226,12 @@ def _isolation(
     ratio_max: Annotated[
         float, typer.Option(help="Threshold of the p99's ratio.", envvar="MAX_RATIO")
     ] = 2.0,
+    submissions: Annotated[
+        int, typer.Option(help="On the idle stack, one by one.", envvar="SUBMISSIONS", min=1)
+    ] = 100,
+    idle_seconds: Annotated[
+        float, typer.Option(help="Without any request.", envvar="IDLE_SECONDS")
+    ] = 60.0,
 ) -> None:
     """Latency of requests while the batch pool is full; exit code 1 above the ratio."""
     from loadtest.measure.isolation import Isolation, run
@@ -236,6 +242,8 @@ def _isolation(
         rate=rate,
         batch_clients=batch_clients,
         ratio_max=ratio_max,
+        submissions=submissions,
+        idle_seconds=idle_seconds,
     )
     sys.exit(run(options, run_directory()))
 

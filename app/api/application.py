@@ -16,6 +16,7 @@ from app.api.errors import register_handlers
 from app.api.models import ErrorBody
 from app.api.sharing import SharedMetrics
 from app.database import Database, make_database, open_or_warn
+from app.hint import HintSender
 from app.metrics import HttpMetrics, make_registry
 from app.server import Health
 from app.settings import ApiSettings, Live
@@ -44,8 +45,9 @@ def create_app(
     """
     registry = make_registry()
     pool = database or make_database(live.current, registry)
+    hints = HintSender(live.current.hints)
     shared = SharedMetrics(registry) if sharing else None
-    services = Services(live, pool, registry, opening, shared)
+    services = Services(live, pool, registry, hints, opening, shared)
     app = FastAPI(
         title="Sluice risk service", version="1", description=DESCRIPTION, lifespan=_lifespan
     )
@@ -125,9 +127,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     services: Services = app.state.services
     to_thread.current_default_thread_limiter().total_tokens = services.settings.http.threads
     await to_thread.run_sync(services.opening, services.database)
+    services.hints.start()
     try:
         # Until before the pool closes: a closed one is no longer collected.
         async with services.shared.copying() if services.shared else contextlib.nullcontext():
             yield
     finally:
+        await to_thread.run_sync(services.hints.close)
         await to_thread.run_sync(services.database.close, CLOSE_SECONDS)

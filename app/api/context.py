@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.errors import unavailable_response
 from app.api.sharing import SharedMetrics
 from app.database import Database, open_or_warn
+from app.hint import HintSender
 from app.log import get_logger
 from app.metrics import HttpMetrics, LastMinute
 from app.pool import Deadline
@@ -144,6 +145,7 @@ class Services:
     live: Live[ApiSettings]
     database: Database
     registry: CollectorRegistry
+    hints: HintSender
     opening: Callable[[Database], None] = open_or_warn
     shared: SharedMetrics | None = None
     # Set when this process makes way for a new one: streams end, their clients come back.

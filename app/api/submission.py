@@ -62,6 +62,8 @@ def submit_assessment(
         raise InvalidRequestError(list(_outside(request, error))) from error
     if accepted.request_hash != submission.request_hash:
         raise InvalidRequestError([_other_request(idempotency_key)])
+    if accepted.assessment_id == submission.assessment_id:
+        services.hints.send()
     return _answer(accepted, submission)
 
 

@@ -259,22 +259,37 @@ def _batch(rows: Sequence[tuple[Any, ...]], token: str) -> Batch | None:
     )
 
 
-FINISH = """
+# Scalar subqueries are looked up by assessment, whatever the statistics say. EXISTS is not: the
+# planner may read all tasks once and hash them, and then the finished ones cost most. SKIP LOCKED,
+# because who has an assessment locked ends it, or has just claimed a task of it.
+FINISH_ALL = """
 UPDATE risk.assessments AS assessment
-SET status = CASE WHEN EXISTS (
-                      SELECT FROM risk.tasks AS task
+SET status = CASE WHEN (
+                      SELECT true
+                      FROM risk.tasks AS task
                       WHERE task.assessment_id = assessment.assessment_id
-                        AND task.state = 'failed')
+                        AND task.state = 'failed'
+                      LIMIT 1)
                   THEN 'failed' ELSE 'succeeded' END,
     finished_at = now()
-WHERE assessment.finished_at IS NULL
-  AND (%(assessment_id)s::uuid IS NULL OR assessment.assessment_id = %(assessment_id)s)
-  AND NOT EXISTS (
-      SELECT FROM risk.tasks AS task
-      WHERE task.assessment_id = assessment.assessment_id
-        AND task.state IN ('queued', 'running'))
+WHERE assessment.assessment_id = ANY (ARRAY(
+    SELECT live.assessment_id
+    FROM risk.assessments AS live
+    WHERE live.finished_at IS NULL
+      AND (
+          SELECT true
+          FROM risk.tasks AS task
+          WHERE task.assessment_id = live.assessment_id
+            AND task.state IN ('queued', 'running')
+          LIMIT 1) IS NULL
+    FOR UPDATE SKIP LOCKED))
 RETURNING assessment.assessment_id, assessment.status
 """
+FINISH_ONE = FINISH_ALL.replace(
+    "WHERE live.finished_at IS NULL",
+    "WHERE live.assessment_id = %(assessment_id)s AND live.finished_at IS NULL",
+)
+LOST_MAX = 1000
 
 # What a task did to the workers that held it is not known here; that it never came
 # back within its lease, as often as allowed, can.
@@ -290,6 +305,7 @@ FROM (
     WHERE lost.state IN ('queued', 'running')
       AND lost.attempt >= %(attempts_max)s
       AND (lost.state = 'queued' OR lost.lease_expires_at < now())
+    LIMIT %(lost_max)s
     FOR UPDATE SKIP LOCKED
 ) AS lost
 WHERE (task.assessment_id, task.site_no, task.scenario, task.year)
@@ -307,12 +323,15 @@ def finish(connection: Work, assessment_id: UUID | None) -> Ended:
     Returns (assessment_id, status) of each that ended now. Run it after the commit that
     ended a task: before, two workers could each still see the other's task as open.
     """
-    return connection.execute(FINISH, {"assessment_id": assessment_id}).fetchall()
+    if assessment_id is None:
+        return connection.execute(FINISH_ALL).fetchall()
+    return connection.execute(FINISH_ONE, {"assessment_id": assessment_id}).fetchall()
 
 
 def fail_lost(connection: Work, attempts_max: int) -> Lost:
-    """Fail the tasks that lost their lease on the last attempt.
+    """Fail tasks that lost their lease on the last attempt, at most LOST_MAX at a time.
 
     Returns (assessment_id, site_no, scenario, year, error) of each.
     """
-    return connection.execute(FAIL_LOST, {"attempts_max": attempts_max}).fetchall()
+    parameters = {"attempts_max": attempts_max, "lost_max": LOST_MAX}
+    return connection.execute(FAIL_LOST, parameters).fetchall()

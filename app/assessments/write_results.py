@@ -1,4 +1,4 @@
-"""Writing results: three set-based upserts per batch, one array per column."""
+"""Writing results: one statement per batch for all three tables, one array per column."""
 
 from collections.abc import Iterable, Sequence
 from uuid import UUID
@@ -9,62 +9,51 @@ from app.database import Work
 # Lists of missing names travel as one text a row: arrays of arrays must be rectangular.
 SEPARATOR = "|"
 
-WRITE_EXPOSURE = """
-INSERT INTO risk.exposure_results (
-    assessment_id, site_no, scenario, year, risk_type, exposure_score, missing_inputs)
-SELECT %(assessment_id)s, %(site_no)s, scenario, year, risk_type, exposure_score,
-       string_to_array(missing, '|')
-FROM unnest(%(scenarios)s::risk.scenario[], %(years)s::smallint[],
-            %(risk_types)s::risk.risk_type[], %(exposure_scores)s::double precision[],
-            %(exposure_missing)s::text[])
-     AS result (scenario, year, risk_type, exposure_score, missing)
-ON CONFLICT (assessment_id, site_no, scenario, year, risk_type) DO UPDATE
-SET exposure_score = excluded.exposure_score, missing_inputs = excluded.missing_inputs
-"""
-
-WRITE_VULNERABILITY = """
-INSERT INTO risk.vulnerability_results (
-    assessment_id, site_no, scenario, year, risk_type, vulnerability_score, missing_inputs)
-SELECT %(assessment_id)s, %(site_no)s, scenario, year, risk_type, vulnerability_score,
-       string_to_array(missing, '|')
-FROM unnest(%(scenarios)s::risk.scenario[], %(years)s::smallint[],
-            %(risk_types)s::risk.risk_type[], %(vulnerability_scores)s::double precision[],
-            %(vulnerability_missing)s::text[])
-     AS result (scenario, year, risk_type, vulnerability_score, missing)
-ON CONFLICT (assessment_id, site_no, scenario, year, risk_type) DO UPDATE
-SET vulnerability_score = excluded.vulnerability_score,
-    missing_inputs = excluded.missing_inputs
-"""
-
-WRITE_AAL = """
+# One round trip, and what the tables share is sent and read once. No ON CONFLICT: under the fence
+# that goes before it a task is done once, and its rows are written with that. To look for a row
+# that cannot be there cost a quarter of the time.
+WRITE = """
+WITH result AS MATERIALIZED (
+    SELECT %(assessment_id)s::uuid AS assessment_id, %(site_no)s::smallint AS site_no, batch.*
+    FROM unnest(%(scenarios)s::risk.scenario[], %(years)s::smallint[],
+                %(risk_types)s::risk.risk_type[],
+                %(exposure_scores)s::double precision[], %(exposure_missing)s::text[],
+                %(vulnerability_scores)s::double precision[], %(vulnerability_missing)s::text[],
+                %(hazard_scores)s::double precision[], %(base_aals)s::double precision[],
+                %(final_aals)s::double precision[], %(expected_losses)s::double precision[],
+                %(integrated_risks)s::double precision[], %(risk_levels)s::risk.risk_level[],
+                %(aal_missing)s::text[])
+         AS batch (scenario, year, risk_type, exposure_score, exposure_missing,
+                   vulnerability_score, vulnerability_missing, hazard_score, base_aal, final_aal,
+                   expected_loss, integrated_risk, risk_level, aal_missing)
+), exposure AS (
+    INSERT INTO risk.exposure_results (
+        assessment_id, site_no, scenario, year, risk_type, exposure_score, missing_inputs)
+    SELECT assessment_id, site_no, scenario, year, risk_type, exposure_score,
+           string_to_array(exposure_missing, '|')
+    FROM result
+), vulnerability AS (
+    INSERT INTO risk.vulnerability_results (
+        assessment_id, site_no, scenario, year, risk_type, vulnerability_score, missing_inputs)
+    SELECT assessment_id, site_no, scenario, year, risk_type, vulnerability_score,
+           string_to_array(vulnerability_missing, '|')
+    FROM result
+)
 INSERT INTO risk.aal_scaled_results (
     assessment_id, site_no, scenario, year, risk_type, hazard_score, base_aal, final_aal,
     expected_loss, integrated_risk, risk_level, missing_inputs)
-SELECT %(assessment_id)s, %(site_no)s, scenario, year, risk_type, hazard_score, base_aal,
-       final_aal, expected_loss, integrated_risk, risk_level, string_to_array(missing, '|')
-FROM unnest(%(scenarios)s::risk.scenario[], %(years)s::smallint[],
-            %(risk_types)s::risk.risk_type[], %(hazard_scores)s::double precision[],
-            %(base_aals)s::double precision[], %(final_aals)s::double precision[],
-            %(expected_losses)s::double precision[],
-            %(integrated_risks)s::double precision[],
-            %(risk_levels)s::risk.risk_level[], %(aal_missing)s::text[])
-     AS result (scenario, year, risk_type, hazard_score, base_aal, final_aal,
-                expected_loss, integrated_risk, risk_level, missing)
-ON CONFLICT (assessment_id, site_no, scenario, year, risk_type) DO UPDATE
-SET hazard_score = excluded.hazard_score, base_aal = excluded.base_aal,
-    final_aal = excluded.final_aal, expected_loss = excluded.expected_loss,
-    integrated_risk = excluded.integrated_risk, risk_level = excluded.risk_level,
-    missing_inputs = excluded.missing_inputs
+SELECT assessment_id, site_no, scenario, year, risk_type, hazard_score, base_aal, final_aal,
+       expected_loss, integrated_risk, risk_level, string_to_array(aal_missing, '|')
+FROM result
 """
 
 
 def write_results(
     connection: Work, assessment_id: UUID, site_no: int, entries: Sequence[TaskResults]
 ) -> None:
-    """Insert or replace every result row of the given tasks."""
+    """Insert every result row of the given tasks, of which none has any yet."""
     columns = {"assessment_id": assessment_id, "site_no": site_no, **_columns(entries)}
-    for statement in (WRITE_EXPOSURE, WRITE_VULNERABILITY, WRITE_AAL):
-        connection.execute(statement, columns)
+    connection.execute(WRITE, columns)
 
 
 def _columns(entries: Sequence[TaskResults]) -> dict[str, str]:

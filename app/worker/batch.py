@@ -81,8 +81,8 @@ class BatchRunner:
     def _settings(self) -> WorkSettings:
         return self._live.current.worker
 
-    def process(self, batch: Batch) -> None:
-        """Assess and store a batch within its deadline.
+    def process(self, batch: Batch) -> int:
+        """Assess and store a batch within its deadline; return how many tasks are tried again.
 
         A task that raises is recorded and queued again or failed. DatabaseUnavailable
         escapes, and so does a psycopg.Error that no data of the task can explain; the batch
@@ -93,26 +93,27 @@ class BatchRunner:
         with structlog.contextvars.bound_contextvars(**_context(batch)):
             log.info("batch started")
             try:
-                self._work(batch, deadline)
+                retried = self._work(batch, deadline)
             except FenceRefusedError:
                 self._metrics.fenced.inc(len(batch.tasks))
                 log.warning("fence refused", seconds=_since(started))
+                return 0
             except DatabaseUnavailable as error:
                 log.warning("batch given up", reason=error.reason, seconds=_since(started))
                 raise
-            else:
-                self._metrics.batch_seconds.observe(time.monotonic() - started)
-                log.info("batch completed", seconds=_since(started))
+            self._metrics.batch_seconds.observe(time.monotonic() - started)
+            log.info("batch completed", seconds=_since(started))
+            return retried
 
-    def _work(self, batch: Batch, deadline: Deadline) -> None:
+    def _work(self, batch: Batch, deadline: Deadline) -> int:
         results, failures = self._assess(batch, deadline)
         try:
-            self._store(batch, results, failures, deadline)
+            return self._store(batch, results, failures, deadline)
         except REFUSALS as error:
             # A row that the tables refuse. Which task it belongs to shows on the next
             # attempt, where each comes alone.
             log.exception("results were refused by the database")
-            self._store(batch, [], _all_failed(batch, error), deadline)
+            return self._store(batch, [], _all_failed(batch, error), deadline)
 
     def _assess(
         self, batch: Batch, deadline: Deadline
@@ -151,7 +152,7 @@ class BatchRunner:
         results: Sequence[TaskResults],
         failures: Sequence[TaskFailure],
         deadline: Deadline,
-    ) -> None:
+    ) -> int:
         # Read once: the setting may change between the commit and its lookup.
         attempts_max = self._settings.attempts_max
 
@@ -187,6 +188,7 @@ class BatchRunner:
         except Exception:
             # The outcome is stored: a wrong figure must not end the thread, and the process.
             log.exception("outcome is stored but not counted", code="accounting_failed")
+        return len(failures) - failed
 
     def _read(self, name: str, work: Callable[[Work], T], deadline: Deadline) -> T:
         def attempt() -> T:

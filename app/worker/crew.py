@@ -16,12 +16,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from app.database import Database, open_or_warn
+from app.hint import HintListener
 from app.log import get_logger
 from app.metrics import WorkMetrics
 from app.pool import DatabaseUnavailable, Deadline
 from app.server import Health
 from app.settings import Live, WorkerSettings, WorkSettings
 from app.worker.batch import BatchRunner
+from app.worker.idle import Idle
 from app.worker.loop import CALL_SECONDS, Shared, WorkLoop
 
 RELEASE_SECONDS = 3.0
@@ -46,7 +48,9 @@ class Crew:
         self._on_crash = on_crash
         self._stop = threading.Event()
         runner = BatchRunner(database, live, metrics)
-        shared = Shared(database, live, metrics, runner, self._stop)
+        self._idle = Idle(lambda: self._settings, CALL_SECONDS)
+        self._hints = HintListener(live.current.hints, self._idle.call)
+        shared = Shared(database, live, metrics, runner, self._stop, self._idle)
         host = f"{socket.gethostname()}:{os.getpid()}"
         self._loops = [WorkLoop(shared, f"{host}:{n}") for n in range(self._settings.threads)]
         # Daemons, so that one stuck in a call cannot keep a stopped process alive.
@@ -65,15 +69,18 @@ class Crew:
         open_or_warn(self._database)
         for thread in self._threads:
             thread.start()
+        self._hints.start()
         log.info("working", threads=len(self._threads))
 
     def stop_claiming(self) -> None:
         """Let no thread claim another batch; returns at once."""
         self._stop.set()
+        self._idle.stop()
 
     def shut_down(self) -> None:
         """Wait for batches in hand, give back what does not end in time, close the pool."""
         self.stop_claiming()
+        self._hints.close()
         deadline = Deadline.after(self._settings.shutdown_grace_seconds)
         for thread in self._threads:
             thread.join(deadline.remaining())

@@ -17,10 +17,13 @@ from app.metrics import WorkMetrics
 from app.pool import DatabaseUnavailable, Deadline
 from app.settings import Live, WorkerSettings, WorkSettings
 from app.worker.batch import BatchRunner, jittered
+from app.worker.idle import Idle
 
 CALL_SECONDS = 10.0
 BACKOFF_FIRST_SECONDS = 0.2
 BACKOFF_MAX_SECONDS = 2.0
+# At most so often, and no more often than an idle worker polls: what lost its last lease fails
+# within WORKER_POLL_INTERVAL_MAX_MS, as what lost another is claimed again.
 SWEEP_SECONDS = 2.0
 # So often the database may go away under a task before that uses up an attempt of it.
 INTERRUPTIONS_MAX = 5
@@ -83,6 +86,7 @@ class Shared:
     metrics: WorkMetrics
     runner: BatchRunner
     stop: threading.Event
+    idle: Idle
     quarantine: threading.Lock = field(default_factory=threading.Lock)
     sweep: SweepTimer = field(default_factory=lambda: SweepTimer(SWEEP_SECONDS))
     interruptions: Interruptions = field(default_factory=Interruptions)
@@ -104,6 +108,7 @@ class WorkLoop:
         self._unfinished: UUID | None = None
         # The token of a claim without an answer: what it leased, if anything, nobody works on.
         self._unanswered: str | None = None
+        self._idle = False
         self.in_hand: Batch | None = None
         self.last_turn_at = time.monotonic()
 
@@ -111,19 +116,20 @@ class WorkLoop:
         """Take turns until the stop event is set; only a bug of ours escapes."""
         while not self._shared.stop.is_set():
             self.last_turn_at = time.monotonic()
+            if self._idle and not self._shared.idle.wait():
+                continue
+            self._idle = False
             try:
-                busy = self._turn()
+                self._idle = not self._turn()
                 self._backoff_seconds = BACKOFF_FIRST_SECONDS
             except DatabaseUnavailable as error:
                 self._back_off("database_unavailable", error.reason)
                 self._shared.recovering_until = time.monotonic() + RECOVERY_SECONDS
+                self._shared.idle.expect(RECOVERY_SECONDS)
             except psycopg.Error as error:
                 # A schema that is not there yet, a right that is missing: an operator
                 # fixes those, and the worker goes on.
                 self._back_off("database_error", f"{type(error).__name__}: {error}")
-            else:
-                if not busy:
-                    self._idle()
 
     def _turn(self) -> bool:
         """Do one batch; return False when there was nothing to do."""
@@ -142,6 +148,7 @@ class WorkLoop:
             batch = self._claim(fresh_only=not holding)
             # Whatever fails from here on, the next turn gives it back.
             self.in_hand = batch
+            self._shared.idle.claimed(found=batch is not None)
             if holding and not (batch is not None and batch.retried):
                 quarantine.release()
                 holding = False
@@ -156,7 +163,7 @@ class WorkLoop:
     def _process(self, batch: Batch) -> None:
         self._unfinished = batch.assessment_id
         try:
-            self._shared.runner.process(batch)
+            retried = self._shared.runner.process(batch)
         except psycopg.ProgrammingError:
             # No task's doing: a schema or a right is missing. Given back with the next turn.
             raise
@@ -166,6 +173,8 @@ class WorkLoop:
                 self.in_hand = None
             raise
         self.in_hand = None
+        if retried:
+            self._shared.idle.expect(self._shared.settings.retry_delay_seconds)
         if self._shared.stop.is_set():
             self._finish_previous(None)
 
@@ -253,10 +262,6 @@ class WorkLoop:
             site=batch.site_id,
             tasks=count,
         )
-
-    def _idle(self) -> None:
-        # Jitter keeps threads and replicas from asking in step.
-        self._shared.stop.wait(jittered(self._shared.settings.poll_interval_seconds))
 
     def _back_off(self, kind: str, reason: str) -> None:
         self._shared.metrics.loop_errors.labels(kind).inc()

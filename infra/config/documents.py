@@ -33,6 +33,7 @@ def api(values: Values) -> Section:
         "limits": {"sites_max": values.integer("API_SITES_MAX")},
         "log": _log(values, "API_LOG_LEVEL", "API_LOG_FORMAT"),
         "control": _served("api"),
+        "hints": {"host": names.HINT_ALIAS, "port": names.HINT_PORT},
     }
 
 
@@ -46,6 +47,7 @@ def worker(values: Values) -> Section:
         "worker": _work(values),
         "log": _log(values, "WORKER_LOG_LEVEL", "WORKER_LOG_FORMAT"),
         "control": _served("worker"),
+        "hints": {"host": "0.0.0.0", "port": names.HINT_PORT},  # noqa: S104  # in its container
     }
 
 
@@ -130,6 +132,7 @@ def _work(values: Values) -> Section:
         "batch_tasks": values.integer("WORKER_BATCH_TASKS"),
         "lease_seconds": _seconds(values, "WORKER_LEASE_SECONDS"),
         "poll_interval_seconds": _seconds(values, "WORKER_POLL_INTERVAL_MS"),
+        "poll_interval_max_seconds": _seconds(values, "WORKER_POLL_INTERVAL_MAX_MS"),
         "attempts_max": values.integer("WORKER_TASK_ATTEMPTS_MAX"),
         "retry_delay_seconds": _seconds(values, "WORKER_TASK_RETRY_DELAY_MS"),
         "batch_deadline_seconds": _seconds(values, "WORKER_BATCH_DEADLINE_SECONDS"),

@@ -106,6 +106,9 @@ LOGIN_ROLES: Final = (OWNER, API.role, WORKER.role, MONITOR, OPERATOR)
 POOLED_ROLES: Final = (API.role, WORKER.role, MONITOR, OPERATOR)
 
 CONTROL_PORT: Final = 9000
+# Where every worker listens for hints of the api, on the pool network.
+HINT_ALIAS: Final = "worker-hints"
+HINT_PORT: Final = 9001
 # Each service has a certificate and a token of its own, so that one that was broken into can
 # neither pose as the other nor command it.
 # By service: its alias on the control network, which is also the host name of its certificate.

@@ -95,6 +95,12 @@ def leases(values: Values) -> Iterator[str]:
     yield from shorter(values, "WORKER_TRANSACTION_TIMEOUT_MS", lease, reason)
 
 
+def poll_intervals(values: Values) -> Iterator[str]:
+    """Check that the pauses of an idle worker can grow from the first to the longest."""
+    reason = "the first pause cannot exceed the longest"
+    yield from not_longer(values, "WORKER_POLL_INTERVAL_MS", "WORKER_POLL_INTERVAL_MAX_MS", reason)
+
+
 def below_request_deadline(values: Values) -> Iterator[str]:
     """Check that a dead peer shows within a request, and that a stop waits for requests."""
     deadline = "API_REQUEST_DEADLINE_SECONDS"
@@ -158,6 +164,7 @@ TIME_RULES: Final[tuple[Rule, ...]] = (
     queue_and_statement,
     retries_and_leaks,
     leases,
+    poll_intervals,
     below_request_deadline,
     pgbouncer_waits,
     pool_lifetimes,

@@ -309,6 +309,9 @@ def _worker_sources() -> dict[str, Source]:
         "WORKER_BATCH_TASKS": Source("worker", "worker.batch_tasks"),
         "WORKER_LEASE_SECONDS": Source("worker", "worker.lease_seconds"),
         "WORKER_POLL_INTERVAL_MS": Source("worker", "worker.poll_interval_seconds", _MILLISECONDS),
+        "WORKER_POLL_INTERVAL_MAX_MS": Source(
+            "worker", "worker.poll_interval_max_seconds", _MILLISECONDS
+        ),
         "WORKER_TASK_ATTEMPTS_MAX": Source("worker", "worker.attempts_max"),
         "WORKER_TASK_RETRY_DELAY_MS": Source("worker", "worker.retry_delay_seconds", _MILLISECONDS),
         "WORKER_BATCH_DEADLINE_SECONDS": Source("worker", "worker.batch_deadline_seconds"),

@@ -205,9 +205,11 @@ def rows_from_tables(assessment_id: str) -> Rows:
 
 
 def rows_from_api(rows: Iterable[Mapping[str, Any]]) -> Rows:
-    """Return rows of the api's results in the same form."""
+    """Return rows of the api's results in the same form; a whole number comes as 2, not as 2.0."""
     return {
-        _key(row["scenario"], row["year"], row["risk_type"]): [row[name] for name in FIGURES]
+        _key(row["scenario"], row["year"], row["risk_type"]): [
+            float(row[name]) if isinstance(row[name], int) else row[name] for name in FIGURES
+        ]
         for row in rows
     }
 

@@ -33,6 +33,10 @@ PHASE_COLUMNS = (
     "highest",
     "p99 of idle",
 )
+# What an idle stack may do, and how soon it shall begin what is submitted.
+IDLE_TRANSACTIONS_MAX = 5.0
+START_P95_MS_MAX = 50.0
+IDLE_COLUMNS = ("submissions", "start p50, ms", "p95", "p99", "idle transactions per second")
 ISOLATION_TEXT = (
     "Reads of one assessment's status at a fixed rate, each timed from when it was due. First "
     "with the batch pool idle; then with all its server connections taken by clients that sleep, "
@@ -65,7 +69,9 @@ def isolation(run: RunDirectory, _: Sequence[Series]) -> Content | None:
         {name: Histogram.from_json(one["histogram"]) for name, one in data["phases"].items()},
     )
     section = Section("Requests beside batch work", ISOLATION_TEXT, [table], [chart])
-    return Content(data["options"], _isolation_findings(data), [section], [table])
+    idle = _idle_table(data["idle"])
+    sections = [Section("An idle stack", "", [idle], []), section]
+    return Content(data["options"], _isolation_findings(data), sections, [idle, table])
 
 
 def _load_findings(data: Mapping[str, Any], growth: Mapping[str, Any] | None) -> list[Finding]:
@@ -173,7 +179,30 @@ def _isolation_findings(data: Mapping[str, Any]) -> list[Finding]:
             " times",
         ),
         Finding("no request failed", f"{failures} failed", failures == 0),
+        at_most(
+            f"start of a submission on an idle stack, p95 (<= {START_P95_MS_MAX:g} ms)",
+            data["idle"]["start"]["p95_ms"],
+            START_P95_MS_MAX,
+            " ms",
+        ),
+        at_most(
+            f"transactions of an idle stack (<= {IDLE_TRANSACTIONS_MAX:g} a second)",
+            data["idle"]["transactions_per_second"],
+            IDLE_TRANSACTIONS_MAX,
+            " a second",
+        ),
     ]
+
+
+def _idle_table(data: Mapping[str, Any]) -> Table:
+    """Return the one row of an idle stack."""
+    start = data["start"]
+    row = [start[name] for name in ("count", "p50_ms", "p95_ms", "p99_ms")]
+    note = (
+        "From created_at to started_at, both the database's; health checks of all containers "
+        "are among the transactions."
+    )
+    return Table("Idle", IDLE_COLUMNS, [[*row, data["transactions_per_second"]]], note)
 
 
 def _phases_table(data: Mapping[str, Any]) -> Table:

@@ -33,6 +33,7 @@ ELSEWHERE = {
     "make psql": "tests/ops/test_status_faults.py",
     "make assess": "tests/stack/test_compose.py",
     "make bench-pool": "tests/stack/test_bench_pool.py",
+    "make bench-writes": "tests/stack/test_bench_writes.py",
     "make down": "tests/stack/test_compose.py runs the compose command that it is",
     "make destroy": "would delete what the other tests stand on; refused without CONFIRM below",
 }

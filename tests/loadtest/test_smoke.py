@@ -130,7 +130,16 @@ def test_compare_finds_equal_results_and_counts_failures(runs: list[Path]) -> No
 
 @pytest.mark.slow
 def test_isolation_probes_every_phase(runs: list[Path]) -> None:
-    run = start(runs, "isolation", PHASE_SECONDS=2, REPEATS=1, RATE=10, MAX_RATIO=1000)
+    run = start(
+        runs,
+        "isolation",
+        PHASE_SECONDS=2,
+        REPEATS=1,
+        RATE=10,
+        MAX_RATIO=1000,
+        SUBMISSIONS=3,
+        IDLE_SECONDS=1,
+    )
     assert run.done.returncode == 0, run.done.stderr[-3000:]
     phases = run.read("isolation")["phases"]
     assert [one["all"]["count"] for one in phases.values()] == [20, 20, 20]

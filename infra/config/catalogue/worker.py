@@ -226,12 +226,25 @@ SETTINGS: Final = (
     Setting(
         name="WORKER_POLL_INTERVAL_MS",
         tier=Tier.WORKER,
-        meaning="Pause of an idle thread before it looks for work again.",
+        meaning="Pause of a worker that found nothing before it looks for work again, at first.",
         unit="milliseconds",
         minimum=10,
         maximum=60_000,
         default=500,
         change=Change.LIVE,
+        rule="at most WORKER_POLL_INTERVAL_MAX_MS",
+    ),
+    Setting(
+        name="WORKER_POLL_INTERVAL_MAX_MS",
+        tier=Tier.WORKER,
+        meaning="The pause doubles up to this while nothing is found; submissions do not wait.",
+        unit="milliseconds",
+        minimum=10,
+        maximum=60_000,
+        default=5000,
+        change=Change.LIVE,
+        rule="at least WORKER_POLL_INTERVAL_MS; a dead worker's tasks wait so long beyond "
+        "WORKER_LEASE_SECONDS",
     ),
     Setting(
         name="WORKER_TASK_ATTEMPTS_MAX",

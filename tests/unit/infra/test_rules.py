@@ -110,6 +110,12 @@ LIMITS: list[tuple[str, Settings, Settings, str]] = [
         "WORKER_THREADS=7 exceeds WORKER_POOL_MAX_SIZE=6; a thread would wait for another thread",
     ),
     (
+        "the first pause of an idle worker is at most the longest",
+        {"WORKER_POLL_INTERVAL_MS": 700, "WORKER_POLL_INTERVAL_MAX_MS": 700},
+        {"WORKER_POLL_INTERVAL_MS": 701, "WORKER_POLL_INTERVAL_MAX_MS": 700},
+        "WORKER_POLL_INTERVAL_MS=701 exceeds WORKER_POLL_INTERVAL_MAX_MS=700",
+    ),
+    (
         "5 work_mem fits into memory",
         {"POSTGRES_WORK_MEM_KB": 3942},
         {"POSTGRES_WORK_MEM_KB": 3943},

@@ -66,15 +66,17 @@ API: dict[str, Any] = {
         "key_file": "control.key",
         "token_file": "control.token",
     },
+    "hints": {"host": "127.0.0.1", "port": 0},
 }
 WORKER: dict[str, Any] = {
-    **{name: API[name] for name in ("http", "database", "pool", "log", "control")},
+    **{name: API[name] for name in ("http", "database", "pool", "log", "control", "hints")},
     "service": "worker",
     "worker": {
         "threads": 4,
         "batch_tasks": 40,
         "lease_seconds": 60.0,
         "poll_interval_seconds": 0.01,
+        "poll_interval_max_seconds": 0.02,
         "attempts_max": 3,
         "retry_delay_seconds": 1.0,
         "batch_deadline_seconds": 40.0,

@@ -11,7 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.api.models import AssessmentStatus, AssessmentSummary, ResultsPage
-from app.assessments.read_results import ResultKey, ResultPage, UnknownSiteError
+from app.assessments.read_results import COLUMNS, ResultKey, ResultPage, UnknownSiteError
 from app.assessments.status import FailedTask, SiteProgress, Status
 from app.assessments.submit import Accepted, Area, ReferenceDataMissingError, SitesOutsideAreaError
 from app.pool import CommitOutcomeUnknown, DatabaseUnavailable, DeadlineExceeded, PoolSaturated
@@ -112,26 +112,28 @@ def test_a_status_says_which_tasks_failed(client: TestClient, database: StandInD
     assert answer.failures[0].error == "ValueError: no"
 
 
-ROW = ("seoul", "SSP126", 2030, "drought", 1.5, None, 2.0, 0.1, 0.1, 5.0, None, None, ["building"])
+VALUES = ("seoul", "SSP126", 2030, "drought", 1.5, None, 2, 0.1, 0.1, 5.0, None, None, ["building"])
+ROW = json.dumps(dict(zip(COLUMNS, VALUES, strict=True))).encode()
 
 
 def test_results_link_to_their_next_page(client: TestClient, database: StandInDatabase) -> None:
     key = ResultKey(0, Scenario.SSP126, 2030, RiskType.DROUGHT)
-    database.answers["results"] = ResultPage([ROW], key)
+    database.answers["results"] = ResultPage([ROW, ROW], key)
     answer = client.get(f"{PATH}/{SOME_ID}/results?limit=1&scenario=SSP126&cursor={key.encode()}")
     page = ResultsPage.model_validate(answer.json())
     expected = f"{PATH}/{SOME_ID}/results?limit=1&scenario=SSP126&cursor={key.encode()}"
     assert page.next == expected
     assert answer.headers["link"] == f'<{expected}>; rel="next"'
-    assert page.results[0].exposure_score is None
+    assert [row.exposure_score for row in page.results] == [None, None]
+    assert str(page.assessment_id) == answer.json()["assessment_id"] == str(SOME_ID)
 
 
 def test_results_come_as_csv(client: TestClient, database: StandInDatabase) -> None:
-    database.answers["results"] = ResultPage([("a,b", *ROW[1:])], None)
+    database.answers["results"] = ResultPage([b"seoul", b"busan"], None)
     answer = client.get(f"{PATH}/{SOME_ID}/results?format=csv")
     assert answer.headers["content-type"].startswith("text/csv")
     assert "link" not in answer.headers
-    assert answer.text.splitlines()[1].startswith('"a,b",SSP126,2030,drought,1.5,,2.0,')
+    assert answer.content.decode() == f"{','.join(COLUMNS)}\r\nseoul\r\nbusan\r\n"
 
 
 def test_a_summary_has_the_documented_shape(client: TestClient, database: StandInDatabase) -> None:

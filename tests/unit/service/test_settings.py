@@ -105,6 +105,7 @@ def test_a_log_is_json_unless_said_otherwise_and_never_something_else(
         ("worker", "threads", 17, "a thread would wait for another thread"),
         ("worker", "lease_seconds", 40.0, "a batch outlives its own lease"),
         ("pool", "min_size", 17, "exceeds max_size"),
+        ("worker", "poll_interval_seconds", 9.0, "exceeds poll_interval_max_seconds"),
     ],
 )
 def test_numbers_that_contradict_each_other_are_refused(

@@ -13,12 +13,13 @@ from prometheus_client import CollectorRegistry
 
 from app.assessments.batch import Batch, Task, TaskFailure, TaskResults
 from app.assessments.tasks import FenceRefusedError
+from app.hint import HintSender
 from app.metrics import WorkMetrics
 from app.pool import DatabaseUnavailable, Deadline
 from app.risk import SiteModel
 from app.risk.types import AssetTerms, Scenario, SiteInputs, TaskInputs
-from app.settings import Live, WorkerSettings
-from app.worker import loop
+from app.settings import HintSettings, Live, WorkerSettings
+from app.worker import idle, loop
 from app.worker.batch import AGE_MAX_SECONDS, CELLS_MAX, BatchRunner, SiteModels
 from app.worker.crew import Crew
 from app.worker.loop import INTERRUPTIONS_MAX
@@ -232,6 +233,60 @@ def test_what_a_claim_without_an_answer_leased_is_given_back(workshop: Workshop)
     wait_until(lambda: workshop.count("sluice_tasks_released_total") == 1)
     wait_until(lambda: workshop.called("claim") >= 2)
     assert workshop.called("find claim") == 1
+
+
+def no_polls(workshop: Workshop) -> None:
+    """Have the crew poll once a minute at most."""
+    document = workshop.live.current.model_dump()
+    document["worker"] |= {"poll_interval_seconds": 60.0, "poll_interval_max_seconds": 60.0}
+    workshop.live.replace(WorkerSettings.model_validate(document))
+
+
+def test_a_hint_has_an_idle_worker_claim_at_once(workshop: Workshop) -> None:
+    no_polls(workshop)
+    workshop.crew.start()
+    wait_until(lambda: workshop.called("claim") == 1)
+    workshop.database.answers["claim"] = in_turn(batch(1, 1), None)
+    sender = HintSender(HintSettings(host="127.0.0.1", port=workshop.crew._hints.port))
+    sender.start()
+    sender.send()
+    wait_until(lambda: workshop.called("complete") == 1)
+    sender.close()
+
+
+def test_a_thread_that_waits_is_not_taken_for_one_that_hangs(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(idle, "ATTENDANCE_SECONDS", 0.01)
+    no_polls(workshop)
+    workshop.crew.start()
+    wait_until(lambda: workshop.called("claim") == 1)
+    (worker,) = workshop.crew._loops
+    shown = worker.last_turn_at
+    wait_until(lambda: worker.last_turn_at > shown)
+    assert workshop.called("claim") == 1
+    assert workshop.crew.fault() is None
+
+
+def test_tasks_to_be_tried_again_are_asked_for_when_their_pause_is_over(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected: list[float] = []
+    monkeypatch.setattr(workshop.crew._idle, "expect", expected.append)
+    workshop.database.answers["claim"] = in_turn(batch(1, 1), None)
+    workshop.database.answers["complete"] = in_turn(psycopg.errors.CheckViolation("no"), 0)
+    workshop.crew.start()
+    wait_until(lambda: expected == [workshop.live.current.worker.retry_delay_seconds])
+
+
+def test_after_an_outage_the_end_of_the_recovery_is_not_slept_through(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected: list[float] = []
+    monkeypatch.setattr(workshop.crew._idle, "expect", expected.append)
+    workshop.database.answers["claim"] = in_turn(DatabaseUnavailable("gone", STATE), None)
+    workshop.crew.start()
+    wait_until(lambda: expected == [loop.RECOVERY_SECONDS])
 
 
 def test_a_bug_ends_the_process_and_is_never_silent(workshop: Workshop) -> None:
