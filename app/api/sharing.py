@@ -8,9 +8,9 @@ processes that ran at once. Sizes (gauges) are sums over the processes that live
 removes those of a dead one.
 
 The mode knows nothing of collectors, which the pool, memory, processor time and garbage are read
-from: the pool's counts are plain numbers, because a value in such a file costs several times a
-checkout. They are copied into the files once a second and at each answer, so what is lost with a
-process that is killed is the last second of these. Rejected: to ask the other processes at each
+from: the pool's counts are plain numbers, because one in such a file costs each checkout several
+times as much. They are copied into the files once a second and at each answer, so what is lost with
+a process that is killed is the last second of these. Rejected: to ask the other processes at each
 answer, which loses all that a dead one had counted.
 """
 
@@ -30,6 +30,7 @@ from prometheus_client.samples import Sample
 from app.api.supervisor import METRICS_VARIABLE
 
 COPY_SECONDS = 1.0
+TRIES = 5
 # The others are sums; of these that would say nothing.
 LARGEST = frozenset(
     {"process_start_time_seconds", "process_max_fds", "python_info", "dbpool_unreachable"}
@@ -58,10 +59,11 @@ class SharedMetrics:
     def text(self) -> bytes:
         """Return every metric of all processes as Prometheus text."""
         self.copy()
-        while True:
+        for _ in range(TRIES):
             # A file is empty for an instant when its process begins it.
             with contextlib.suppress(struct.error):
                 return generate_latest(self._shared)
+        return generate_latest(self._shared)
 
     def copy(self) -> None:
         """Bring what was collected since the last time into the files."""

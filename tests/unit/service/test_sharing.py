@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.api import sharing
 from app.pool.metrics import BUCKETS_SECONDS
 
 # A process on a seat: it answers requests, and its pool lends connections. Then it is killed, or
@@ -117,3 +120,19 @@ def test_a_process_goes_on_counting_where_the_last_one_on_its_seat_ended(process
     assert found[REQUESTS] == 4
     assert found["dbpool_discards_totallostrisk"] == 4
     assert found["dbpool_acquire_seconds_countrisk"] == 4
+
+
+def test_a_file_that_another_process_is_about_to_begin_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    answers: list[bytes | None] = [None, b"text"]
+
+    def generate(_: CollectorRegistry) -> bytes:
+        answer = answers.pop(0)
+        if answer is None:
+            raise struct.error
+        return answer
+
+    monkeypatch.setattr(sharing, "generate_latest", generate)
+    assert sharing.SharedMetrics(CollectorRegistry()).text() == b"text"
