@@ -177,18 +177,13 @@ def read_results(
 
     Raises UnknownSiteError for a site that the assessment does not have.
     """
-    found = connection.execute(
-        EXISTS, {"assessment_id": assessment_id, "site_id": wanted.site_id}
-    ).fetchone()
-    if found is None:
-        return None
-    if not found[0]:
-        raise UnknownSiteError
     # One row more shows whether a further page exists.
     parameters = _parameters(assessment_id, wanted, after or BEFORE_ALL, limit + 1)
     with connection.cursor() as cursor, cursor.copy(PAGES[form], parameters) as copy:
         # libpq gives one row at a time, which ends in the server's newline.
         lines = [bytes(row)[:-1] for row in copy]
+    if not lines:
+        return _no_lines(connection, assessment_id, wanted)
     if len(lines) <= limit:
         return ResultPage(lines, None)
     last = lines[limit - 1].decode()
@@ -197,6 +192,17 @@ def read_results(
     else:
         row = dict(zip(COLUMNS, next(csv.reader([last])), strict=True))
     return ResultPage(lines[:limit], _key(connection, assessment_id, row))
+
+
+def _no_lines(connection: Work, assessment_id: UUID, wanted: ResultFilter) -> ResultPage | None:
+    found = connection.execute(
+        EXISTS, {"assessment_id": assessment_id, "site_id": wanted.site_id}
+    ).fetchone()
+    if found is None:
+        return None
+    if not found[0]:
+        raise UnknownSiteError
+    return ResultPage([], None)
 
 
 def _key(connection: Work, assessment_id: UUID, row: Record) -> ResultKey:
@@ -234,6 +240,12 @@ def _parameters(
 
 
 HIGHEST_SHOWN = 10
+
+STATUS = """
+SELECT status
+FROM risk.assessments
+WHERE assessment_id = %(assessment_id)s
+"""
 
 # Each table is aggregated by itself and nine rows are joined: without statistics of a
 # fresh assessment the planner makes a bad join of its rows.
@@ -311,13 +323,17 @@ ORDER BY site.site_no
 """
 
 
-def read_summary(connection: Work, assessment_id: UUID) -> dict[str, Any]:
-    """Return averages by peril, the highest risks, AAL by year and one line per site.
+def read_summary(connection: Work, assessment_id: UUID) -> dict[str, Any] | None:
+    """Return status, averages by peril, the highest risks, AAL by year and one line per site.
 
     A number that rests on rows with missing inputs has their count beside it. Empty
-    lists when there is no such assessment, or no result yet.
+    lists when there is no result yet; None when there is no such assessment. The status is read
+    first: what is read after it is complete when it says that the assessment ended.
     """
     parameters = {"assessment_id": assessment_id}
+    status = connection.execute(STATUS, parameters).fetchone()
+    if status is None:
+        return None
 
     def records(query: str) -> list[dict[str, Any]]:
         with connection.cursor() as cursor:
@@ -327,6 +343,7 @@ def read_summary(connection: Work, assessment_id: UUID) -> dict[str, Any]:
 
     highest = records(HIGHEST)
     return {
+        "status": status[0],
         "averages": records(AVERAGES),
         "highest_risks": highest[:HIGHEST_SHOWN],
         "aal_by_year": records(AAL_BY_YEAR),
