@@ -38,6 +38,7 @@ def create_app() -> typer.Typer:
         "load-sql": _load_sql,
         "compare-lab": _compare_lab,
         "compare-stack": _compare_stack,
+        "idle": _idle,
         "isolation": _isolation,
         "tune-begin": _tune_begin,
         "tune-next": _tune_next,
@@ -214,6 +215,20 @@ def _compare_stack(
     sys.exit(run(runs, site_years, run_directory()))
 
 
+def _idle(
+    submissions: Annotated[
+        int, typer.Option(help="One by one.", envvar="SUBMISSIONS", min=1)
+    ] = 100,
+    idle_seconds: Annotated[
+        float, typer.Option(help="Without any request.", envvar="IDLE_SECONDS")
+    ] = 60.0,
+) -> None:
+    """Start of submissions on an idle stack, and its transactions; they are only reported."""
+    from loadtest.measure.starting import run
+
+    run(run_directory(), submissions=submissions, idle_seconds=idle_seconds)
+
+
 def _isolation(
     phase_seconds: Annotated[
         float, typer.Option(help="Of each phase.", envvar="PHASE_SECONDS")
@@ -226,12 +241,6 @@ def _isolation(
     ratio_max: Annotated[
         float, typer.Option(help="Threshold of the p99's ratio.", envvar="MAX_RATIO")
     ] = 2.0,
-    submissions: Annotated[
-        int, typer.Option(help="On the idle stack, one by one.", envvar="SUBMISSIONS", min=1)
-    ] = 100,
-    idle_seconds: Annotated[
-        float, typer.Option(help="Without any request.", envvar="IDLE_SECONDS")
-    ] = 60.0,
 ) -> None:
     """Latency of requests while the batch pool is full; exit code 1 above the ratio."""
     from loadtest.measure.isolation import Isolation, run
@@ -242,8 +251,6 @@ def _isolation(
         rate=rate,
         batch_clients=batch_clients,
         ratio_max=ratio_max,
-        submissions=submissions,
-        idle_seconds=idle_seconds,
     )
     sys.exit(run(options, run_directory()))
 

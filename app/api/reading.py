@@ -113,11 +113,10 @@ def get_results(
 )
 def get_summary(assessment_id: UUID, services: ServicesDep, deadline: DeadlineDep) -> JSONResponse:
     """Return what the assessment found so far."""
-    status = fetch_status(services, assessment_id, deadline)
     found = _read(
         services, deadline, "summary", lambda connection: read_summary(connection, assessment_id)
     )
-    return JSONResponse({"assessment_id": str(assessment_id), "status": status.status, **found})
+    return JSONResponse({"assessment_id": str(assessment_id), **found})
 
 
 def fetch_status(services: Services, assessment_id: UUID, deadline: Deadline) -> Status:

@@ -22,6 +22,7 @@ from typing import Any
 from app.assessments.batch import Task, TaskResults
 from app.assessments.write_results import write_results
 from app.database import Work, make_database
+from app.log import configure_logging
 from app.metrics import make_registry
 from app.pool import Deadline
 from app.risk.types import RiskLevel, RiskResult, RiskType, Scenario
@@ -55,6 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=100, choices=range(1, ROUNDS_MAX + 1))
     parser.add_argument("--json", action="store_true", help="print JSON instead of a line")
     options = parser.parse_args(arguments)
+    configure_logging("benchmark", "WARNING")
     settings = load_settings(options.settings, WorkerSettings)
     database = make_database(settings, make_registry())
     database.open(deadline=Deadline.after(SECONDS_MAX))

@@ -68,14 +68,12 @@ class Status:
         return sum(site.missing_inputs for site in self.sites)
 
 
-ASSESSMENT = """
-SELECT assessment_id, status, total_tasks, created_at, started_at, finished_at
-FROM risk.assessments
-WHERE assessment_id = %(assessment_id)s
-"""
-
-SITES = """
-SELECT site.site_id, site.latitude, site.longitude, task.total, task.done, task.failed,
+# One statement: one round trip, and one snapshot, so that an assessment that shows as ended never
+# shows tasks still to do.
+PROGRESS = """
+SELECT assessment.assessment_id, assessment.status, assessment.total_tasks,
+       assessment.created_at, assessment.started_at, assessment.finished_at,
+       site.site_id, site.latitude, site.longitude, task.total, task.done, task.failed,
        task.missing_inputs
 FROM (
     SELECT site_no, count(*) AS total,
@@ -88,6 +86,8 @@ FROM (
 ) AS task
 JOIN risk.assessment_sites AS site
      ON site.assessment_id = %(assessment_id)s AND site.site_no = task.site_no
+JOIN risk.assessments AS assessment
+     ON assessment.assessment_id = %(assessment_id)s
 ORDER BY site.site_no
 """
 
@@ -102,18 +102,14 @@ LIMIT %(limit)s
 
 
 def read_status(connection: Work, assessment_id: UUID) -> Status | None:
-    """Return the assessment's progress, None when there is no such assessment.
-
-    The row is read before the counts, so an assessment that shows as ended never shows
-    tasks still to do.
-    """
+    """Return the assessment's progress, None when there is no such assessment."""
     parameters = {"assessment_id": assessment_id, "limit": FAILED_SHOWN_MAX}
-    row = connection.execute(ASSESSMENT, parameters).fetchone()
-    if row is None:
+    rows = connection.execute(PROGRESS, parameters).fetchall()
+    if not rows:
         return None
-    sites = tuple(SiteProgress(*site) for site in connection.execute(SITES, parameters))
+    sites = tuple(SiteProgress(*row[6:]) for row in rows)
     failures: tuple[FailedTask, ...] = ()
     if any(site.failed_tasks for site in sites):
         failures = tuple(FailedTask(*task) for task in connection.execute(FAILURES, parameters))
-    fields: tuple[Any, ...] = (*row, sites, failures)
+    fields: tuple[Any, ...] = (*rows[0][:6], sites, failures)
     return Status(*fields)

@@ -4,6 +4,9 @@ A thread whose turn found nothing waits here. While all wait, one of them polls 
 after WORKER_POLL_INTERVAL_MS, then after pauses that double up to WORKER_POLL_INTERVAL_MAX_MS. A
 claim that found something calls one more thread, whose claim calls the next, until one finds
 nothing; so a submission that one thread notices is soon worked on by all.
+
+What only a poll can notice waits for it: tasks of a worker that died are taken over, or fail, at
+most WORKER_POLL_INTERVAL_MAX_MS after their lease ran out, and a round trip.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Latency of requests with the batch pool idle, full, and at work, in turns; the idle stack first.
+"""Latency of requests with the batch pool idle, full, and at work, in turns.
 
 Requests go at a fixed rate, each timed from the moment it was due: a closed loop would send less
 just when the service is slow, and so not see it (coordinated omission; G. Tene, "How NOT to
@@ -24,7 +24,6 @@ from loadtest import API_URL
 from loadtest.api import assessment, finished, sites, status_url, wait_until
 from loadtest.database import arguments
 from loadtest.figures import Histogram, spread, summary_ms
-from loadtest.measure import starting
 from loadtest.progress import Steps
 from loadtest.run_directory import RunDirectory
 
@@ -47,15 +46,13 @@ DRAIN_SECONDS_MAX = 180.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Isolation:
-    """Phases, requests per second, the highest ratio of p99; what the idle stack is asked."""
+    """Length and number of phases, requests per second, and the highest ratio of p99."""
 
     phase_seconds: float
     repeats: int
     rate: float
     batch_clients: int
     ratio_max: float
-    submissions: int
-    idle_seconds: float
 
 
 @dataclass(slots=True)
@@ -75,7 +72,6 @@ def run(options: Isolation, directory: RunDirectory) -> int:
         JUDGED: lambda: _server_connections_taken(options.batch_clients),
         COMPUTING: _workers_computing,
     }
-    idle = starting.measure(submissions=options.submissions, idle_seconds=options.idle_seconds)
     prober = _Prober(_target())
     prober.probe(rate=options.rate, seconds=WARM_UP_SECONDS)
     seen: dict[str, list[Probed]] = {name: [] for name in phases}
@@ -90,8 +86,7 @@ def run(options: Isolation, directory: RunDirectory) -> int:
                 steps.end(f"{name}: p99 {p99:.1f} ms", options.phase_seconds)
     result = {name: figures(probed) for name, probed in seen.items()}
     found = faults(result, options.ratio_max)
-    document = {"options": asdict(options), "idle": idle, "phases": result, "faults": found}
-    directory.write("isolation", document)
+    directory.write("isolation", {"options": asdict(options), "phases": result, "faults": found})
     for fault in found:
         typer.echo(f"isolation: {fault}", err=True)
     return int(bool(found))

@@ -13,6 +13,7 @@ from loadtest import API_URL
 from loadtest.api import assessment, finished, sites
 from loadtest.database import arguments
 from loadtest.figures import Histogram, summary_ms
+from loadtest.run_directory import RunDirectory
 
 # Long enough that the workers' pauses between polls are the longest, and that idle sessions have
 # reported their transactions (after 10 s).
@@ -22,8 +23,8 @@ GAP_SECONDS = 0.1
 FINISHED_SECONDS_MAX = 60.0
 
 
-def measure(*, submissions: int, idle_seconds: float) -> dict[str, Any]:
-    """Return milliseconds from `created_at` to `started_at`, and transactions a second while idle.
+def run(directory: RunDirectory, *, submissions: int, idle_seconds: float) -> None:
+    """Write milliseconds from `created_at` to `started_at`, and transactions a second while idle.
 
     Both times are the database's. The transactions are all of the server's, those of health checks
     and of this connection included.
@@ -35,7 +36,7 @@ def measure(*, submissions: int, idle_seconds: float) -> dict[str, Any]:
         time.sleep(idle_seconds)
         seconds = time.monotonic() - began
         per_second = (_transactions(connection) - before) / seconds
-    return {"start": summary_ms(starts), "transactions_per_second": per_second}
+    directory.write("idle", {"start": summary_ms(starts), "transactions_per_second": per_second})
 
 
 def _start() -> float:

@@ -60,8 +60,8 @@ def load(run: RunDirectory, _: Sequence[Series]) -> Content | None:
 
 def isolation(run: RunDirectory, _: Sequence[Series]) -> Content | None:
     """Return the page of `make isolation`; None without a result."""
-    data = run.read("isolation")
-    if data is None:
+    data, idle = run.read("isolation"), run.read("idle")
+    if data is None or idle is None:
         return None
     table = _phases_table(data)
     chart = distribution(
@@ -69,9 +69,10 @@ def isolation(run: RunDirectory, _: Sequence[Series]) -> Content | None:
         {name: Histogram.from_json(one["histogram"]) for name, one in data["phases"].items()},
     )
     section = Section("Requests beside batch work", ISOLATION_TEXT, [table], [chart])
-    idle = _idle_table(data["idle"])
-    sections = [Section("An idle stack", "", [idle], []), section]
-    return Content(data["options"], _isolation_findings(data), sections, [idle, table])
+    idle_table = _idle_table(idle)
+    sections = [Section("An idle stack", "", [idle_table], []), section]
+    findings = [*_isolation_findings(data), *_idle_findings(idle)]
+    return Content(data["options"], findings, sections, [idle_table, table])
 
 
 def _load_findings(data: Mapping[str, Any], growth: Mapping[str, Any] | None) -> list[Finding]:
@@ -179,15 +180,21 @@ def _isolation_findings(data: Mapping[str, Any]) -> list[Finding]:
             " times",
         ),
         Finding("no request failed", f"{failures} failed", failures == 0),
+    ]
+
+
+def _idle_findings(data: Mapping[str, Any]) -> list[Finding]:
+    """Return how soon a submission begins, and what an idle stack does."""
+    return [
         at_most(
             f"start of a submission on an idle stack, p95 (<= {START_P95_MS_MAX:g} ms)",
-            data["idle"]["start"]["p95_ms"],
+            data["start"]["p95_ms"],
             START_P95_MS_MAX,
             " ms",
         ),
         at_most(
             f"transactions of an idle stack (<= {IDLE_TRANSACTIONS_MAX:g} a second)",
-            data["idle"]["transactions_per_second"],
+            data["transactions_per_second"],
             IDLE_TRANSACTIONS_MAX,
             " a second",
         ),

@@ -92,7 +92,7 @@ def test_another_request_under_the_same_key_is_refused(
 
 
 def test_an_unknown_assessment_is_404(client: TestClient, database: StandInDatabase) -> None:
-    database.answers |= {"status": None, "results": None}
+    database.answers |= {"status": None, "results": None, "summary": None}
     for tail in ("", "/results", "/summary", "/events"):
         assert client.get(f"{PATH}/{SOME_ID}{tail}").status_code == 404
 
@@ -137,8 +137,8 @@ def test_results_come_as_csv(client: TestClient, database: StandInDatabase) -> N
 
 
 def test_a_summary_has_the_documented_shape(client: TestClient, database: StandInDatabase) -> None:
-    database.answers["status"] = status_of("succeeded")
     database.answers["summary"] = {
+        "status": "succeeded",
         "averages": [],
         "highest_risks": [],
         "aal_by_year": [],
