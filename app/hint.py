@@ -36,6 +36,7 @@ class HintSender:
         self._closed = False
         self._addresses: list[Address] = []
         self._looked_up_at = -math.inf
+        self._unknown: str | None = None
         self._fault: str | None = None
         self._thread = threading.Thread(target=self._run, name="hints", daemon=True)
 
@@ -64,26 +65,32 @@ class HintSender:
 
     def _send(self, sender: socket.socket) -> str | None:
         """Send one hint to each worker; return the last fault, None when there was none."""
-        fault = None
-        try:
-            for address in self._workers():
+        fault = self._look_up()
+        for address in self._addresses:
+            try:
                 sender.sendto(b"", address)
-        except OSError as error:
-            fault = str(error)
+            except OSError as error:
+                fault = str(error)
         return fault
 
-    def _workers(self) -> list[Address]:
-        if self._clock() - self._looked_up_at >= ADDRESSES_SECONDS:
-            self._looked_up_at = self._clock()
-            self._addresses = []
+    def _look_up(self) -> str | None:
+        """Look the workers up where that is due; return why none are known, None when some are."""
+        if self._clock() - self._looked_up_at < ADDRESSES_SECONDS:
+            return self._unknown
+        self._looked_up_at = self._clock()
+        self._addresses, self._unknown = [], None
+        try:
             found = socket.getaddrinfo(
                 self._settings.host,
                 self._settings.port,
                 family=socket.AF_INET,
                 type=socket.SOCK_DGRAM,
             )
+        except OSError as error:
+            self._unknown = str(error)
+        else:
             self._addresses = [(str(entry[4][0]), int(entry[4][1])) for entry in found]
-        return self._addresses
+        return self._unknown
 
     def _note(self, fault: str | None) -> None:
         """Log a fault when it begins, changes or ends."""

@@ -116,11 +116,16 @@ def make_server(
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=max(1, round(http.shutdown_grace_seconds)),
     )
-    # Uvicorn raises the signal again once it has drained; the default action would turn
-    # a clean stop into death by signal.
+    server = Server(config, on_stop, on_started)
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        server.should_exit = True
+
+    # For a signal before uvicorn listens to them. It also raises each again once it has drained,
+    # when the default action would turn a clean stop into death by signal.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: None)
-    return Server(config, on_stop, on_started)
+        signal.signal(number, stop)
+    return server
 
 
 def error_response(
@@ -174,9 +179,10 @@ class Health:
         status = HTTPStatus.SERVICE_UNAVAILABLE
         return error_response(status, "not_ready", fault, headers=retry, pool=pool)
 
-    def metrics(self) -> Response:
+    async def metrics(self) -> Response:
         """Return every metric as Prometheus text."""
-        return Response(self._metrics_text(), media_type=CONTENT_TYPE_LATEST)
+        text = await to_thread.run_sync(self._metrics_text, limiter=self._limiter)
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     def _probe(self) -> str | None:
         if (fault := self._fault()) is not None:

@@ -223,7 +223,7 @@ def _idle(
         float, typer.Option(help="Without any request.", envvar="IDLE_SECONDS")
     ] = 60.0,
 ) -> None:
-    """Start of submissions on an idle stack, and its transactions; they are only reported."""
+    """Start of submissions on an idle stack, and its transactions; judged on the page only."""
     from loadtest.measure.starting import run
 
     run(run_directory(), submissions=submissions, idle_seconds=idle_seconds)

@@ -102,7 +102,7 @@ def _add_operation(app: FastAPI, health: Health) -> None:
     )
     async def metrics() -> Response:
         """Return every metric of all serving processes."""
-        return health.metrics()
+        return await health.metrics()
 
 
 def _add_layers(app: FastAPI, services: Services) -> None:

@@ -19,10 +19,11 @@ import contextlib
 import os
 import struct
 import threading
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from prometheus_client import CollectorRegistry, Metric, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.samples import Sample
@@ -30,7 +31,7 @@ from prometheus_client.samples import Sample
 from app.api.supervisor import METRICS_VARIABLE
 
 COPY_SECONDS = 1.0
-TRIES = 5
+TRIES, AGAIN_SECONDS = 5, 0.02
 # The others are sums; of these that would say nothing.
 LARGEST = frozenset(
     {"process_start_time_seconds", "process_max_fds", "python_info", "dbpool_unreachable"}
@@ -63,6 +64,7 @@ class SharedMetrics:
             # A file is empty for an instant when its process begins it.
             with contextlib.suppress(struct.error):
                 return generate_latest(self._shared)
+            time.sleep(AGAIN_SECONDS)
         return generate_latest(self._shared)
 
     def copy(self) -> None:
@@ -96,12 +98,16 @@ class SharedMetrics:
 
     @contextlib.asynccontextmanager
     async def copying(self) -> AsyncIterator[None]:
-        """Copy every second within the block, and at its end."""
+        """Copy every second within the block, and at its end.
+
+        In a thread of its own: requests that wait for theirs must not hold the numbers back.
+        """
+        own = CapacityLimiter(1)
 
         async def again() -> None:
             while True:
                 await asyncio.sleep(COPY_SECONDS)
-                await to_thread.run_sync(self.copy)
+                await to_thread.run_sync(self.copy, limiter=own)
 
         task = asyncio.create_task(again())
         try:
@@ -110,7 +116,7 @@ class SharedMetrics:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-            await to_thread.run_sync(self.copy)
+            await to_thread.run_sync(self.copy, limiter=own)
 
 
 def _key(name: str, labels: dict[str, str]) -> _Key:

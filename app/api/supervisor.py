@@ -197,15 +197,18 @@ class Supervisor:
                 self._selector.unregister(child.channel)
 
     def _on_ready(self, child: Child) -> None:
-        child.ready, child.until = True, NEVER
         self._log("info", "process is ready", child)
-        if child is not self._coming:
+        if child in self._retiring:
             return
-        old, self._serving[child.slot], self._coming = self._serving.get(child.slot), child, None
-        self._again.pop(child.slot, None)
-        if old is not None:
-            channel.send(old.channel, channel.RESTARTED)
-            self._retire(old)
+        child.ready, child.until = True, NEVER
+        if child is self._coming:
+            old, self._serving[child.slot] = self._serving.get(child.slot), child
+            self._coming = None
+            self._again.pop(child.slot, None)
+            if old is not None:
+                channel.send(old.channel, channel.RESTARTED)
+                self._retire(old)
+        # Whatever it was started for, it has the settings of now.
         self._resize()
 
     def _resize(self) -> None:
@@ -252,7 +255,7 @@ class Supervisor:
             for slot in (child.slot, *self._due):
                 if slot in self._serving:
                     self._refuse(slot, reason)
-                else:
+                elif not self._ending:
                     self._again[slot] = time.monotonic() + AGAIN_SECONDS
             self._due.clear()
         else:
@@ -287,6 +290,7 @@ class Supervisor:
         self._ending = True
         self._again.clear()
         for child in self._children():
+            child.until = min(child.until, time.monotonic() + RETIRING_SECONDS_MAX)
             os.kill(child.pid, signal.SIGTERM)
 
     def _log(self, level: str, event: str, child: Child, **more: object) -> None:

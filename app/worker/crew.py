@@ -139,7 +139,7 @@ def create_status_app(crew: Crew, database: Database, registry: CollectorRegistr
         return await health.ready()
 
     async def metrics(_request: Request) -> Response:
-        return health.metrics()
+        return await health.metrics()
 
     routes = [
         Route("/health/live", live),

@@ -37,6 +37,7 @@ class Idle:
         self._waiting = 0
         self._called = False
         self._stopped = False
+        self._polled = False
         self._pause = 0.0
         self._poll_at = -math.inf
         self._expected_at = -math.inf
@@ -56,7 +57,7 @@ class Idle:
                 self._waiting -= 1
             if self._stopped or not (self._called or self._clock() >= self._poll_at):
                 return False
-            self._called = False
+            self._polled, self._called = not self._called, False
             # Nobody else polls before this one has its answer, which sets the time anew.
             self._poll_at = self._clock() + self._answer_seconds
             return True
@@ -66,11 +67,13 @@ class Idle:
         with self._condition:
             settings, now = self._settings(), self._clock()
             shortest = settings.poll_interval_seconds
-            if found or now < self._expected_at:
-                self._pause = shortest
-            else:
+            # Threads that run out of work, and those that were called, do not make pauses longer.
+            if self._polled and not found and now >= self._expected_at:
                 longest = settings.poll_interval_max_seconds
                 self._pause = min(max(self._pause * 2, shortest), longest)
+            else:
+                self._pause = shortest
+            self._polled = False
             # Jitter keeps replicas from asking in step; downwards, so that the limit is one.
             self._poll_at = now + self._pause * random.uniform(0.5, 1.0)  # noqa: S311
             if now < self._expected_at:

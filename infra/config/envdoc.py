@@ -17,7 +17,7 @@ _WIDTH = 96
 _TITLES: Final = {
     Tier.POSTGRES: "PostgreSQL: the server.",
     Tier.PGBOUNCER: "PgBouncer: between the app and the server. Each value is for one replica.",
-    Tier.NETWORK: "TCP on both hops, app to PgBouncer and PgBouncer to PostgreSQL.",
+    Tier.NETWORK: "TCP: app to PgBouncer, and on to PostgreSQL with PGBOUNCER_SERVER_HOP=tls.",
     Tier.APP: "App: what the api and the workers share.",
     Tier.API: "Api: one container, API_PROCESSES processes in it, each with one pool.",
     Tier.WORKER: "Worker: WORKER_REPLICAS processes, each with one pool.",

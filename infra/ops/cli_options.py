@@ -54,7 +54,7 @@ def read_settings(
     `otherwise` is an env file that stands in where ops.json is lost.
     """
     from infra.config import build, documents
-    from infra.ops.clients.processes import OpsSettings
+    from infra.ops.clients.processes import OpsSettings, OtherVersionError
     from infra.ops.outcome import Exit, Outcome, report
 
     try:
@@ -67,6 +67,8 @@ def read_settings(
         return OpsSettings.read(path)
     except OSError as error:
         fault = f"{error.filename}: {error.strerror}; the config service writes it"
+    except OtherVersionError as error:
+        sys.exit(report(Outcome(Exit.REFUSED, [f"refused: {error}"]), as_json=as_json))
     except ValueError as error:
         fault = f"{path}: is not JSON: {error}; the config service writes it"
     sys.exit(report(Outcome(Exit.FAILED, [fault]), as_json=as_json))

@@ -21,7 +21,7 @@ from infra.config.host import Host
 from infra.config.settings import Change, Value, Values
 from infra.config.sizing import Derived
 from infra.ops import running
-from infra.ops.clients.processes import OpsSettings
+from infra.ops.clients.processes import OpsSettings, OtherVersionError
 from infra.ops.running import Deviation, Running, SettingChange, read_record
 
 # A candidate is what the host's scripts are about to make of it.
@@ -205,8 +205,8 @@ def make(
 
 
 def _look(settings: Path | None, recorded: Mapping[str, Value]) -> Running:
-    """Ask the processes, unless `settings` is not given, or lost: then nobody can be asked."""
+    """Ask the processes; nobody can be asked without `settings`, or with another version's."""
     if settings is not None:
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, OtherVersionError):
             return running.look(OpsSettings.read(settings), recorded)
     return Running((), recorded=recorded)

@@ -21,6 +21,8 @@ T = TypeVar("T")
 # There while sessions may still have the role settings of before; outlives a killed command.
 _RECONNECT_MARK: Final = "reconnect.pending"
 _POLL_SECONDS: Final = 0.1
+# So long logins may fail over a new way to PostgreSQL before it counts as wrong.
+_PASS_SECONDS: Final = 5.0
 # The operator cannot alter itself; its limit and timeouts come with a restart.
 _OTHER_ROLES: Final = [name for name in names.LOGIN_ROLES if name != names.OPERATOR]
 _TIMEOUTS: Final = (
@@ -83,7 +85,10 @@ class Reloader:
         ]
 
     def pgbouncer(self, values: Values) -> None:
-        """Reload every replica, and wait until its surplus server connections are closed."""
+        """Reload every replica; wait until surplus connections are closed and a query passes.
+
+        The query, because nothing else shows that logins work with what was reloaded.
+        """
         started = time.monotonic()
         limits = {pool.entry: pool.limit for pool in sizing.pools(values)}
 
@@ -96,6 +101,10 @@ class Reloader:
 
         replicas = pgbouncer.replicas(self.settings)
         _require(everywhere(replicas, reload), empty=True)
+        try:
+            pgbouncer.await_all(self.settings, len(replicas), seconds=_PASS_SECONDS)
+        except FailedError as error:
+            raise StepError([str(error)]) from error
         self._done("pgbouncer", len(replicas), started)
 
     def postgres(self, values: Values) -> None:

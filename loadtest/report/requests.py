@@ -61,7 +61,7 @@ def load(run: RunDirectory, _: Sequence[Series]) -> Content | None:
 def isolation(run: RunDirectory, _: Sequence[Series]) -> Content | None:
     """Return the page of `make isolation`; None without a result."""
     data, idle = run.read("isolation"), run.read("idle")
-    if data is None or idle is None:
+    if data is None:
         return None
     table = _phases_table(data)
     chart = distribution(
@@ -69,10 +69,14 @@ def isolation(run: RunDirectory, _: Sequence[Series]) -> Content | None:
         {name: Histogram.from_json(one["histogram"]) for name, one in data["phases"].items()},
     )
     section = Section("Requests beside batch work", ISOLATION_TEXT, [table], [chart])
-    idle_table = _idle_table(idle)
-    sections = [Section("An idle stack", "", [idle_table], []), section]
-    findings = [*_isolation_findings(data), *_idle_findings(idle)]
-    return Content(data["options"], findings, sections, [idle_table, table])
+    sections, findings, tables = [section], _isolation_findings(data), [table]
+    # A run of before this was measured has none.
+    if idle is not None:
+        idle_table = _idle_table(idle)
+        sections.insert(0, Section("An idle stack", "", [idle_table], []))
+        findings += _idle_findings(idle)
+        tables.insert(0, idle_table)
+    return Content(data["options"], findings, sections, tables)
 
 
 def _load_findings(data: Mapping[str, Any], growth: Mapping[str, Any] | None) -> list[Finding]:

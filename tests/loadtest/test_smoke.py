@@ -143,6 +143,9 @@ def test_isolation_probes_every_phase(runs: list[Path]) -> None:
     assert run.done.returncode == 0, run.done.stderr[-3000:]
     phases = run.read("isolation")["phases"]
     assert [one["all"]["count"] for one in phases.values()] == [20, 20, 20]
+    idle = run.read("idle")
+    assert idle["start"]["count"] == 3
+    assert idle["transactions_per_second"] > 0
 
 
 @pytest.mark.slow

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -59,11 +61,17 @@ def answered(found: Counters) -> float:
 def scraped(api: Api, fallen: list[str]) -> Iterator[None]:
     """Scrape again and again within the block, and list each counter that is less than before."""
     over = threading.Event()
+    ended: list[float] = []
 
     def scrape() -> None:
         before: Counters = {}
         while not over.is_set():
-            now = counters(api)
+            try:
+                now = counters(api)
+            except httpx.TransportError:
+                # Its process was killed.
+                continue
+            ended.append(time.monotonic())
             fallen.extend(
                 f"{key}: {value} to {now.get(key)}"
                 for key, value in before.items()
@@ -76,6 +84,8 @@ def scraped(api: Api, fallen: list[str]) -> Iterator[None]:
     thread.start()
     try:
         yield
+        last = time.monotonic()
+        poll(lambda: ended and ended[-1] > last, seconds=10, what="a scrape after all that")
     finally:
         over.set()
         thread.join(30)

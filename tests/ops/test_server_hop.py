@@ -110,6 +110,19 @@ def test_a_socket_that_is_gone_for_a_moment_reaches_no_caller(
     check_nothing_left(sql)
 
 
+@pytest.mark.usefixtures("whole_again")
+def test_a_hop_over_which_no_login_works_is_undone(
+    stack: Stack, ops: Commands, env_file: EnvFile, console: AdminConsole, use_hop: UseHop
+) -> None:
+    use_hop("tls")
+    env_file.set(PGBOUNCER_SERVER_HOP="socket")
+    with socket_away(stack):
+        done = ops.run("apply")
+    assert done.exit_code == 1, done.text
+    assert "/run/postgresql" in done.text
+    wait_until_all_use("tls", stack, console)
+
+
 @pytest.mark.parametrize("hop", ["scoket", "TLS"])
 def test_another_word_is_refused_and_nothing_is_touched(
     stack: Stack, ops: Commands, env_file: EnvFile, console: AdminConsole, hop: str

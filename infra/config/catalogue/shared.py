@@ -1,4 +1,4 @@
-"""Settings that no single tier has: TCP on both hops, the app's, operations and certificates."""
+"""Settings that no single tier has: TCP, the app's, operations and certificates."""
 
 from decimal import Decimal
 from typing import Final
@@ -9,7 +9,7 @@ NETWORK: Final = (
     Setting(
         name="TCP_USER_TIMEOUT_MS",
         tier=Tier.NETWORK,
-        meaning="Sent data unacknowledged for this long ends the connection, on both hops.",
+        meaning="Sent data unacknowledged for this long ends the connection.",
         unit="milliseconds",
         minimum=1000,
         maximum=60_000,
@@ -21,7 +21,7 @@ NETWORK: Final = (
     Setting(
         name="TCP_KEEPALIVE_IDLE_SECONDS",
         tier=Tier.NETWORK,
-        meaning="Silence before the first keepalive probe, on both hops.",
+        meaning="Silence before the first keepalive probe.",
         unit="seconds",
         minimum=1,
         maximum=600,
@@ -31,7 +31,7 @@ NETWORK: Final = (
     Setting(
         name="TCP_KEEPALIVE_INTERVAL_SECONDS",
         tier=Tier.NETWORK,
-        meaning="Time between keepalive probes, on both hops.",
+        meaning="Time between keepalive probes.",
         unit="seconds",
         minimum=1,
         maximum=60,
@@ -41,7 +41,7 @@ NETWORK: Final = (
     Setting(
         name="TCP_KEEPALIVE_COUNT",
         tier=Tier.NETWORK,
-        meaning="Unanswered keepalive probes that end a connection, on both hops.",
+        meaning="Unanswered keepalive probes that end a connection.",
         unit="probes",
         minimum=1,
         maximum=20,

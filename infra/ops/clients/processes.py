@@ -8,7 +8,7 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,8 +18,15 @@ from typing import Any, Generic, Self, TypeVar
 import psycopg
 from psycopg.conninfo import make_conninfo
 
+from infra.config import catalogue, documents
+from infra.ops.outcome import RefusedError
+
 T = TypeVar("T")
 _PARALLEL_MAX = 32
+
+
+class OtherVersionError(RefusedError):
+    """ops.json is of another version, which compiled less than this one reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +37,21 @@ class OpsSettings:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read ops.json; raise OSError or ValueError when it is not there or not JSON."""
-        return cls(json.loads(path.read_text(encoding="utf-8")))
+        """Read ops.json.
+
+        Raises:
+            OSError: it cannot be read.
+            OtherVersionError: it lacks what this version compiles into it.
+            ValueError: it is not JSON.
+
+        """
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if lacking := next(_lacking(documents.ops(catalogue.defaults()), values), ""):
+            raise OtherVersionError(
+                f"{path}: has no {lacking}: another version of Sluice compiled it; "
+                "compile it with this one: make up"
+            )
+        return cls(values)
 
     def conninfo(self, user: str, *, application_name: str) -> str:
         """Return the connection string straight to PostgreSQL; it contains the password.
@@ -66,6 +86,15 @@ class OpsSettings:
             "connect_timeout": self.values["connect_timeout_seconds"],
             "application_name": application_name,
         }
+
+
+def _lacking(wanted: Mapping[str, Any], found: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted names of `wanted` that are not in `found`."""
+    for name, value in wanted.items():
+        if not isinstance(found, dict) or name not in found:
+            yield f"{prefix}{name}"
+        elif isinstance(value, dict):
+            yield from _lacking(value, found[name], f"{prefix}{name}.")
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -135,6 +135,18 @@ def test_an_unknown_name_is_logged_once_and_asked_for_in_the_background(
     assert [one["log_level"] for one in logs] == ["warning", "info"]
 
 
+def test_an_answer_that_is_kept_is_no_end_of_the_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: Any, **__: Any) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    sender = HintSender(HERE, clock=lambda: 0.0)
+    with capture_logs() as logs, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as end:
+        for _ in range(3):
+            sender._note(sender._send(end))
+    assert [one["log_level"] for one in logs] == ["warning"]
+
+
 def test_addresses_are_kept_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     asked: list[str] = []
@@ -145,11 +157,11 @@ def test_addresses_are_kept_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(socket, "getaddrinfo", none)
     sender = HintSender(HERE, clock=lambda: now)
-    sender._workers()
-    sender._workers()
+    sender._look_up()
+    sender._look_up()
     assert len(asked) == 1
     now += hint.ADDRESSES_SECONDS
-    sender._workers()
+    sender._look_up()
     assert len(asked) == 2
 
 

@@ -63,7 +63,15 @@ def test_pauses_double_up_to_the_longest(room: Idle, clock: Clock) -> None:
 def test_a_find_starts_the_pauses_anew(room: Idle, clock: Clock) -> None:
     list(itertools.islice(pauses(room, clock), 6))
     room.claimed(found=True)
-    assert next(pauses(room, clock)) <= 2 * FIRST
+    assert next(pauses(room, clock)) == FIRST
+
+
+def test_threads_that_run_out_of_work_together_poll_after_the_shortest_pause(
+    room: Idle, clock: Clock
+) -> None:
+    for _ in range(4):
+        room.claimed(found=False)
+    assert next(pauses(room, clock)) == FIRST
 
 
 def test_a_lower_limit_holds_at_once(room: Idle, clock: Clock, work: WorkSettings) -> None:

@@ -253,6 +253,13 @@ def test_a_restart_takes_the_number_of_slots_from_the_settings(tmp_path: Path) -
     assert most_at_once(log) == 4
 
 
+def test_a_process_that_comes_back_takes_the_number_of_slots_too(tmp_path: Path) -> None:
+    with supervised(tmp_path, "dies", "serves") as running:
+        running.until(lambda: running.started() == 1, "the first was started")
+        running.set_processes(2)
+        running.until(lambda: running.answering() == {"1", "2"}, "both slots have a process")
+
+
 def test_an_additional_process_that_cannot_serve_is_tried_again(tmp_path: Path) -> None:
     with supervised(tmp_path, "serves", "serves", "fails", "serves") as running:
         running.ask()
