@@ -92,6 +92,7 @@ def scraped(api: Api, fallen: list[str]) -> Iterator[None]:
         assert not thread.is_alive()
 
 
+@pytest.mark.slow
 def test_the_number_of_processes_changes_under_load_without_a_failed_request(
     stack: Stack,
     sql: Sql,

@@ -11,6 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
+from infra.config import catalogue, documents
 from infra.ops.cli import create_app
 from infra.ops.operation import operation_lock
 from infra.ops.outcome import Exit
@@ -85,12 +86,24 @@ def test_settings_that_are_not_json_are_a_document_too(tmp_path: Path) -> None:
     assert printed["faults"][0].startswith(f"{settings}: is not JSON: ")
 
 
+def test_settings_of_another_version_are_named_and_refused(tmp_path: Path) -> None:
+    older = documents.ops(catalogue.defaults())
+    del older["pgbouncer"]["server_hop"]  # type: ignore[attr-defined]
+    settings = tmp_path / "ops.json"
+    settings.write_text(json.dumps(older))
+    printed = document(run("restart", "pgbouncer", "--settings", settings))
+    assert printed["exit_code"] == Exit.REFUSED
+    (fault,) = printed["faults"]
+    assert "has no pgbouncer.server_hop: another version of Sluice compiled it" in fault
+    assert fault.endswith("make up")
+
+
 @pytest.mark.parametrize("arguments", NEED_SETTINGS[1:-1], ids=" ".join)
 def test_while_another_operation_runs_the_document_says_which(
     tmp_path: Path, arguments: list[str]
 ) -> None:
     settings = tmp_path / "ops.json"
-    settings.write_text("{}")
+    settings.write_text(json.dumps(documents.ops(catalogue.defaults())))
     locks = tmp_path / "ops"
     locks.mkdir()
     where = ["--out", tmp_path] if arguments[0] == "rotate" else ["--directory", locks]
@@ -105,7 +118,7 @@ def test_while_another_operation_runs_the_document_says_which(
 
 def test_a_restart_that_cannot_lock_is_a_document(tmp_path: Path) -> None:
     settings = tmp_path / "ops.json"
-    settings.write_text("{}")
+    settings.write_text(json.dumps(documents.ops(catalogue.defaults())))
     nowhere = tmp_path / "none"
     result = run("restart", "postgres", "--settings", settings, "--directory", nowhere)
     assert result.exit_code == Exit.FAILED
