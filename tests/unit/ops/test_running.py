@@ -11,7 +11,7 @@ import pytest
 from infra.config import catalogue, documents, extra
 from infra.config.extra import PGBOUNCER_FILE, POSTGRES_FILE, key
 from infra.config.settings import SERVER_DEFAULT, Change, Value, Values
-from infra.ops import process_settings
+from infra.ops import plan, process_settings
 from infra.ops.clients.postgres import RoleSettings, ServerSetting
 from infra.ops.process_settings import SOURCES, Facts, expected, fact, read
 from infra.ops.running import Process, Running, SettingChange, read_record
@@ -297,3 +297,10 @@ def test_of_pgbouncer_a_parameter_counts_that_is_not_its_default() -> None:
     assert process_settings.given_to_pgbouncer({tracked: fact("search_path")}) == {
         key(PGBOUNCER_FILE, "track_extra_parameters")
     }
+
+
+def test_with_settings_of_another_version_a_plan_compares_with_the_record(tmp_path: Path) -> None:
+    settings = tmp_path / "ops.json"
+    settings.write_text("{}")
+    found = plan._look(settings, {"API_THREADS": 7})
+    assert (found.processes, found.recorded) == ((), {"API_THREADS": 7})
