@@ -1,7 +1,8 @@
 """What the supervisor and a serving process say to each other: one datagram a message.
 
 From the serving process: `ready`, `failed REASON`, `restart`. To it: `restarted`,
-`refused REASON`, `retire`. Only the standard library: the supervisor uses it.
+`refused REASON`, `retire`, or `retire surplus` where no other takes its slot. Only the standard
+library: the supervisor uses it.
 """
 
 import socket
@@ -14,6 +15,7 @@ RESTART = "restart"
 RESTARTED = "restarted"
 REFUSED = "refused"
 RETIRE = "retire"
+SURPLUS = "surplus"
 MESSAGE_BYTES_MAX = 4096
 
 

@@ -51,8 +51,11 @@ class Handover:
         """Say why this process is about to end."""
         channel.send(self._end, channel.FAILED, reason)
 
-    def listen(self, retire: Callable[[], None]) -> None:
-        """Call `retire` when a new process serves; returns at once."""
+    def listen(self, retire: Callable[[bool], None]) -> None:
+        """Call `retire` when this process is to end; returns at once.
+
+        With True if a new process has its slot.
+        """
         threading.Thread(target=self._listen, args=(retire,), name="handover", daemon=True).start()
 
     def restart(self) -> None:
@@ -70,11 +73,11 @@ class Handover:
             if self._refusal:
                 raise NotRestartedError(self._refusal)
 
-    def _listen(self, retire: Callable[[], None]) -> None:
+    def _listen(self, retire: Callable[[bool], None]) -> None:
         while (message := channel.wait(self._end)) is not None:
             word, text = message
             if word == channel.RETIRE:
-                retire()
+                retire(text != channel.SURPLUS)
             elif word in (channel.RESTARTED, channel.REFUSED):
                 self._refusal = text if word == channel.REFUSED else ""
                 self._answered.set()
@@ -121,9 +124,11 @@ def main() -> int:
     # Around the server: an operator can look at the process until it makes way.
     with ControlServer(process, _of_slot(settings.control, options.slot)) as control:
 
-        def retire() -> None:
-            log.info("making way for the new process")
-            control.stop()
+        def retire(succeeded: bool) -> None:
+            log.info("making way", successor=succeeded)
+            # A successor has the port now. A surplus process shows that it is there to the end.
+            if succeeded:
+                control.stop()
             services.ending = True
             server.retire()
 

@@ -52,7 +52,7 @@ class Child:
     """A serving process; it is killed at `until` (monotonic seconds) unless it was quicker.
 
     `seat` is a number that no other living process has: its metrics go on in the files of the
-    process that had it before. One of the `first` must come up, or the start has failed.
+    process that had it before.
     """
 
     pid: int
@@ -60,7 +60,6 @@ class Child:
     seat: int
     channel: socket.socket
     until: float
-    first: bool = False
     ready: bool = False
     reason: str = ""
 
@@ -102,7 +101,7 @@ class Supervisor:
         self._metrics = tempfile.mkdtemp(prefix="sluice-metrics-")
         try:
             for slot in range(self._wanted):
-                self._serving[slot] = self._start(slot, NEVER, first=True)
+                self._serving[slot] = self._start(slot, NEVER)
             while self._children():
                 for key, _ in self._selector.select(self._patience()):
                     if key.data is None:
@@ -141,7 +140,7 @@ class Supervisor:
         else:
             self._end()
 
-    def _start(self, slot: int, until: float, *arguments: str, first: bool = False) -> Child:
+    def _start(self, slot: int, until: float, *arguments: str) -> Child:
         taken = {child.seat for child in self._children()}
         seat = next(number for number in range(len(taken) + 1) if number not in taken)
         ours, theirs = channel.pair()
@@ -152,14 +151,14 @@ class Supervisor:
             command += [f"--slot={slot}", f"--seat={seat}", *arguments]
             environment = {**os.environ, METRICS_VARIABLE: self._metrics}
             pid = os.posix_spawn(sys.executable, command, environment)
-        child = Child(pid, slot, seat, ours, until, first)
+        child = Child(pid, slot, seat, ours, until)
         self._selector.register(ours, selectors.EVENT_READ, child)
         self._log("info", "process started", child)
         return child
 
     def _replace(self, slot: int) -> None:
         """Have a new process take over the slot, unless that is under way."""
-        if self._ending:
+        if self._ending or slot >= self._wanted:
             return
         if slot not in self._due and not (self._coming and self._coming.slot == slot):
             self._due.append(slot)
@@ -201,6 +200,9 @@ class Supervisor:
         if child in self._retiring:
             return
         child.ready, child.until = True, NEVER
+        # What failed while nobody was ready yet has waited for this.
+        soon = time.monotonic() + AGAIN_SECONDS
+        self._again = {slot: min(at, soon) for slot, at in self._again.items()}
         if child is self._coming:
             old, self._serving[child.slot] = self._serving.get(child.slot), child
             self._coming = None
@@ -215,16 +217,17 @@ class Supervisor:
         """Have as many slots as the settings that a process has just become ready with."""
         self._wanted = self._read_wanted()
         for slot in [slot for slot in self._serving if slot >= self._wanted]:
-            self._retire(self._serving.pop(slot))
+            self._retire(self._serving.pop(slot), channel.SURPLUS)
         self._due = deque(slot for slot in self._due if slot < self._wanted)
         self._again = {slot: at for slot, at in self._again.items() if slot < self._wanted}
-        there = {*self._serving, *self._due, *self._again}
+        coming = [] if self._coming is None else [self._coming.slot]
+        there = {*self._serving, *self._due, *self._again, *coming}
         self._due.extend(slot for slot in range(self._wanted) if slot not in there)
 
-    def _retire(self, child: Child) -> None:
+    def _retire(self, child: Child, how: str = "") -> None:
         child.until = time.monotonic() + RETIRING_SECONDS_MAX
         self._retiring.add(child)
-        channel.send(child.channel, channel.RETIRE)
+        channel.send(child.channel, channel.RETIRE, how)
 
     def _reap(self) -> None:
         """Note every process that has ended; as process 1 also those of strangers."""
@@ -270,10 +273,12 @@ class Supervisor:
         elif child.ready:
             # Callers wait in the socket's queue meanwhile, or are taken by the others.
             self._serving[child.slot] = self._start(child.slot, NEVER)
-        elif not child.first and any(other.ready for other in self._serving.values()):
-            self._again[child.slot] = time.monotonic() + AGAIN_SECONDS
+        elif self._serving:
+            # It is tried again while others serve; they may still have to come up.
+            serve = any(other.ready for other in self._serving.values())
+            self._again[child.slot] = time.monotonic() + AGAIN_SECONDS if serve else NEVER
         else:
-            # What did not come up once would fail again: leave it to the restart policy.
+            # What did not come up in any slot would fail again: leave it to the restart policy.
             self._exit_code = code if code > 0 else 1
             self._end()
 

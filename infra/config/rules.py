@@ -262,9 +262,10 @@ def api_processes(values: Values) -> Iterator[str]:
     threads = sizing.api_threads(values)
     if threads > sizing.API_THREADS_LIMIT:
         yield (
-            f"{shown(values, setting, 'API_THREADS')} need {threads} threads while the api is "
-            f"restarted (one process more, {sizing.API_OTHER_THREADS} other threads in each), and "
-            f"the container may have {sizing.API_THREADS_LIMIT}; lower one of them"
+            f"{shown(values, setting, 'API_THREADS', 'APP_POOL_CONNECTORS')} need {threads} "
+            f"threads while the api is restarted (one process more, {sizing.API_OTHER_THREADS} "
+            f"other threads in each), and the container may have {sizing.API_THREADS_LIMIT}; "
+            "lower one of them"
         )
     demand = sizing.api_memory_mb(values)
     if demand > values.integer("API_MEMORY_MB"):

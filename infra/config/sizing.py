@@ -172,8 +172,10 @@ def role_limits(values: Values) -> dict[str, int]:
 
 # compose.yaml: pids_limit of the api's container.
 API_THREADS_LIMIT = 1024
-# Of a process beside API_THREADS: streams, probes, control plane, and the pool's own.
-API_OTHER_THREADS = 32
+# Of a process beside API_THREADS and APP_POOL_CONNECTORS: 4 for streams, 4 for probes, one each for
+# main, control, hints, handover and for the pool's scheduler, watchdog, check and probe, and 13 for
+# calls of the control plane. Shared metrics are copied by the API_THREADS.
+API_OTHER_THREADS = 29
 # The supervisor and what it leaves to the kernel.
 API_BASE_MB = 16
 # Measured: a process with its pool under load, and its connections at their bound.
@@ -183,7 +185,8 @@ API_PROCESS_MB = 88
 def api_threads(values: Values) -> int:
     """Return the threads of the api's container during a restart, which has one process more."""
     processes = values.integer("API_PROCESSES") + 1
-    return processes * (values.integer("API_THREADS") + API_OTHER_THREADS)
+    chosen = values.integer("API_THREADS") + values.integer("APP_POOL_CONNECTORS")
+    return processes * (chosen + API_OTHER_THREADS)
 
 
 def api_memory_mb(values: Values) -> int:

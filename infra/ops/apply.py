@@ -92,14 +92,14 @@ def _taken_over(judged: Plan, planned: Callable[[], Plan], operation: Operation)
 
     An interrupted run can leave less than was compiled, for which the budget was made live.
     """
-    if not (judged.before and judged.running and judged.before.faults()):
+    if not (judged.before and judged.running and judged.before.silent()):
         return judged
     missing = judged.before.missing()
     if missing:
         operation.ask_host("start", *(f"{tier}={count}" for tier, count in missing.items()))
     return wait_until(
         planned,
-        lambda one: not (one.before and one.before.faults()),
+        lambda one: not (one.before and one.before.silent()),
         seconds=_START_SECONDS if missing else _ANSWER_SECONDS,
         every=_POLL_SECONDS,
     )
@@ -134,6 +134,8 @@ class Apply:
         if refusal := self._refusal():
             self._operation.fail(Exit.FAILED, *refusal)
             return
+        for line in self._running.not_up():
+            self._operation.warn(line)
         final = self._compile(self._part.values)
         self._compile(self._wanted)
         if changed := _changed_passwords(final):
@@ -246,7 +248,8 @@ class Apply:
             self._operation.fail(Exit.FAILED, *wrong)
             self._operation.ends_as("the new configuration is in the files")
         elif not (waiting or held or deviations):
-            self._operation.ends_as("applied on every process, read back")
+            which = " that is up" if found.not_up() else ""
+            self._operation.ends_as(f"applied on every process{which}, read back")
         else:
             self._operation.show("make apply RESTART=yes does the rest, with restarts")
             if prepare_restart:

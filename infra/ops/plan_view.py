@@ -62,7 +62,7 @@ def _against(plan: Plan) -> dict[str, object]:
     found = plan.before.processes if plan.before else ()
     return {
         "processes": [{"tier": p.tier, "name": p.name, "error": p.error} for p in found],
-        "unreachable": plan.before.faults() if plan.before and plan.running else [],
+        "unreachable": plan.before.silent() if plan.before and plan.running else [],
         "differences": None if differences is None else [one.as_dict() for one in differences],
         "held": list(part.held) if part else [],
         "restart": list(restart),
@@ -131,7 +131,7 @@ def _compared_with(plan: Plan) -> list[str]:
         return ["Nothing runs: this is what the file comes to, compared with the last compile."]
     counts = (f"{tier} {len(plan.before.of(tier))}" for tier in TIERS)
     lines = [f"Compared with the running configuration of the processes: {', '.join(counts)}"]
-    return lines + [f"not compared: {fault}" for fault in plan.before.faults()]
+    return lines + [f"not compared: {fault}" for fault in plan.before.silent()]
 
 
 def _costs(plan: Plan) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 
 from infra.config import names, sizing
 from infra.config.settings import Values
-from infra.ops.clients import pgbouncer
+from infra.ops.clients import app_control, pgbouncer
 from infra.ops.clients.app_control import Control, ProcessState
 from infra.ops.clients.pgbouncer import PgBouncerAdmin
 from infra.ops.clients.postgres import PostgresAdmin
@@ -67,7 +67,10 @@ class Reloader:
         """Reload every api and worker, and wait until no pool is larger than it may be."""
         started = time.monotonic()
         targets = self.control.targets()
-        _require(everywhere(targets, self.control.reload))
+        answers = everywhere(targets, self.control.reload)
+        for one in app_control.not_up(answers):
+            self.say(f"{one.target}: {one.error}; it reads the new file when it comes up")
+        _require(_up(answers))
         over = self._waited(lambda: self._too_large(targets, values))
         if over:
             raise StepError(over)
@@ -75,7 +78,7 @@ class Reloader:
 
     def _too_large(self, targets: tuple[Target, ...], values: Values) -> list[str]:
         answers = everywhere(targets, self.control.state)
-        states: list[ProcessState] = _require(answers)
+        states: list[ProcessState] = _require(_up(answers))
         limits = {one.service: values.integer(one.pool_max_size) for one in names.CLIENTS}
         return [
             f"{one.target}: its pool still has {one.pool.size} connections, "
@@ -186,6 +189,11 @@ class Reloader:
     def _done(self, tier: str, count: int, started: float) -> None:
         taken = time.monotonic() - started
         self.say(f"{tier}: {count} process{'es' if count != 1 else ''}, {taken:.1f} s")
+
+
+def _up(answers: tuple[Answer[T], ...]) -> tuple[Answer[T], ...]:
+    not_up = app_control.not_up(answers)
+    return tuple(one for one in answers if one not in not_up)
 
 
 def _require(answers: tuple[Answer[Any], ...], *, empty: bool = False) -> list[Any]:

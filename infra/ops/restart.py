@@ -17,10 +17,11 @@ import psycopg
 
 from infra.ops import pause, pause_record
 from infra.ops.clients import app_control, pgbouncer
-from infra.ops.clients.app_control import Control, ProcessState
+from infra.ops.clients.app_control import Control, NotListeningError, ProcessState
 from infra.ops.clients.pgbouncer import PgBouncerAdmin
 from infra.ops.clients.postgres import PostgresAdmin
 from infra.ops.clients.processes import (
+    Answer,
     OpsSettings,
     Target,
     TimedOutError,
@@ -45,6 +46,8 @@ _DNS_SLACK_SECONDS: Final = 0.3
 _SUCCEED_SECONDS: Final = 20.0
 # What an interrupted run has left out must start.
 _TAKE_OVER_SECONDS: Final = 60.0
+# A surplus process may retire for a minute, then it is killed.
+_RETIRE_SECONDS: Final = 65.0
 # The host's step: stop within the grace period, start, open the pool.
 _REPLACE_SECONDS: Final = 120.0
 _POLL_SECONDS: Final = 0.2
@@ -253,24 +256,32 @@ class AppRestart:
     def run(self, services: tuple[str, ...]) -> None:
         """Restart every process of the services, one after the other."""
         self._start_missing(services)
-        present = self._require(services)
+        there = self.control.targets(*services)
+        present = self._require(services, there)
         known = {_identity(one) for one in present}
         for service in services:
             states = [one for one in present if one.service == service]
             if service == "api":
-                self._restart_api(states, known)
+                self._restart_api(states, known, there)
             else:
                 for before in states:
                     self._restart(before, known)
         self.operation.ends_as(f"every process of {' and '.join(services)} is new")
 
-    def _restart_api(self, present: list[ProcessState], known: set[_Identity]) -> None:
+    def _restart_api(
+        self, present: list[ProcessState], known: set[_Identity], there: tuple[Target, ...]
+    ) -> None:
         """Replace each process that stays, then await those that come on top, and that others go.
 
-        Once the first is replaced, the api has as many processes as its settings say.
+        Once the first is replaced, the api has as many processes as its settings say. `there` are
+        the processes from before, of which those beyond that number have to go.
         """
         old, wanted = frozenset(known), self.control.processes["api"]
-        staying = present[:1] if self.new_api_container else present[:wanted]
+        slots = range(self.control.port, self.control.port + wanted)
+        # At least one: where nobody answers in these slots, nobody is known of in others.
+        staying = [one for one in present if one.target.port in slots]
+        if self.new_api_container:
+            staying = present[:1]
         for before in staying:
             self._restart(before, known)
         for _ in range(wanted - len(staying)):
@@ -278,15 +289,21 @@ class AppRestart:
             after = self._await_successor("api", "api", known, _REPLACE_SECONDS)
             self._finished(after, "started", began)
 
-        def old_ones() -> list[str]:
-            answers = everywhere(self.control.targets("api"), self.control.state)
-            return [
-                str(one.target)
-                for one in answers
-                if one.value is None or _identity(one.value) in old
-            ]
+        # The new ones no longer count the surplus, which listen until their pools are closed.
+        surplus = {one for one in there if one.port not in slots and not self.new_api_container}
 
-        if left := wait_until(old_ones, gone, seconds=_SUCCEED_SECONDS, every=_POLL_SECONDS):
+        def stays(answer: Answer[ProcessState]) -> bool:
+            if answer.target in surplus:
+                return not isinstance(answer.raised, NotListeningError)
+            return answer.value is None or _identity(answer.value) in old
+
+        def old_ones() -> list[str]:
+            asked = sorted({*self.control.targets("api"), *surplus})
+            answers = everywhere(asked, self.control.state)
+            return [str(one.target) for one in answers if stays(one)]
+
+        seconds = _RETIRE_SECONDS if surplus else _SUCCEED_SECONDS
+        if left := wait_until(old_ones, gone, seconds=seconds, every=_POLL_SECONDS):
             raise FailedError(f"still there, or not answering: {', '.join(left)}")
 
     def _restart(self, before: ProcessState, known: set[_Identity]) -> None:
@@ -327,13 +344,22 @@ class AppRestart:
         answers = everywhere(self.control.targets(service), self.control.state)
         return len({answer.target.container for answer in answers if answer.ok})
 
-    def _require(self, services: tuple[str, ...]) -> tuple[ProcessState, ...]:
-        """Return every process; refuse unless all are there and could start anew."""
+    def _require(
+        self, services: tuple[str, ...], there: tuple[Target, ...]
+    ) -> tuple[ProcessState, ...]:
+        """Return every process; refuse unless all are there and could start anew.
+
+        One of the api's that is not up while another of its container is, is named and left out.
+        """
         faults = [*self.control.absent(*services).values()]
         states: list[ProcessState] = []
-        for answer in everywhere(self.control.targets(*services), self.control.state):
-            if answer.value is None:
-                faults.append(answer.error)
+        answers = everywhere(there, self.control.state)
+        not_up = app_control.not_up(answers)
+        for answer in answers:
+            if answer in not_up:
+                self.operation.warn(f"{answer.target}: {answer.error}; going on without it")
+            elif answer.value is None:
+                faults.append(f"{answer.target}: {answer.error}")
             elif answer.value.file_fault:
                 faults.append(f"{answer.target}: {answer.value.file_fault}")
             else:
@@ -355,8 +381,8 @@ class AppRestart:
         """
 
         def successor() -> ProcessState | None:
-            after = self._newcomer(service, known)
-            return after if after and _is_ready(after) else None
+            newcomers = self._newcomers(service, known)
+            return next((one for one in newcomers if _is_ready(one)), None)
 
         after = wait_until(successor, seconds=seconds, every=_POLL_SECONDS)
         if after is None:
@@ -367,10 +393,10 @@ class AppRestart:
         known.add(_identity(after))
         return after
 
-    def _newcomer(self, service: str, known: set[_Identity]) -> ProcessState | None:
+    def _newcomers(self, service: str, known: set[_Identity]) -> list[ProcessState]:
         answers = everywhere(self.control.targets(service), self.control.state)
         states = (answer.value for answer in answers)
-        return next((one for one in states if one and _identity(one) not in known), None)
+        return [one for one in states if one and _identity(one) not in known]
 
 
 def _identity(state: ProcessState) -> _Identity:
@@ -380,10 +406,12 @@ def _identity(state: ProcessState) -> _Identity:
 def _is_ready(state: ProcessState) -> bool:
     """Return True if a worker says that its threads and its pooled path work.
 
-    Of the api every process answers on one port: one is ready when its pool is open.
+    Of the api every process answers on one port: one is ready when its pool is open. Its size is
+    no sign of that: it counts connections that are being made. A busy process has them lent.
     """
     if state.service == "api":
-        return state.pool.size >= state.pool.min_size
+        pool = state.pool
+        return not pool.unreachable and pool.idle + pool.in_use >= pool.min_size
     host, port = _WORKER_STATUS
     found = next((one for one in resolve(host, port) if one.name == state.target.name), None)
     if found is None:

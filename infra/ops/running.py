@@ -42,6 +42,7 @@ class Process:
     """One process: its facts, or why there are none; `pending` are those only a restart changes.
 
     `given` are the parameters of extra files that it runs with, also where the line is gone.
+    `not_up` is True of a process of the api that is not there while another of its container is.
     """
 
     tier: str
@@ -50,6 +51,7 @@ class Process:
     pending: frozenset[str] = frozenset()
     error: str = ""
     given: frozenset[str] = frozenset()
+    not_up: bool = False
 
     def hides(self, name: str) -> bool:
         """Return True if the reading session has its own value of a setting of the server."""
@@ -136,9 +138,21 @@ class Running:
         return Running(self.processes, fewer, self.recorded)
 
     def faults(self) -> list[str]:
-        """Return one line for each process that does not answer or is not there."""
-        silent = [f"{one.name}: {one.error}" for one in self.processes if one.error]
+        """Return one line for each process that does not answer or is not there; see `not_up`."""
+        silent = [f"{p.name}: {p.error}" for p in self.processes if p.error and not p.not_up]
         return silent + [self._missing(tier, wanted) for tier, wanted in self.missing().items()]
+
+    def not_up(self) -> list[str]:
+        """Return one line for each process that may come up without anyone waiting for it."""
+        return [
+            f"{one.name}: {one.error}; it is not up, the others of its container go on"
+            for one in self.processes
+            if one.not_up
+        ]
+
+    def silent(self) -> list[str]:
+        """Return the lines of both."""
+        return self.faults() + self.not_up()
 
     def missing(self) -> dict[str, int]:
         """Return how many processes each tier should have that has fewer."""
@@ -301,10 +315,12 @@ def _pgbouncers(settings: OpsSettings) -> Iterable[Process]:
 
 
 def _apps(control: Control) -> Iterable[Process]:
-    for answer in everywhere(control.targets(), control.state):
+    answers = everywhere(control.targets(), control.state)
+    not_up = app_control.not_up(answers)
+    for answer in answers:
         tier, name = control.service_of(answer.target), str(answer.target)
         if answer.value is None:
-            yield Process(tier, name, {}, error=answer.error)
+            yield Process(tier, name, {}, error=answer.error, not_up=answer in not_up)
         else:
             found = process_settings.of_app(answer.value.settings)
             pending = frozenset(answer.value.needs_restart)

@@ -92,7 +92,7 @@ SETTINGS: Final = (
         maximum=480,
         default=40,
         change=Change.RESTART_API,
-        rule="the threads of API_PROCESSES + 1 processes fit into the container's 1,024",
+        rule="with APP_POOL_CONNECTORS and others, times API_PROCESSES + 1, at most 1,024",
         listed=True,
     ),
     Setting(

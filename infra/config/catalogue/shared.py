@@ -126,6 +126,7 @@ APP: Final = (
         maximum=32,
         default=3,
         change=Change.RESTART_APP,
+        rule="in the api they count with API_THREADS",
     ),
     Setting(
         name="APP_POOL_CHECK_IDLE_SECONDS",

@@ -11,7 +11,7 @@ the service. Use it with `processes.everywhere`:
 
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from infra.ops.clients.processes import OpsSettings, Target, everywhere, resolve
+from infra.ops.clients.processes import Answer, OpsSettings, Target, everywhere, resolve
 from infra.ops.outcome import FailedError
 from infra.ops.waiting import gone, wait_until
 
@@ -39,6 +39,10 @@ RESTART_SECONDS = 255.0
 
 class ControlError(FailedError):
     """A process did not do what it was asked; the message says what and why."""
+
+
+class NotListeningError(ControlError):
+    """Nobody listens on the process's port: it has ended, or has not come up."""
 
 
 class ReloadRefusedError(ControlError):
@@ -180,7 +184,8 @@ class Control:
                     method, url, headers=headers, extensions={"sni_hostname": target.host}
                 )
         except httpx.HTTPError as error:
-            raise ControlError(f"{what}: {_reason(error)}") from error
+            kind = NotListeningError if _is_refused(error) else ControlError
+            raise kind(f"{what}: {_reason(error)}") from error
         return _parsed(target, what, answer)
 
 
@@ -223,6 +228,20 @@ def connect(settings: OpsSettings) -> Control:
     )
 
 
+def not_up(answers: Iterable[Answer[T]]) -> tuple[Answer[T], ...]:
+    """Return the answers of api processes that are not there while another of their container is.
+
+    The supervisor tries to start each again and again; one that comes up reads its settings then.
+    """
+    found = tuple(answers)
+    serving = {one.target.container for one in found if one.ok}
+    return tuple(
+        one
+        for one in found
+        if isinstance(one.raised, NotListeningError) and one.target.container in serving
+    )
+
+
 def numbered(container: Target, count: int) -> tuple[Target, ...]:
     """Return the processes of a container; where it has one, that has the container's name."""
     if count == 1:
@@ -260,6 +279,12 @@ def _document(answer: httpx.Response) -> dict[str, Any]:
     except ValueError:
         return {}
     return document if isinstance(document, dict) else {}
+
+
+def _is_refused(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, ConnectionRefusedError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _reason(error: httpx.HTTPError) -> str:

@@ -121,11 +121,12 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Answer(Generic[T]):
-    """What one process said: a value, or why there is none."""
+    """What one process said: a value, or why there is none, and the exception that says so."""
 
     target: Target
     value: T | None
     error: str = ""
+    raised: Exception | None = None
 
     @property
     def ok(self) -> bool:
@@ -168,7 +169,7 @@ def _answer(target: Target, work: Callable[[Target], T]) -> Answer[T]:
     try:
         return Answer(target, work(target))
     except Exception as error:
-        return Answer(target, None, first_line(error))
+        return Answer(target, None, first_line(error), error)
 
 
 def first_line(error: BaseException) -> str:

@@ -29,7 +29,8 @@ def require_all(settings: OpsSettings) -> tuple[Target, ...]:
     replicas = pgbouncer.require(settings, int(settings.values["pgbouncer"]["replicas"]))
     app = app_control.connect(settings)
     answers = everywhere(app.targets(), app.state)
-    faults = [answer.error for answer in answers if not answer.ok] + [*app.absent().values()]
+    faults = [f"{one.target}: {one.error}" for one in answers if not one.ok]
+    faults += app.absent().values()
     if faults:
         raise RefusedError("; ".join(faults))
     return replicas
@@ -84,7 +85,7 @@ class Sessions:
     def _drain(self) -> None:
         for answer in everywhere(self.control.targets(), self.control.drain):
             if not answer.ok:
-                raise FailedError(answer.error)
+                raise FailedError(f"{answer.target}: {answer.error}")
 
 
 def _client(row: dict[str, Any]) -> _Client:

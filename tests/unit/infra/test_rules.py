@@ -62,6 +62,18 @@ LIMITS: list[tuple[str, Settings, Settings, str]] = [
         "need 1026 threads while the api is restarted",
     ),
     (
+        "so do those that connect its pool",
+        {"API_CPUS": 2, "API_PROCESSES": 2, "API_MEMORY_MB": 280, "API_THREADS": 309},
+        {
+            "API_CPUS": 2,
+            "API_PROCESSES": 2,
+            "API_MEMORY_MB": 280,
+            "API_THREADS": 309,
+            "APP_POOL_CONNECTORS": 4,
+        },
+        "API_PROCESSES=2, API_THREADS=309, APP_POOL_CONNECTORS=4 need 1026 threads",
+    ),
+    (
         "the processes of the api fit into its memory",
         {"API_CPUS": 2, "API_PROCESSES": 2, "API_MEMORY_MB": 280},
         {"API_CPUS": 2, "API_PROCESSES": 2, "API_MEMORY_MB": 279},

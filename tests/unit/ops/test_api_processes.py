@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +14,20 @@ import pytest
 from infra.config import catalogue
 from infra.config.settings import Change, Values
 from infra.ops import plan, running
-from infra.ops.clients import app_control
-from infra.ops.clients.app_control import Control, ControlError, PoolNumbers, ProcessState
-from infra.ops.clients.processes import OpsSettings, Target
+from infra.ops.clients import app_control, pgbouncer
+from infra.ops.clients.app_control import (
+    Control,
+    ControlError,
+    NotListeningError,
+    PoolNumbers,
+    ProcessState,
+    not_up,
+)
+from infra.ops.clients.processes import Answer, OpsSettings, Target, everywhere
+from infra.ops.outcome import RefusedError
 from infra.ops.process_settings import expected
+from infra.ops.reloading import Reloader, StepError
+from infra.ops.rotation import sessions
 from infra.ops.running import Process, Running
 
 CONTAINER = Target("api-1", "api-control", "192.0.2.11", 9000)
@@ -30,7 +42,7 @@ def control(monkeypatch: pytest.MonkeyPatch, *, compiled: int, says: dict[int, i
         if target in WORKERS:
             return ProcessState(target, "worker", target.name, 1, "", {}, POOL, ())
         if target.port not in says:
-            raise ControlError("state: ConnectError")
+            raise NotListeningError("state: ConnectError")
         settings = {"processes": says[target.port]}
         return ProcessState(target, "api", "api", target.port, "", settings, POOL, ())
 
@@ -89,12 +101,81 @@ def test_what_is_absent_is_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_processes_that_the_compiled_number_does_not_count_are_not_missing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    found = control(monkeypatch, compiled=2, says={9000: 1})
+    found = looked(control(monkeypatch, compiled=2, says={9000: 1}), monkeypatch)
+    assert "api" not in found.missing()
+
+
+def looked(found: Control, monkeypatch: pytest.MonkeyPatch) -> Running:
     monkeypatch.setattr(app_control, "connect", lambda _: found)
     monkeypatch.setattr(running, "_postgres", lambda _: ())
     monkeypatch.setattr(running, "_pgbouncers", lambda _: ())
-    looked = running.look(OpsSettings({"pgbouncer": {"replicas": 0}}))
-    assert "api" not in looked.missing()
+    return running.look(OpsSettings({"pgbouncer": {"replicas": 0}}))
+
+
+def test_a_process_that_is_not_up_while_another_is_keeps_nobody_from_changing_the_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = looked(control(monkeypatch, compiled=2, says={9000: 2}), monkeypatch)
+    assert not [one for one in found.faults() if one.startswith("api")]
+    (line,) = found.not_up()
+    assert line.startswith("api-1 process 2 (192.0.2.11): state: ConnectError")
+
+
+def test_where_no_process_of_the_api_is_up_each_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = looked(control(monkeypatch, compiled=2, says={}), monkeypatch)
+    assert [one for one in found.faults() if one.startswith("api")] == [
+        "api-1 process 1 (192.0.2.11): state: ConnectError",
+        "api-1 process 2 (192.0.2.11): state: ConnectError",
+    ]
+    assert found.not_up() == []
+
+
+def test_who_does_not_listen_is_distinguished_from_who_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plane = Control(
+        9000, {"api": "api-control"}, {}, {}, {"api": "t"}, ssl.create_default_context()
+    )
+    monkeypatch.setattr(app_control, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(app_control, "CONNECT_SECONDS", 0.2)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        target = replace(CONTAINER, address="127.0.0.1", port=listener.getsockname()[1])
+        (refused,) = everywhere([target], plane.state)
+        listener.listen(1)
+        (silent,) = everywhere([target], plane.state)
+    other = Answer(replace(target, port=9000), refused.value)
+    assert not_up((other, refused, silent)) == (refused,)
+    assert not_up((refused, silent)) == ()
+    assert type(silent.raised) is ControlError
+
+
+def reloader(found: Control, said: list[str]) -> Reloader:
+    return Reloader(OpsSettings({}), found, Path(), 0.0, said.append)
+
+
+def test_a_reload_goes_on_without_a_process_that_is_not_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, said = control(monkeypatch, compiled=2, says={9000: 2}), list[str]()
+    monkeypatch.setattr(Control, "reload", Control.state)
+    reloader(found, said).app(values())
+    assert said[0].startswith("api-1 process 2 (192.0.2.11): state: ConnectError")
+
+
+def test_a_reload_fails_where_no_process_of_the_api_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = control(monkeypatch, compiled=2, says={})
+    monkeypatch.setattr(Control, "reload", Control.state)
+    with pytest.raises(StepError, match="api-1 process 1"):
+        reloader(found, []).app(values())
+
+
+def test_a_rotation_is_refused_by_the_name_of_who_is_not_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = control(monkeypatch, compiled=2, says={9000: 2})
+    monkeypatch.setattr(app_control, "connect", lambda _: found)
+    monkeypatch.setattr(pgbouncer, "require", lambda *_: ())
+    with pytest.raises(RefusedError, match=r"^api-1 process 2 \(192.0.2.11\): state: Connect"):
+        sessions.require_all(OpsSettings({"pgbouncer": {"replicas": 0}}))
 
 
 def values(**changed: Any) -> Values:

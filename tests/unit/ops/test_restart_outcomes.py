@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,7 +12,13 @@ import pytest
 
 from infra.ops import pause, pause_record, restart, rolling
 from infra.ops.clients import app_control, pgbouncer
-from infra.ops.clients.app_control import ControlError, PoolNumbers, ProcessState
+from infra.ops.clients.app_control import (
+    Control,
+    ControlError,
+    NotListeningError,
+    PoolNumbers,
+    ProcessState,
+)
 from infra.ops.clients.processes import Target
 from infra.ops.operation import EndedBySignalError, Operation
 from infra.ops.outcome import Exit
@@ -50,30 +56,52 @@ class Console:
 class App:
     """A control plane of one api container and one worker; `silent` is who does not answer.
 
-    The api runs `processes` and should have `wanted`, which it takes from a restart on.
+    The api runs `processes` and should have `wanted`, which it takes from a restart on. Of its
+    ports, nobody listens on those that are `down`; those in `closed` have no pool yet; those in
+    `staying` never go.
     """
 
-    def __init__(self, silent: str = "", processes: int = 1, wanted: int = 1) -> None:
-        self.replicas = {"api": 1, "worker": 1}
-        self.processes = {"api": wanted, "worker": 1}
+    # How the processes are found is the real thing.
+    targets, absent, _processes_of = Control.targets, Control.absent, Control._processes_of
+
+    def __init__(
+        self,
+        silent: str = "",
+        processes: int = 1,
+        wanted: int = 1,
+        *,
+        down: Iterable[int] = (),
+        closed: Iterable[int] = (),
+        staying: Iterable[int] = (),
+    ) -> None:
+        self.port = API.port
+        self.aliases = {"api": API.host, "worker": WORKER.host}
+        self.replicas, self.processes = {"api": 1, "worker": 1}, {"api": wanted, "worker": 1}
         self.running = processes
-        self._silent = silent
-        self._age = dict.fromkeys(("api", "worker"), 0)
-        self._ages: dict[int, int] = {}
-
-    def targets(self, *services: str) -> tuple[Target, ...]:
-        of = {"api": app_control.numbered(API, self.running), "worker": (WORKER,)}
-        return tuple(target for service in services or of for target in of[service])
-
-    def absent(self, *services: str) -> dict[str, str]:
-        here = {target.host for target in self.targets(*services)}
-        return {one: f"no {one}" for one in services if f"{one}-control" not in here}
+        self._silent, self._closed, self._staying = silent, set(closed), set(staying)
+        self._worker_age = 0
+        # By port: which start, and how many processes its settings file had then.
+        ports = {API.port + slot for slot in range(processes)} - set(down)
+        self._up = dict.fromkeys(ports, (0, processes))
 
     def state(self, target: Target) -> ProcessState:
         service = target.host.removesuffix("-control")
-        started = str(self._age[service] if service == "worker" else self._ages.get(target.port))
-        pool = PoolNumbers(service, 0, 0, 0, 0, 0, 0, 0)
-        return ProcessState(target, service, target.container, target.port, started, {}, pool, ())
+        if service == "worker":
+            return self._state(target, self._worker_age, {})
+        if target.name == self._silent:
+            raise ControlError("state: ReadTimeout")
+        if target.port not in self._up:
+            raise NotListeningError("state: ConnectError")
+        age, processes = self._up[target.port]
+        return self._state(target, age, {"processes": processes})
+
+    def _state(self, target: Target, age: int, settings: dict[str, int]) -> ProcessState:
+        service = target.host.removesuffix("-control")
+        idle = 0 if service == "api" and target.port in self._closed else 2
+        pool = PoolNumbers(service, 2, 2, 4, 0, idle, 0, 0)
+        return ProcessState(
+            target, service, target.container, target.port, str(age), settings, pool, ()
+        )
 
     def drain(self, target: Target) -> ProcessState:
         if target.name == self._silent:
@@ -82,15 +110,18 @@ class App:
 
     def restart(self, target: Target) -> ProcessState:
         self.running = self.processes["api"]
-        self._ages[target.port] = self._ages.get(target.port, 0) + 1
+        ports = range(API.port, API.port + self.running)
+        self._up[target.port] = (self._up[target.port][0] + 1, self.running)
+        kept = {one: it for one, it in self._up.items() if one in ports or one in self._staying}
+        self._up = dict.fromkeys(ports, (0, self.running)) | kept
         return self.state(target)
 
     def replace_api(self, _name: str) -> None:
         self.running = self.processes["api"]
-        self._ages = {API.port + slot: 1 for slot in range(self.running)}
+        self._up = {API.port + slot: (1, self.running) for slot in range(self.running)}
 
     def replace_worker(self, _name: str) -> None:
-        self._age["worker"] += 1
+        self._worker_age += 1
 
 
 @pytest.fixture
@@ -100,6 +131,8 @@ def app(monkeypatch: pytest.MonkeyPatch) -> App:
 
 
 def use(monkeypatch: pytest.MonkeyPatch, app: App) -> App:
+    found = {API.host: (API,), WORKER.host: (WORKER,)}
+    monkeypatch.setattr(app_control, "resolve", lambda host, _: found[host])
     monkeypatch.setattr(app_control, "connect", lambda _: app)
     return app
 
@@ -233,7 +266,7 @@ def test_an_app_restart_first_starts_the_workers_that_are_missing(
         else:
             app.replace_worker(step[1])
 
-    monkeypatch.setattr(app, "targets", lambda *_: tuple(there))
+    monkeypatch.setattr(app_control, "resolve", lambda *_: tuple(there))
     monkeypatch.setattr(Operation, "ask_host", host)
     document = document_of(
         lambda request: restart.app(SETTINGS, request, ("worker",), new_api_container=False)
@@ -282,17 +315,79 @@ def test_a_new_container_is_asked_for_once_and_all_its_processes_are_awaited(
     assert len(processes(document)) == 2
 
 
+def restart_api(document_of: Run) -> dict[str, Any]:
+    return document_of(
+        lambda request: restart.app(SETTINGS, request, ("api",), new_api_container=False)
+    )
+
+
 def test_a_surplus_api_process_that_stays_is_a_failure(
     document_of: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    app = use(monkeypatch, App(processes=2, wanted=1))
-    monkeypatch.setattr(restart, "_SUCCEED_SECONDS", 0.2)
-    monkeypatch.setattr(app, "targets", lambda *_: app_control.numbered(API, 2))
-    document = document_of(
-        lambda request: restart.app(SETTINGS, request, ("api",), new_api_container=False)
-    )
+    use(monkeypatch, App(processes=2, wanted=1, staying=[9001]))
+    monkeypatch.setattr(restart, "_RETIRE_SECONDS", 0.2)
+    document = restart_api(document_of)
     assert document["exit_code"] == Exit.FAILED
     assert "still there, or not answering: api-1 process 2" in document["faults"][0]
+
+
+def test_an_additional_api_process_without_its_pool_is_not_started(
+    document_of: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, App(processes=1, wanted=2, closed=[9001]))
+    monkeypatch.setattr(restart, "_REPLACE_SECONDS", 0.2)
+    document = restart_api(document_of)
+    assert document["exit_code"] == Exit.FAILED
+    assert processes(document) == [("api-1 process 1", "restarted")]
+
+
+@pytest.mark.parametrize(
+    ("pool", "ready"),
+    [
+        # Just made: its size is what it is to have.
+        (PoolNumbers("risk", 2, 2, 4, 0, 0, 0, 0), False),
+        (PoolNumbers("risk", 2, 2, 4, 0, 1, 0, 0), False),
+        (PoolNumbers("risk", 2, 2, 4, 0, 2, 0, 0), True),
+        # All lent, more being made, callers waiting.
+        (PoolNumbers("risk", 4, 2, 4, 2, 0, 7, 9), True),
+        (PoolNumbers("risk", 2, 2, 4, 0, 2, 0, 0, unreachable=True), False),
+    ],
+)
+def test_an_api_process_is_ready_when_its_pool_has_its_connections(
+    pool: PoolNumbers, ready: bool
+) -> None:
+    state = ProcessState(API, "api", "api-1", 1, "", {}, pool, ())
+    assert restart._is_ready(state) == ready
+
+
+def test_an_api_process_that_is_not_up_is_named_and_taken_away_by_a_lower_number(
+    document_of: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, App(processes=2, wanted=1, down=[9001]))
+    document = restart_api(document_of)
+    assert document["exit_code"] == Exit.OK
+    assert processes(document) == [("api-1", "restarted")]
+    (warning,) = document["warnings"]
+    assert warning.startswith("api-1 process 2 (192.0.2.11): state: ConnectError")
+
+
+@pytest.mark.parametrize(
+    ("app", "fault"),
+    [
+        # It may hold connections.
+        (App("api-1 process 2", 2, 1), "api-1 process 2 (192.0.2.11): state: ReadTimeout"),
+        (App(processes=1, down=[9000]), "api-1 (192.0.2.11): state: ConnectError"),
+        # The only one that is up would have to go.
+        (App(processes=2, wanted=1, down=[9000]), "api-1 (192.0.2.11): state: ConnectError"),
+    ],
+)
+def test_an_api_process_that_is_silent_and_would_be_needed_is_named_in_the_refusal(
+    document_of: Run, monkeypatch: pytest.MonkeyPatch, app: App, fault: str
+) -> None:
+    use(monkeypatch, app)
+    document = restart_api(document_of)
+    assert document["exit_code"] == Exit.REFUSED
+    assert document["faults"][0].startswith(f"refused: {fault}")
 
 
 class Server:

@@ -60,7 +60,9 @@ def main() -> None:
     (Path(os.environ["TURNS"]).parent / "shared").write_text(str(shared))
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda _number, _frame: stopped.set())
-    if behaviour == "fails":
+    if behaviour in ("is slow", "fails late"):
+        time.sleep(0.5)
+    if behaviour.startswith("fails"):
         channel.send(end, channel.FAILED, "no database")
         raise SystemExit(3)
     while behaviour == "hangs":
@@ -78,8 +80,10 @@ def main() -> None:
         time.sleep(0.2)
         os._exit(9)
     while not stopped.is_set():
-        for word, _ in channel.receive(end):
+        for word, how in channel.receive(end):
             if word == channel.RETIRE:
+                with (Path(os.environ["TURNS"]).parent / "retired").open("a") as told:
+                    told.write(f"{how}\n")
                 with answering:
                     os._exit(0)
         _leave_with_supervisor(end)

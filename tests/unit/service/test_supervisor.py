@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from app.api import channel
+from app.api.serve import Handover
 from tests.fix_stack import poll
 
 MODULE = "tests.unit.service.serving_child"
@@ -61,6 +63,11 @@ class Running:
     def answering(self) -> set[str]:
         """Return the numbers of the processes that answer."""
         return {self.ask() for _ in range(20)}
+
+    def retired(self) -> list[str]:
+        """Return how each process that retired was told to."""
+        file = self.folder / "retired"
+        return file.read_text().splitlines() if file.exists() else []
 
     def shared(self) -> list[str]:
         """Return the names of the files that processes share metrics in."""
@@ -248,6 +255,8 @@ def test_a_restart_takes_the_number_of_slots_from_the_settings(tmp_path: Path) -
         running.set_processes(1)
         running.process.send_signal(signal.SIGHUP)
         running.until(lambda: running.answering() == {"4"}, "one slot is left")
+        running.until(lambda: len(running.retired()) == 4, "four processes have retired")
+        assert sorted(running.retired()) == ["", "", "surplus", "surplus"]
         code, log = running.end()
     assert code == 0
     assert most_at_once(log) == 4
@@ -290,11 +299,20 @@ def test_a_slot_whose_process_cannot_come_back_is_tried_again_while_others_serve
         assert running.process.poll() is None
 
 
-def test_one_of_several_first_processes_that_cannot_serve_ends_the_supervisor(
-    tmp_path: Path,
+@pytest.mark.parametrize("first", ["serves", "is slow"])
+def test_one_of_several_first_processes_that_cannot_serve_is_tried_again(
+    tmp_path: Path, first: str
 ) -> None:
-    with supervised(tmp_path, "serves", "fails", processes=2) as running:
+    with supervised(tmp_path, first, "fails", "serves", processes=2) as running:
+        running.until(lambda: running.answering() == {"0", "2"}, "both slots have a process")
+        assert running.process.poll() is None
+
+
+@pytest.mark.parametrize("first", ["fails", "fails late"])
+def test_a_start_that_fails_in_every_slot_ends_the_supervisor(tmp_path: Path, first: str) -> None:
+    with supervised(tmp_path, first, "fails", processes=2) as running:
         assert running.process.wait(timeout=SECONDS) == 3
+    assert running.started() == 2
 
 
 def test_all_stay_when_the_first_replacement_fails(tmp_path: Path) -> None:
@@ -322,3 +340,16 @@ def test_what_the_dead_have_counted_stays_and_their_seats_are_taken_again(tmp_pa
         folder = Path((tmp_path / "shared").read_text())
         running.end()
     assert not folder.exists()
+
+
+def test_a_process_hears_whether_another_has_its_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda _, number: ended.append(number))
+    ours, theirs = channel.pair()
+    heard: list[bool] = []
+    Handover(theirs).listen(heard.append)
+    with ours:
+        channel.send(ours, channel.RETIRE)
+        channel.send(ours, channel.RETIRE, channel.SURPLUS)
+    poll(lambda: ended, seconds=SECONDS, what="a process that is left ends", every=0.02)
+    assert heard == [True, False]
