@@ -196,9 +196,12 @@ class Supervisor:
                 self._selector.unregister(child.channel)
 
     def _on_ready(self, child: Child) -> None:
+        if child not in self._retiring:
+            self._begin(child)
         self._log("info", "process is ready", child)
-        if child in self._retiring:
-            return
+
+    def _begin(self, child: Child) -> None:
+        """Count on a process that is ready, and have those retire whose place it takes."""
         child.ready, child.until = True, NEVER
         # What failed while nobody was ready yet has waited for this.
         soon = time.monotonic() + AGAIN_SECONDS

@@ -77,8 +77,15 @@ class Running:
     def end(self) -> tuple[int, str]:
         """Stop it; return its exit code and its log."""
         self.process.send_signal(signal.SIGTERM)
-        log, _ = self.process.communicate(timeout=SECONDS)
-        return self.process.returncode, log
+        return self.process.wait(SECONDS), self.log()
+
+    def log(self) -> str:
+        """Return what it has logged."""
+        return (self.folder / "log").read_text()
+
+    def until_ready(self, count: int) -> None:
+        """Wait until so many processes are ready; then it has read the settings too."""
+        self.until(lambda: self.log().count("process is ready") >= count, f"{count} are ready")
 
 
 @contextmanager
@@ -91,7 +98,7 @@ def supervised(
 ) -> Iterator[Running]:
     settings = folder / "api.json"
     settings.write_text(json.dumps({"processes": processes}))
-    with socket.socket() as listener:
+    with socket.socket() as listener, (folder / "log").open("w") as log:
         listener.bind(("127.0.0.1", 0))
         # As a container's start leaves it; the first child listens anew.
         listener.listen(16)
@@ -116,7 +123,7 @@ def supervised(
                 "TMPDIR": str(folder),
             },
             pass_fds=[listener.fileno()],
-            stdout=subprocess.PIPE,
+            stdout=log,
             text=True,
         )
         port = int(listener.getsockname()[1])
@@ -248,7 +255,7 @@ def test_a_process_that_asks_is_replaced_and_the_others_stay(tmp_path: Path) -> 
 
 def test_a_restart_takes_the_number_of_slots_from_the_settings(tmp_path: Path) -> None:
     with supervised(tmp_path, "serves") as running:
-        running.ask()
+        running.until_ready(1)
         running.set_processes(3)
         running.process.send_signal(signal.SIGHUP)
         running.until(lambda: running.answering() == {"1", "2", "3"}, "two slots more")
@@ -271,7 +278,7 @@ def test_a_process_that_comes_back_takes_the_number_of_slots_too(tmp_path: Path)
 
 def test_an_additional_process_that_cannot_serve_is_tried_again(tmp_path: Path) -> None:
     with supervised(tmp_path, "serves", "serves", "fails", "serves") as running:
-        running.ask()
+        running.until_ready(1)
         running.set_processes(2)
         running.process.send_signal(signal.SIGHUP)
         running.until(lambda: running.answering() == {"1", "3"}, "both slots have a process")
@@ -317,7 +324,7 @@ def test_a_start_that_fails_in_every_slot_ends_the_supervisor(tmp_path: Path, fi
 
 def test_all_stay_when_the_first_replacement_fails(tmp_path: Path) -> None:
     with supervised(tmp_path, "serves", "serves", "fails", "serves", processes=2) as running:
-        running.until(lambda: running.answering() == {"0", "1"}, "two processes answer")
+        running.until_ready(2)
         running.set_processes(1)
         running.process.send_signal(signal.SIGHUP)
         running.until(lambda: running.started() == 3, "a third process is started")
