@@ -28,6 +28,8 @@ SCRIPT = "restart-postgres"
 CALLERS = 40
 PAUSE_MAX_SECONDS = 10.0
 DEAD_MAN_SECONDS = 20.0
+# To notice, to log in to every PgBouncer, and to say so, on a machine that does more than this.
+SLACK_SECONDS = 5.0
 REFUSED = 3
 USUAL = ("query_wait_timeout", "query_timeout", "server_login_retry")
 
@@ -167,7 +169,7 @@ def test_an_operator_that_ends_while_paused_leaves_no_pause(
             operator.kill(end)
         poll(
             lambda: not any(is_paused(stack, console)),
-            seconds=DEAD_MAN_SECONDS + 1,
+            seconds=DEAD_MAN_SECONDS + SLACK_SECONDS,
             what="every PgBouncer serves again",
         )
         resumed_after = time.monotonic() - paused_at
@@ -181,7 +183,7 @@ def test_an_operator_that_ends_while_paused_leaves_no_pause(
         script.communicate(timeout=60)
         hold(5)
     assert script.returncode != 0
-    assert resumed_after < DEAD_MAN_SECONDS + 1
+    assert resumed_after < DEAD_MAN_SECONDS + SLACK_SECONDS
     poll(
         lambda: running_settings(stack, console) == usual, seconds=20, what="the settings are back"
     )

@@ -20,6 +20,7 @@ from tests.faults.oracle import (
     check_writes,
 )
 from tests.fix_faults import MakeLoad, hold, wait_for_traffic
+from tests.fix_host import UseHop
 from tests.fix_ops import Commands, EnvDir
 from tests.fix_secrets import Given, Secrets
 from tests.fix_sql import AdminConsole, Sql
@@ -111,8 +112,14 @@ PUT_PAIR = (
 @pytest.mark.slow
 @pytest.mark.usefixtures("whole_again")
 def test_after_a_new_ca_pgbouncer_refuses_a_server_with_the_old_certificate(
-    stack: Stack, sql: Sql, console: AdminConsole, ops: Commands, secrets: Secrets
+    stack: Stack,
+    sql: Sql,
+    console: AdminConsole,
+    ops: Commands,
+    secrets: Secrets,
+    use_hop: UseHop,
 ) -> None:
+    use_hop("tls")
     old = [secrets.read(name) for name in ("postgres.crt", "postgres.key")]
     assert ops.run("rotate", "certificates", "--ca").exit_code == 0
     new = [secrets.read(name) for name in ("postgres.crt", "postgres.key")]
