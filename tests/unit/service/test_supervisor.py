@@ -69,6 +69,12 @@ class Running:
         file = self.folder / "retired"
         return file.read_text().splitlines() if file.exists() else []
 
+    def answer(self) -> str:
+        """Return what the process was told that asked for a restart."""
+        file = self.folder / "answer"
+        self.until(lambda: file.exists() and file.read_text() != "", "it has its answer")
+        return file.read_text()
+
     def shared(self) -> list[str]:
         """Return the names of the files that processes share metrics in."""
         folder = Path((self.folder / "shared").read_text())
@@ -176,16 +182,14 @@ def test_a_successor_that_is_not_ready_is_ended_and_the_first_goes_on(
 
 def test_who_asks_for_a_restart_hears_why_it_failed(tmp_path: Path) -> None:
     with supervised(tmp_path, "asks", "fails") as running:
-        running.until((tmp_path / "answer").exists, "the first process has its answer")
-        running.until(lambda: (tmp_path / "answer").read_text() != "", "the answer is written")
-        assert (tmp_path / "answer").read_text() == "('refused', 'no database')"
+        assert running.answer() == "('refused', 'no database')"
         assert running.ask() == "0"
 
 
 def test_who_asks_for_a_restart_hears_that_it_was_done(tmp_path: Path) -> None:
     with supervised(tmp_path, "asks", "serves") as running:
         running.until(lambda: running.ask() == "1", "the second process answers")
-        assert (tmp_path / "answer").read_text() == "('restarted', '')"
+        assert running.answer() == "('restarted', '')"
 
 
 def test_a_process_that_dies_while_it_serves_is_replaced(tmp_path: Path) -> None:
@@ -250,7 +254,7 @@ def test_all_are_replaced_one_after_the_other(tmp_path: Path) -> None:
 def test_a_process_that_asks_is_replaced_and_the_others_stay(tmp_path: Path) -> None:
     with supervised(tmp_path, "asks", "serves", processes=2) as running:
         running.until(lambda: running.answering() == {"1", "2"}, "one process is new")
-        assert (tmp_path / "answer").read_text() == "('restarted', '')"
+        assert running.answer() == "('restarted', '')"
 
 
 def test_a_restart_takes_the_number_of_slots_from_the_settings(tmp_path: Path) -> None:
