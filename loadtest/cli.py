@@ -224,9 +224,9 @@ def _idle(
     ] = 60.0,
 ) -> None:
     """Start of submissions on an idle stack, and its transactions; judged on the page only."""
-    from loadtest.measure.starting import run
+    from loadtest.measure.isolation import idle
 
-    run(run_directory(), submissions=submissions, idle_seconds=idle_seconds)
+    idle(run_directory(), submissions=submissions, idle_seconds=idle_seconds)
 
 
 def _isolation(

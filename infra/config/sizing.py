@@ -173,8 +173,8 @@ def role_limits(values: Values) -> dict[str, int]:
 # compose.yaml: pids_limit of the api's container.
 API_THREADS_LIMIT = 1024
 # Of a process beside API_THREADS and APP_POOL_CONNECTORS: 4 for streams, 4 for probes, one each for
-# main, control, hints, handover and for the pool's scheduler, watchdog, check and probe, and 13 for
-# calls of the control plane. Shared metrics are copied by the API_THREADS.
+# main, control, hints, handover, the copies of metrics and for the pool's scheduler, watchdog,
+# check and probe, and 12 allowed for calls of the control plane.
 API_OTHER_THREADS = 29
 # The supervisor and what it leaves to the kernel.
 API_BASE_MB = 16

@@ -1,4 +1,4 @@
-"""Latency of requests with the batch pool idle, full, and at work, in turns.
+"""Latency of requests with the batch pool idle, full, and at work, in turns; an idle stack first.
 
 Requests go at a fixed rate, each timed from the moment it was due: a closed loop would send less
 just when the service is slow, and so not see it (coordinated omission; G. Tene, "How NOT to
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from typing import Any
 
 import psycopg
@@ -42,6 +43,12 @@ START_SECONDS_MAX = 60.0
 HOLD_SECONDS = 0.05
 WORK_SITES = 40
 DRAIN_SECONDS_MAX = 180.0
+# Long enough that the workers' pauses between polls are the longest, and that idle sessions have
+# reported their transactions (after 10 s).
+SETTLE_SECONDS = 20.0
+# Between the end of one assessment and the next submission, so that every thread waits again.
+GAP_SECONDS = 0.1
+FINISHED_SECONDS_MAX = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,3 +212,37 @@ def _workers_computing() -> Iterator[None]:
         yield
     finally:
         finished(client, assessment_id, seconds=DRAIN_SECONDS_MAX, every=0.5)
+
+
+def idle(directory: RunDirectory, *, submissions: int, idle_seconds: float) -> None:
+    """Write milliseconds from `created_at` to `started_at`, and transactions a second while idle.
+
+    Both times are the database's. The transactions are all of the server's, those of health checks
+    and of this connection included.
+    """
+    starts = Histogram.of(_started_after() for _ in range(submissions))
+    with psycopg.connect(**arguments("pgbouncer"), autocommit=True) as connection:
+        time.sleep(SETTLE_SECONDS)
+        before, began = _transactions(connection), time.monotonic()
+        time.sleep(idle_seconds)
+        seconds = time.monotonic() - began
+        per_second = (_transactions(connection) - before) / seconds
+    directory.write("idle", {"start": summary_ms(starts), "transactions_per_second": per_second})
+
+
+def _started_after() -> float:
+    """Submit one task; return the seconds that it waited."""
+    client = Client(API_URL, time.monotonic() + FINISHED_SECONDS_MAX)
+    assessment_id = client.submit(assessment(sites(1), years=1, scenarios=["SSP126"]))
+    status = finished(client, assessment_id, seconds=FINISHED_SECONDS_MAX, every=GAP_SECONDS)
+    times = (datetime.fromisoformat(status[name]) for name in ("created_at", "started_at"))
+    created, started = times
+    time.sleep(GAP_SECONDS)
+    return (started - created).total_seconds()
+
+
+def _transactions(connection: psycopg.Connection[Any]) -> int:
+    row = connection.execute(
+        "SELECT sum(xact_commit + xact_rollback)::bigint FROM pg_stat_database"
+    ).fetchone()
+    return int(row[0]) if row else 0
