@@ -1,5 +1,7 @@
 """Running an ASGI application under uvicorn, and what api and worker answer alike."""
 
+import asyncio
+import errno
 import signal
 import socket
 import time
@@ -7,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from http import HTTPStatus
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import uvicorn
@@ -15,6 +17,7 @@ from anyio import to_thread
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.connection import BoundedServer, bounded
 from app.database import Database, ping
@@ -34,6 +37,62 @@ READY_SECONDS = 1.0
 # A little less, so that the pool says what is wrong before the second is over.
 PROBE_SECONDS = 0.9
 PROBE_THREADS = 4
+# What accept(2) says while files or memory are short; the connection stays in the queue.
+SHORT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+SHORT_SECONDS = 1.0
+
+
+class Listener:
+    """Accepts on a socket that processes share: one connection a turn of the event loop.
+
+    The loop's own server takes all that are queued at once, so that of a burst of connections
+    that are kept one process gets nearly all, and the others stay idle.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        listening: socket.socket,
+        protocol: Callable[[], asyncio.Protocol],
+    ) -> None:
+        self._loop = loop
+        self._listening = listening
+        self._protocol = protocol
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._open = True
+        listening.listen(BACKLOG)
+        listening.setblocking(False)
+        self._listen()
+
+    def close(self) -> None:
+        """Accept no more; may be called again."""
+        if self._open:
+            self._open = False
+            self._loop.remove_reader(self._listening)
+
+    async def wait_closed(self) -> None:
+        """Wait until the connections that were accepted are made."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _listen(self) -> None:
+        if self._open:
+            self._loop.add_reader(self._listening, self._accept)
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._listening.accept()
+        except OSError as error:
+            # Otherwise another process was quicker, or the caller has gone.
+            if error.errno in SHORT_OF:
+                self._loop.remove_reader(self._listening)
+                self._loop.call_later(SHORT_SECONDS, self._listen)
+            return
+        task = self._loop.create_task(
+            self._loop.connect_accepted_socket(self._protocol, connection)
+        )
+        # The loop itself holds a task only weakly.
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
 
 class Server(BoundedServer):
@@ -64,10 +123,18 @@ class Server(BoundedServer):
         self._retiring = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to serve."""
-        await super().startup(sockets)
+        """Begin to serve, on sockets that other processes may have too."""
+        await super().startup([] if sockets else None)
+        loop = asyncio.get_running_loop()
+        listeners = [Listener(loop, one, self._connection) for one in sockets or ()]
+        # Uvicorn does nothing with them but close them.
+        self.servers += cast("Any", listeners)
         if self.started and self._on_started is not None:
             self._on_started()
+
+    def _connection(self) -> asyncio.Protocol:
+        protocol = cast("type[HttpToolsProtocol]", self.config.http_protocol_class)
+        return protocol(self.config, self.server_state, self.lifespan.state)
 
     async def on_tick(self, counter: int) -> bool:
         """Return True if it is time to shut down; called ten times a second."""
