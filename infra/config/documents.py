@@ -8,7 +8,16 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from infra.config import names, sizing
-from infra.config.names import API, CONTROL_ALIASES, CONTROL_PORT, DATABASE, OWNER, WORKER, Client
+from infra.config.names import (
+    API,
+    CONTROL_ALIASES,
+    CONTROL_PORT,
+    DATABASE,
+    OWNER,
+    WORKER,
+    Client,
+    Service,
+)
 from infra.config.settings import Value, Values
 
 Section = dict[str, object]
@@ -86,9 +95,9 @@ def _status_http(values: Values) -> Section:
     }
 
 
-def _pooled(values: Values, client: Client) -> Section:
+def _pooled(values: Values, service: Service) -> Section:
     target = {"host": "pgbouncer", "port": 6432, "load_balance_hosts": "random"}
-    return _database(values, client.service, client.entry, client.role) | target
+    return _database(values, service.service, service.entry, service.role) | target
 
 
 def _database(values: Values, service: str, dbname: str, user: str) -> Section:
@@ -109,19 +118,19 @@ def _database(values: Values, service: str, dbname: str, user: str) -> Section:
     }
 
 
-def _pool(values: Values, client: Client) -> Section:
+def _pool(values: Values, service: Service) -> Section:
     return {
-        "min_size": values.integer(client.pool_min_size),
-        "max_size": values.integer(client.pool_max_size),
-        "timeout_seconds": _seconds(values, client.pool_timeout),
-        "max_waiting": values.integer(client.pool_max_waiting),
+        "min_size": values.integer(service.pool_min_size),
+        "max_size": values.integer(service.pool_max_size),
+        "timeout_seconds": _seconds(values, service.pool_timeout),
+        "max_waiting": values.integer(service.pool_max_waiting),
         "max_lifetime_seconds": _seconds(values, "APP_POOL_MAX_LIFETIME_SECONDS"),
         "max_idle_seconds": _seconds(values, "APP_POOL_MAX_IDLE_SECONDS"),
         "reconnect_timeout_seconds": _seconds(values, "APP_POOL_RECONNECT_TIMEOUT_SECONDS"),
         "num_workers": values.integer("APP_POOL_CONNECTORS"),
         "check_idle_seconds": _seconds(values, "APP_POOL_CHECK_IDLE_SECONDS"),
-        "leak_threshold_seconds": _seconds(values, client.leak_threshold),
-        "retry_budget_seconds": _seconds(values, client.retry_budget),
+        "leak_threshold_seconds": _seconds(values, service.leak_threshold),
+        "retry_budget_seconds": _seconds(values, service.retry_budget),
         "retry_attempts_max": values.integer("APP_RETRY_ATTEMPTS_MAX"),
     }
 

@@ -25,25 +25,34 @@ def server_hop(host: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Client:
-    """A service behind PgBouncer: its role, its database entry, and the names of its settings."""
+    """What comes through PgBouncer under a role of its own; sizes and times: their settings."""
 
-    service: str
     role: str
     entry: str
+    # Of PostgreSQL, and who migrates it; the owner does not come through PgBouncer.
+    database: str
+    owner: str
     server_pool_size: str
     server_reserve_size: str
     server_min_pool_size: str
+    lock_timeout: str
+    statement_timeout: str
+    idle_in_transaction_timeout: str
+    transaction_timeout: str
+    query_timeout: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service(Client):
+    """A client that is one of the project's own services, and has a pool in its processes."""
+
+    service: str
     pool_min_size: str
     pool_max_size: str
     pool_timeout: str
     pool_max_waiting: str
     leak_threshold: str
     retry_budget: str
-    lock_timeout: str
-    statement_timeout: str
-    idle_in_transaction_timeout: str
-    transaction_timeout: str
-    query_timeout: str
     deadline: str
 
     @property
@@ -59,10 +68,12 @@ class Client:
         )
 
 
-API: Final = Client(
+API: Final = Service(
     service="api",
     role="risk_api",
     entry="risk",
+    database=DATABASE,
+    owner=OWNER,
     server_pool_size="PGBOUNCER_INTERACTIVE_POOL_SIZE",
     server_reserve_size="PGBOUNCER_INTERACTIVE_RESERVE_SIZE",
     server_min_pool_size="PGBOUNCER_INTERACTIVE_MIN_POOL_SIZE",
@@ -79,10 +90,12 @@ API: Final = Client(
     query_timeout="API_QUERY_TIMEOUT_SECONDS",
     deadline="API_REQUEST_DEADLINE_SECONDS",
 )
-WORKER: Final = Client(
+WORKER: Final = Service(
     service="worker",
     role="risk_worker",
     entry="risk_batch",
+    database=DATABASE,
+    owner=OWNER,
     server_pool_size="PGBOUNCER_BATCH_POOL_SIZE",
     server_reserve_size="PGBOUNCER_BATCH_RESERVE_SIZE",
     server_min_pool_size="PGBOUNCER_BATCH_MIN_POOL_SIZE",
@@ -99,11 +112,32 @@ WORKER: Final = Client(
     query_timeout="WORKER_QUERY_TIMEOUT_SECONDS",
     deadline="WORKER_BATCH_DEADLINE_SECONDS",
 )
-CLIENTS: Final = (API, WORKER)
+SERVICES: Final = (API, WORKER)
+CLIENTS: Final[tuple[Client, ...]] = SERVICES
 
-LOGIN_ROLES: Final = (OWNER, API.role, WORKER.role, MONITOR, OPERATOR)
-# Those that PgBouncer lets in; the owner is direct only.
-POOLED_ROLES: Final = (API.role, WORKER.role, MONITOR, OPERATOR)
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """A database of PostgreSQL: its owner, and the roles of its clients."""
+
+    name: str
+    owner: str
+    users: tuple[str, ...]
+
+
+def _databases() -> tuple[Database, ...]:
+    owners = {client.database: client.owner for client in CLIENTS}
+    return tuple(
+        Database(name, owner, tuple(one.role for one in CLIENTS if one.database == name))
+        for name, owner in owners.items()
+    )
+
+
+DATABASES: Final = _databases()
+
+# Those that PgBouncer lets in; an owner is direct only.
+POOLED_ROLES: Final = (*(client.role for client in CLIENTS), MONITOR, OPERATOR)
+LOGIN_ROLES: Final = (*(database.owner for database in DATABASES), *POOLED_ROLES)
 
 CONTROL_PORT: Final = 9000
 # Where every worker listens for hints of the api, on the pool network.

@@ -148,6 +148,7 @@ def _context(values: Values, verifiers: dict[str, str]) -> dict[str, object]:
         "setting": values,
         "extra": {file: extra.lines(file, values) for file in extra.FILES},
         "derived": sizing.derived_settings(values),
+        "databases": names.DATABASES,
         "pools": sizing.pools(values),
         "server_host": names.SERVER_HOSTS[values.text("PGBOUNCER_SERVER_HOP")],
         "roles": documents.login_roles(values, verifiers),

@@ -13,7 +13,7 @@ from typing import Final
 
 from infra.config import measured, sizing
 from infra.config.faults import Fault
-from infra.config.names import CLIENTS
+from infra.config.names import CLIENTS, SERVICES
 from infra.config.settings import UnavailableError, Values
 
 Rule = Callable[[Values], Iterator[str]]
@@ -54,23 +54,23 @@ def _available(values: Values, *names: str) -> bool:
 
 def ordered_timeouts(values: Values) -> Iterator[str]:
     """Rule 4: lock < statement < idle in transaction < transaction < query < deadline."""
-    for client in CLIENTS:
-        for low, high in pairwise(client.timeouts):
+    for service in SERVICES:
+        for low, high in pairwise(service.timeouts):
             yield from shorter(values, low, high, "the shorter timeout must end it first")
 
 
 def pool_waits(values: Values) -> Iterator[str]:
     """Rule 4: waiting for a connection leaves time for an answer."""
-    for client in CLIENTS:
+    for service in SERVICES:
         reason = "nothing would be left of the deadline"
-        yield from shorter(values, client.pool_timeout, client.deadline, reason)
+        yield from shorter(values, service.pool_timeout, service.deadline, reason)
 
 
 def queue_and_statement(values: Values) -> Iterator[str]:
     """Rule 4: a query that was queued to the last moment still finishes in time."""
     queue = "PGBOUNCER_QUERY_WAIT_TIMEOUT_SECONDS"
-    for client in CLIENTS:
-        statement, deadline = client.statement_timeout, client.deadline
+    for service in SERVICES:
+        statement, deadline = service.statement_timeout, service.deadline
         total = values.seconds(queue) + values.seconds(statement)
         if total >= values.seconds(deadline):
             yield (
@@ -81,8 +81,8 @@ def queue_and_statement(values: Values) -> Iterator[str]:
 
 def retries_and_leaks(values: Values) -> Iterator[str]:
     """Retries end, and a leak is reported, no later than the deadline."""
-    for client in CLIENTS:
-        budget, leak, deadline = client.retry_budget, client.leak_threshold, client.deadline
+    for service in SERVICES:
+        budget, leak, deadline = service.retry_budget, service.leak_threshold, service.deadline
         yield from not_longer(values, budget, deadline, "retries must end with the deadline")
         yield from not_longer(values, leak, deadline, "a leak must show before the deadline")
 
@@ -238,7 +238,7 @@ def pgbouncer_memory(values: Values) -> Iterator[str]:
 
 def pool_sizes(values: Values) -> Iterator[str]:
     """Rule 3: no pool keeps more open than it may have; no thread waits for a thread."""
-    pairs = [(client.pool_min_size, client.pool_max_size) for client in CLIENTS]
+    pairs = [(service.pool_min_size, service.pool_max_size) for service in SERVICES]
     pairs += [(client.server_min_pool_size, client.server_pool_size) for client in CLIENTS]
     for low, high in pairs:
         yield from at_most(values, low, high, "a minimum cannot exceed its maximum")

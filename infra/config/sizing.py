@@ -14,6 +14,8 @@ from infra.config.settings import Values
 
 # One server connection of the database entry risk_monitor in each replica.
 MONITOR_POOL_SIZE = 1
+# Above the monitor's own transaction_timeout.
+MONITOR_QUERY_TIMEOUT_SECONDS = 6
 # Listening sockets, log, epoll, DNS and the administrator's own descriptors.
 OPEN_FILES_SLACK = 64
 
@@ -34,13 +36,15 @@ def total(parts: Iterable[Part]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """One PgBouncer database entry, per replica: connections to PostgreSQL."""
+    """One PgBouncer database entry and its user, per replica: connections to PostgreSQL."""
 
     entry: str
     user: str
+    database: str
     size: int
     reserve: int
     minimum: int
+    query_timeout_seconds: int
 
     @property
     def limit(self) -> int:
@@ -52,7 +56,15 @@ def pools(values: Values) -> tuple[Pool, ...]:
     """Return the entries of one replica."""
     return (
         *(_pool(values, client) for client in names.CLIENTS),
-        Pool(names.MONITOR_ENTRY, names.MONITOR, MONITOR_POOL_SIZE, 0, MONITOR_POOL_SIZE),
+        Pool(
+            names.MONITOR_ENTRY,
+            names.MONITOR,
+            names.DATABASE,
+            MONITOR_POOL_SIZE,
+            0,
+            MONITOR_POOL_SIZE,
+            MONITOR_QUERY_TIMEOUT_SECONDS,
+        ),
     )
 
 
@@ -60,9 +72,11 @@ def _pool(values: Values, client: Client) -> Pool:
     return Pool(
         client.entry,
         client.role,
+        client.database,
         values.integer(client.server_pool_size),
         values.integer(client.server_reserve_size),
         values.integer(client.server_min_pool_size),
+        values.integer(client.query_timeout),
     )
 
 

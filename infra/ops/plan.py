@@ -18,6 +18,7 @@ from infra.config import host as host_rules
 from infra.config.build import ENV_FILE_NAME, ENV_FILE_SHOWN, Checked, check, check_secrets
 from infra.config.faults import Fault
 from infra.config.host import Host
+from infra.config.names import CLIENTS, SERVICES
 from infra.config.settings import Change, Value, Values
 from infra.config.sizing import Derived
 from infra.ops import running
@@ -28,16 +29,12 @@ from infra.ops.running import Deviation, Running, SettingChange, read_record
 _ENV_FILE_NAMES = (ENV_FILE_NAME, f"{ENV_FILE_NAME}.candidate")
 # Whatever opens connections, and the limits of who accepts them.
 SIZED: Final = (
-    "API_POOL_MIN_SIZE",
-    "API_POOL_MAX_SIZE",
-    "WORKER_POOL_MIN_SIZE",
-    "WORKER_POOL_MAX_SIZE",
-    "PGBOUNCER_INTERACTIVE_POOL_SIZE",
-    "PGBOUNCER_INTERACTIVE_RESERVE_SIZE",
-    "PGBOUNCER_INTERACTIVE_MIN_POOL_SIZE",
-    "PGBOUNCER_BATCH_POOL_SIZE",
-    "PGBOUNCER_BATCH_RESERVE_SIZE",
-    "PGBOUNCER_BATCH_MIN_POOL_SIZE",
+    *(name for one in SERVICES for name in (one.pool_min_size, one.pool_max_size)),
+    *(
+        name
+        for one in CLIENTS
+        for name in (one.server_pool_size, one.server_reserve_size, one.server_min_pool_size)
+    ),
     "PGBOUNCER_MAX_CLIENT_CONNECTIONS",
     "POSTGRES_OWNER_CONNECTIONS",
     "POSTGRES_MONITOR_CONNECTIONS",

@@ -18,7 +18,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from infra.config import documents, extra, names, sizing
-from infra.config.names import API, CLIENTS, OPERATOR, OWNER
+from infra.config.names import API, CLIENTS, OPERATOR, OWNER, SERVICES
 from infra.config.render import template
 from infra.config.settings import Setting, Value, Values
 from infra.ops.clients.postgres import RoleSettings, ServerSetting
@@ -260,14 +260,14 @@ def _postgres_sources() -> dict[str, Source]:
 
 def _app_sources() -> dict[str, Source]:
     found: dict[str, Source] = {}
-    for client in CLIENTS:
+    for one in SERVICES:
         found |= {
-            client.pool_min_size: Source(client.service, "pool.min_size"),
-            client.pool_max_size: Source(client.service, "pool.max_size"),
-            client.pool_timeout: Source(client.service, "pool.timeout_seconds", _MILLISECONDS),
-            client.pool_max_waiting: Source(client.service, "pool.max_waiting"),
-            client.leak_threshold: Source(client.service, "pool.leak_threshold_seconds"),
-            client.retry_budget: Source(client.service, "pool.retry_budget_seconds"),
+            one.pool_min_size: Source(one.service, "pool.min_size"),
+            one.pool_max_size: Source(one.service, "pool.max_size"),
+            one.pool_timeout: Source(one.service, "pool.timeout_seconds", _MILLISECONDS),
+            one.pool_max_waiting: Source(one.service, "pool.max_waiting"),
+            one.leak_threshold: Source(one.service, "pool.leak_threshold_seconds"),
+            one.retry_budget: Source(one.service, "pool.retry_budget_seconds"),
         }
     return found | _api_sources() | _worker_sources()
 

@@ -79,7 +79,7 @@ class Reloader:
     def _too_large(self, targets: tuple[Target, ...], values: Values) -> list[str]:
         answers = everywhere(targets, self.control.state)
         states: list[ProcessState] = _require(_up(answers))
-        limits = {one.service: values.integer(one.pool_max_size) for one in names.CLIENTS}
+        limits = {one.service: values.integer(one.pool_max_size) for one in names.SERVICES}
         return [
             f"{one.target}: its pool still has {one.pool.size} connections, "
             f"{limits[one.service]} are allowed; it did not shrink within {self.wait_seconds:g} s"

@@ -16,8 +16,7 @@ from infra.ops.waiting import gone, wait_until
 T = TypeVar("T")
 # The database entry that PgBouncer's hba file gives each role.
 ENTRIES: Final = {
-    names.API.role: names.API.entry,
-    names.WORKER.role: names.WORKER.entry,
+    **{client.role: client.entry for client in names.CLIENTS},
     names.MONITOR: names.MONITOR_ENTRY,
     names.OPERATOR: "pgbouncer",
 }

@@ -7,7 +7,7 @@ upwards: the first that has too little of something is the cause, those before i
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from infra.config.names import API, CLIENTS, MONITOR_ENTRY
+from infra.config.names import API, CLIENTS, MONITOR_ENTRY, SERVICES
 from infra.ops.running import TIERS
 from infra.ops.status.sample import AppProcess, Container, HostFacts, Pooler, Sample, ServerPool
 
@@ -16,7 +16,7 @@ BLOCKED_SECONDS = 0.2
 # Share of max_connections from which new sessions begin to be refused.
 NEARLY_ALL = 0.95
 _POOL_SIZES = {client.entry: client.server_pool_size for client in CLIENTS}
-_CLIENTS = {client.service: client for client in CLIENTS}
+_SERVICES = {one.service: one for one in SERVICES}
 _MEMORY = {
     "postgres": "POSTGRES_MEMORY_MB",
     "pgbouncer": "PGBOUNCER_MEMORY_MB",
@@ -198,7 +198,7 @@ def _servers_taken(sample: Sample) -> Verdict | None:
     full = [(pooler, pool) for pooler, pool in _pools(sample) if _is_full(pool)]
     if not full:
         return None
-    short = {_CLIENTS[one.service].entry for one in sample.app if _is_short(one)}
+    short = {_SERVICES[one.service].entry for one in sample.app if _is_short(one)}
     full_entries = {pool.database for _, pool in full}
     if API.entry in short and API.entry not in full_entries:
         # The batch pool is another queue: requests do not wait in it.
@@ -240,7 +240,7 @@ def _app_pools(sample: Sample) -> Verdict | None:
     worst = max(short, key=lambda one: (one.service == "api", one.waiting))
     if sample.server.on_cpu > sample.server.processors:
         return _busy_server(sample)
-    client = _CLIENTS[worst.service]
+    client = _SERVICES[worst.service]
     idle = sum(pool.servers_idle for _, pool in _pools(sample) if pool.database == client.entry)
     line = (
         f"{worst.name}: all {worst.in_use} connections of its pool are lent and "
