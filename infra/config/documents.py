@@ -7,7 +7,7 @@ tiers are, compiled.json what was compiled last.
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from infra.config import names, sizing
+from infra.config import clients, names, sizing
 from infra.config.names import (
     API,
     CONTROL_ALIASES,
@@ -232,11 +232,11 @@ def _user(name: str, file: str) -> Section:
 
 def budget(values: Values) -> dict[str, int]:
     """Return the connection arithmetic in whole numbers."""
-    clients = values.integer("PGBOUNCER_MAX_CLIENT_CONNECTIONS")
+    accepted = values.integer("PGBOUNCER_MAX_CLIENT_CONNECTIONS")
     return {
         "app_pool_connections": sizing.app_pools(values),
-        "client_connections_max": clients,
-        "client_connections_spare": clients - sizing.client_demand(values),
+        "client_connections_max": accepted,
+        "client_connections_spare": accepted - sizing.client_demand(values),
         "server_connections_per_replica": sizing.per_replica(values),
         "server_connections_pooled": sizing.pooled(values),
         "server_connections_direct": sizing.direct(values),
@@ -291,16 +291,15 @@ _OPERATOR_TIMEOUTS = Timeouts(2000, 60_000, 70_000, 80_000)
 
 
 def login_roles(values: Values, verifiers: dict[str, str]) -> tuple[Role, ...]:
-    """Return every login role with its limits, in the order of names.LOGIN_ROLES."""
+    """Return every login role with its limits, the owners first."""
     limits = sizing.role_limits(values)
     timeouts = {
-        names.OWNER: _OWNER_TIMEOUTS,
+        **{database.owner: _OWNER_TIMEOUTS for database in clients.databases(values)},
+        **{client.role: _of_client(values, client) for client in clients.every(values)},
         names.MONITOR: _MONITOR_TIMEOUTS,
         names.OPERATOR: _OPERATOR_TIMEOUTS,
-    } | {client.role: _of_client(values, client) for client in names.CLIENTS}
-    return tuple(
-        Role(name, verifiers[name], limits[name], timeouts[name]) for name in names.LOGIN_ROLES
-    )
+    }
+    return tuple(Role(name, verifiers[name], limits[name], timeouts[name]) for name in timeouts)
 
 
 def _of_client(values: Values, client: Client) -> Timeouts:

@@ -25,7 +25,11 @@ def server_hop(host: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Client:
-    """What comes through PgBouncer under a role of its own; sizes and times: their settings."""
+    """What comes through PgBouncer under a role of its own; sizes and times: their settings.
+
+    Where `pool_mode`, `query_wait_timeout` or `max_client_connections` name no setting, the
+    stack's own holds.
+    """
 
     role: str
     entry: str
@@ -40,6 +44,25 @@ class Client:
     idle_in_transaction_timeout: str
     transaction_timeout: str
     query_timeout: str
+    pool_mode: str = ""
+    query_wait_timeout: str = ""
+    max_client_connections: str = ""
+
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        """The settings of its server connections in each replica."""
+        return (self.server_pool_size, self.server_reserve_size, self.server_min_pool_size)
+
+    @property
+    def limits(self) -> tuple[str, ...]:
+        """The settings of the time limits at the servers, in the order in which they must grow."""
+        return (
+            self.lock_timeout,
+            self.statement_timeout,
+            self.idle_in_transaction_timeout,
+            self.transaction_timeout,
+            self.query_timeout,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,14 +81,7 @@ class Service(Client):
     @property
     def timeouts(self) -> tuple[str, ...]:
         """The settings of its time limits, in the order in which they must grow."""
-        return (
-            self.lock_timeout,
-            self.statement_timeout,
-            self.idle_in_transaction_timeout,
-            self.transaction_timeout,
-            self.query_timeout,
-            self.deadline,
-        )
+        return (*self.limits, self.deadline)
 
 
 API: Final = Service(
@@ -113,32 +129,6 @@ WORKER: Final = Service(
     deadline="WORKER_BATCH_DEADLINE_SECONDS",
 )
 SERVICES: Final = (API, WORKER)
-CLIENTS: Final[tuple[Client, ...]] = SERVICES
-
-
-@dataclass(frozen=True, slots=True)
-class Database:
-    """A database of PostgreSQL: its owner, and the roles of its clients."""
-
-    name: str
-    owner: str
-    users: tuple[str, ...]
-
-
-def _databases() -> tuple[Database, ...]:
-    owners = {client.database: client.owner for client in CLIENTS}
-    return tuple(
-        Database(name, owner, tuple(one.role for one in CLIENTS if one.database == name))
-        for name, owner in owners.items()
-    )
-
-
-DATABASES: Final = _databases()
-
-# Those that PgBouncer lets in; an owner is direct only.
-POOLED_ROLES: Final = (*(client.role for client in CLIENTS), MONITOR, OPERATOR)
-LOGIN_ROLES: Final = (*(database.owner for database in DATABASES), *POOLED_ROLES)
-
 CONTROL_PORT: Final = 9000
 # Where every worker listens for hints of the api, on the pool network.
 HINT_ALIAS: Final = "worker-hints"
