@@ -234,7 +234,12 @@ def _settings(name: str) -> Iterator[Setting]:
         change=Change.LIVE,
     )
     yield _number(
-        name, "DEADLINE_SECONDS", "What one transaction may take; the limits follow it.", 10, 1, 3600
+        name,
+        "DEADLINE_SECONDS",
+        "What one transaction may take; the limits follow it.",
+        10,
+        1,
+        3600,
     )
     deadline = key(name, "DEADLINE_SECONDS")
     milliseconds = {

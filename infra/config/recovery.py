@@ -40,7 +40,9 @@ _COPIES: Final = {
 _VERIFIER: Final = r"SCRAM-SHA-256\$[0-9]+:[A-Za-z0-9+/=]+\$[A-Za-z0-9+/=]+:[A-Za-z0-9+/=]+"
 # The first line of a role in roles.sql up to its verifier; an entry of userlist.txt.
 _VERIFIERS: Final = {
-    "postgres/roles.sql": re.compile(rf"""ALTER ROLE "(\w+)" WITH [^;']*PASSWORD '({_VERIFIER})'"""),
+    "postgres/roles.sql": re.compile(
+        rf"""ALTER ROLE "(\w+)" WITH [^;']*PASSWORD '({_VERIFIER})'"""
+    ),
     "pgbouncer/userlist.txt": re.compile(rf'^"(\w+)" "({_VERIFIER})"$', re.MULTILINE),
 }
 _END: Final = b"-----END CERTIFICATE-----\n"

@@ -14,12 +14,12 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from infra.config import recovery
+from infra.config import clients, recovery
 from infra.config.build import compile_values
 from infra.config.certificates import expiry
 from infra.config.faults import FaultyInputError
 from infra.config.host import Host
-from infra.config.secrets import PASSWORDS, SecretStore
+from infra.config.secrets import SecretStore
 from infra.config.settings import Values
 from infra.config.write import finish_secrets, write_all, write_secrets
 from infra.ops.clients import app_control, pgbouncer
@@ -71,7 +71,7 @@ class Restoration:
         if recovery.fault(secrets, out, has_data=has_data) is None:
             raise RefusedError("no secret is lost; nothing was changed")
         found = recovery.recover(secrets, out)
-        if set(recovery.missing(secrets, recovery.RECOVERABLE)) - found.keys():
+        if set(recovery.missing(secrets, recovery.recoverable(out))) - found.keys():
             self._make(found)
         else:
             write_secrets(found, secrets)
@@ -131,9 +131,11 @@ class Restoration:
         """Return a line for each secret that a process which runs does not take."""
         replicas = pgbouncer.replicas(settings)
         passwords = {
-            name.removesuffix(".password"): self._kept(name).decode("ascii") for name in PASSWORDS
+            name.removesuffix(".password"): self._kept(name).decode("ascii")
+            for name in recovery.passwords(self.paths.out)
         }
-        lines = logins.faults(settings, replicas, passwords, accepted=True)
+        entries = clients.entries(last_values(self.paths, self.env_file))
+        lines = logins.faults(settings, replicas, passwords, entries, accepted=True)
         control = app_control.connect(settings)
         answers = everywhere(control.targets(), control.state)
         lines += [f"{answer.target}: {answer.error}" for answer in answers if not answer.ok]

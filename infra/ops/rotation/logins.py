@@ -1,6 +1,6 @@
 """Who can log in, where, with which password: tried on the processes themselves."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
@@ -14,12 +14,6 @@ from infra.ops.outcome import FailedError
 from infra.ops.waiting import gone, wait_until
 
 T = TypeVar("T")
-# The database entry that PgBouncer's hba file gives each role.
-ENTRIES: Final = {
-    **{client.role: client.entry for client in names.CLIENTS},
-    names.MONITOR: names.MONITOR_ENTRY,
-    names.OPERATOR: "pgbouncer",
-}
 # What both servers say when, and only when, the password is wrong.
 REFUSALS: Final = ("password authentication failed", "SASL authentication failed")
 _SECONDS: Final = 5.0
@@ -59,8 +53,13 @@ def is_refusal(error: psycopg.Error) -> bool:
     return any(text in str(error) for text in REFUSALS)
 
 
-def teach(settings: OpsSettings, replicas: tuple[Target, ...], passwords: dict[str, str]) -> None:
-    """Log every pooled role in on every replica.
+def teach(
+    settings: OpsSettings,
+    replicas: tuple[Target, ...],
+    passwords: dict[str, str],
+    entries: Mapping[str, str],
+) -> None:
+    """Log every pooled role in on every replica, each with its entry.
 
     PgBouncer passes a client's SCRAM key on to PostgreSQL, and learns it when the client
     logs in: until then its new server connections would still use the old key.
@@ -71,7 +70,7 @@ def teach(settings: OpsSettings, replicas: tuple[Target, ...], passwords: dict[s
     """
 
     def log_in(target: Target) -> None:
-        for role, entry in ENTRIES.items():
+        for role, entry in entries.items():
             if role != names.OPERATOR:
                 conninfo = _pooled(settings, target, entry, role, passwords[role])
                 _log_in_soon(conninfo)
@@ -85,6 +84,7 @@ def faults(
     settings: OpsSettings,
     replicas: tuple[Target, ...],
     passwords: dict[str, str],
+    entries: Mapping[str, str],
     *,
     accepted: bool,
 ) -> list[str]:
@@ -93,10 +93,10 @@ def faults(
         (f"postgres: {role}", _direct(settings, role, password))
         for role, password in passwords.items()
     ] + [
-        (f"{target.name}: {role}", _pooled(settings, target, ENTRIES[role], role, password))
+        (f"{target.name}: {role}", _pooled(settings, target, entries[role], role, password))
         for target in replicas
         for role, password in passwords.items()
-        if role in ENTRIES
+        if role in entries
     ]
     found = (_fault(conninfo, accepted=accepted) for _, conninfo in tries)
     return [f"{place}: {fault}" for (place, _), fault in zip(tries, found, strict=True) if fault]

@@ -7,7 +7,8 @@ upwards: the first that has too little of something is the cause, those before i
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from infra.config.names import API, CLIENTS, MONITOR_ENTRY, SERVICES
+from infra.config import clients
+from infra.config.names import API, MONITOR_ENTRY, SERVICES
 from infra.ops.running import TIERS
 from infra.ops.status.sample import AppProcess, Container, HostFacts, Pooler, Sample, ServerPool
 
@@ -15,7 +16,7 @@ from infra.ops.status.sample import AppProcess, Container, HostFacts, Pooler, Sa
 BLOCKED_SECONDS = 0.2
 # Share of max_connections from which new sessions begin to be refused.
 NEARLY_ALL = 0.95
-_POOL_SIZES = {client.entry: client.server_pool_size for client in CLIENTS}
+_POOL_SIZES = {one.entry: one.server_pool_size for one in SERVICES}
 _SERVICES = {one.service: one for one in SERVICES}
 _MEMORY = {
     "postgres": "POSTGRES_MEMORY_MB",
@@ -229,7 +230,7 @@ def _behind_a_full_pool(sample: Sample, pool: ServerPool, line: str) -> Verdict:
     if server.connections >= NEARLY_ALL * server.max_connections:
         why = f"PostgreSQL has {server.connections} of {server.max_connections} sessions."
         return Verdict("postgres sessions", line + why, "POSTGRES_MAX_CONNECTIONS", "make psql")
-    setting = _POOL_SIZES.get(pool.database, API.server_pool_size)
+    setting = _POOL_SIZES.get(pool.database, clients.key(pool.database, "POOL_SIZE"))
     return _raise("pgbouncer pool", f"{line}PostgreSQL has room for more.", setting)
 
 
