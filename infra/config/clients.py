@@ -6,7 +6,7 @@ Values under the file and their name, `clients/billing.env:POOL_SIZE`.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -90,6 +90,19 @@ def whole(values: Mapping[str, Value]) -> dict[str, Value]:
         for one in (setting.name for setting in settings(name).values())
     }
     return {name: value for name, value in values.items() if name not in left_out}
+
+
+def shortened(keys: Iterable[str]) -> tuple[str, ...]:
+    """Return names of settings, with the file in place of the keys where all of it are there."""
+    present = tuple(keys)
+    matches = {one: match[1] for one in present if (match := _KEY.match(one))}
+    complete = {
+        name
+        for name in set(matches.values())
+        if all(setting.name in matches for setting in settings(name).values())
+    }
+    shown = (file(matches[one]) if matches.get(one) in complete else one for one in present)
+    return tuple(dict.fromkeys(shown))
 
 
 def databases(values: Values) -> tuple[Database, ...]:

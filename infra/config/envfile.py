@@ -240,7 +240,7 @@ def _fill(
     )
     derived = {}
     for setting in absent:
-        if setting.derivation is None:
+        if setting.derivation is None or set(setting.derivation.sources) - values.keys():
             continue
         try:
             values[setting.name] = setting.derived(Values(values))

@@ -276,7 +276,8 @@ class Apply:
         if recreate:
             self._operation.show(f"needs new containers of: {', '.join(recreate)}")
         if held:
-            self._operation.show(f"held back until then: {', '.join(held)}")
+            shown = ", ".join(clients.shortened(held))
+            self._operation.show(f"held back until then: {shown}")
         wrong = found.faults() + [str(one) for one in deviations if not one.needs_restart]
         if wrong:
             self._operation.fail(Exit.FAILED, *wrong)
