@@ -18,7 +18,7 @@ ifeq ($(CA_BUNDLE),)
 unexport CA_BUNDLE
 endif
 
-.PHONY: help assess up build check project plan apply preset down destroy logs ps status restart-postgres restart-pgbouncer restart-app rotate-passwords rotate-certificates restore-secrets scale-pgbouncer reconnect load-reference psql free-disk lint test test-all test-unit engine bench-pool bench-writes load load-sql compare isolation tune soak report results
+.PHONY: help assess up build check project plan apply preset client client-url down destroy logs ps status restart-postgres restart-pgbouncer restart-app rotate-passwords rotate-certificates restore-secrets scale-pgbouncer reconnect load-reference psql free-disk lint test test-all test-unit engine bench-pool bench-writes load load-sql compare isolation tune soak report results
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -89,6 +89,12 @@ rotate-passwords: project ## New passwords and tokens, live [FROM=directory]
 
 rotate-certificates: project ## New certificates [CA=yes] [DUE=yes] [FROM=directory]
 	@infra/host/operate.sh rotate-certificates $(AS_JSON) $(if $(CA),--ca) $(if $(DUE),--due) $(if $(FROM),--from "$(abspath $(FROM))")
+
+client: engine ## The file of an application behind the path: NAME=billing
+	@infra/host/operate.sh client $(NAME)
+
+client-url: project ## How it connects: NAME=billing; its secrets: TO=directory
+	@infra/host/operate.sh client-url $(AS_JSON) $(if $(TO),--to "$(abspath $(TO))") $(NAME)
 
 restore-secrets: project ## Write a lost secrets volume back
 	@infra/host/operate.sh restore-secrets $(AS_JSON)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from infra.config import certificates, envfile, extra, recovery, rules, secrets
+from infra.config import certificates, clients, envfile, extra, recovery, rules, secrets
 from infra.config.certificates import Validity
 from infra.config.envfile import assign
 from infra.config.faults import Fault, FaultyInputError
@@ -38,11 +38,17 @@ class Compiled:
 
 
 def check(path: Path, *, shown: str = ENV_FILE_SHOWN) -> Checked:
-    """Judge an env file, and the extra files beside it, against table and budget; touch nothing."""
+    """Judge an env file, and the files beside it, against table and budget; touch nothing."""
     assigned = assign(envfile.read(path, name=shown))
     parameters, more = extra.read(path, shown)
-    values = assigned.values.with_changes(parameters)
-    faults = (*assigned.faults, *more, *rules.faults(values, file=shown))
+    applications = clients.read(path, shown)
+    values = assigned.values.with_changes(parameters).joined(applications.values)
+    faults = (
+        *assigned.faults,
+        *more,
+        *applications.faults,
+        *rules.faults(values, file=shown),
+    )
     return Checked(values, faults, rules.warnings(values, file=shown))
 
 
@@ -118,7 +124,7 @@ def _compile(
             store.hide(name)
         else:
             store.put(name, content)
-    passwords, faults = secrets.passwords(store)
+    passwords, faults = secrets.passwords(store, tuple(clients.logins(checked.values)))
     verifiers, more = secrets.verifiers(store, passwords)
     tokens, bad_tokens = secrets.tokens(store)
     validity = _validity(checked.values, now)

@@ -7,8 +7,17 @@ tiers are, compiled.json what was compiled last.
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from infra.config import names, sizing
-from infra.config.names import API, CONTROL_ALIASES, CONTROL_PORT, DATABASE, OWNER, WORKER, Client
+from infra.config import clients, names, sizing
+from infra.config.names import (
+    API,
+    CONTROL_ALIASES,
+    CONTROL_PORT,
+    DATABASE,
+    OWNER,
+    WORKER,
+    Client,
+    Service,
+)
 from infra.config.settings import Value, Values
 
 Section = dict[str, object]
@@ -86,9 +95,9 @@ def _status_http(values: Values) -> Section:
     }
 
 
-def _pooled(values: Values, client: Client) -> Section:
+def _pooled(values: Values, service: Service) -> Section:
     target = {"host": "pgbouncer", "port": 6432, "load_balance_hosts": "random"}
-    return _database(values, client.service, client.entry, client.role) | target
+    return _database(values, service.service, service.entry, service.role) | target
 
 
 def _database(values: Values, service: str, dbname: str, user: str) -> Section:
@@ -109,19 +118,19 @@ def _database(values: Values, service: str, dbname: str, user: str) -> Section:
     }
 
 
-def _pool(values: Values, client: Client) -> Section:
+def _pool(values: Values, service: Service) -> Section:
     return {
-        "min_size": values.integer(client.pool_min_size),
-        "max_size": values.integer(client.pool_max_size),
-        "timeout_seconds": _seconds(values, client.pool_timeout),
-        "max_waiting": values.integer(client.pool_max_waiting),
+        "min_size": values.integer(service.pool_min_size),
+        "max_size": values.integer(service.pool_max_size),
+        "timeout_seconds": _seconds(values, service.pool_timeout),
+        "max_waiting": values.integer(service.pool_max_waiting),
         "max_lifetime_seconds": _seconds(values, "APP_POOL_MAX_LIFETIME_SECONDS"),
         "max_idle_seconds": _seconds(values, "APP_POOL_MAX_IDLE_SECONDS"),
         "reconnect_timeout_seconds": _seconds(values, "APP_POOL_RECONNECT_TIMEOUT_SECONDS"),
         "num_workers": values.integer("APP_POOL_CONNECTORS"),
         "check_idle_seconds": _seconds(values, "APP_POOL_CHECK_IDLE_SECONDS"),
-        "leak_threshold_seconds": _seconds(values, client.leak_threshold),
-        "retry_budget_seconds": _seconds(values, client.retry_budget),
+        "leak_threshold_seconds": _seconds(values, service.leak_threshold),
+        "retry_budget_seconds": _seconds(values, service.retry_budget),
         "retry_attempts_max": values.integer("APP_RETRY_ATTEMPTS_MAX"),
     }
 
@@ -223,11 +232,11 @@ def _user(name: str, file: str) -> Section:
 
 def budget(values: Values) -> dict[str, int]:
     """Return the connection arithmetic in whole numbers."""
-    clients = values.integer("PGBOUNCER_MAX_CLIENT_CONNECTIONS")
+    accepted = values.integer("PGBOUNCER_MAX_CLIENT_CONNECTIONS")
     return {
         "app_pool_connections": sizing.app_pools(values),
-        "client_connections_max": clients,
-        "client_connections_spare": clients - sizing.client_demand(values),
+        "client_connections_max": accepted,
+        "client_connections_spare": accepted - sizing.client_demand(values),
         "server_connections_per_replica": sizing.per_replica(values),
         "server_connections_pooled": sizing.pooled(values),
         "server_connections_direct": sizing.direct(values),
@@ -282,16 +291,15 @@ _OPERATOR_TIMEOUTS = Timeouts(2000, 60_000, 70_000, 80_000)
 
 
 def login_roles(values: Values, verifiers: dict[str, str]) -> tuple[Role, ...]:
-    """Return every login role with its limits, in the order of names.LOGIN_ROLES."""
+    """Return every login role with its limits, the owners first."""
     limits = sizing.role_limits(values)
     timeouts = {
-        names.OWNER: _OWNER_TIMEOUTS,
+        **{database.owner: _OWNER_TIMEOUTS for database in clients.databases(values)},
+        **{client.role: _of_client(values, client) for client in clients.every(values)},
         names.MONITOR: _MONITOR_TIMEOUTS,
         names.OPERATOR: _OPERATOR_TIMEOUTS,
-    } | {client.role: _of_client(values, client) for client in names.CLIENTS}
-    return tuple(
-        Role(name, verifiers[name], limits[name], timeouts[name]) for name in names.LOGIN_ROLES
-    )
+    }
+    return tuple(Role(name, verifiers[name], limits[name], timeouts[name]) for name in timeouts)
 
 
 def _of_client(values: Values, client: Client) -> Timeouts:

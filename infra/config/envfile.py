@@ -197,12 +197,15 @@ class Assigned:
     faults: tuple[Fault, ...]
 
 
-def assign(file: EnvFile, *, overlay: bool = False) -> Assigned:
+def assign(
+    file: EnvFile, table: Mapping[str, Setting] | None = None, *, overlay: bool = False
+) -> Assigned:
     """Type every entry of `file`; settings it leaves out take their default.
 
-    An `overlay` is no whole env file: what Compose reads may be missing from it.
+    `table` are the settings by their names in the file, those of the env file when not given. An
+    `overlay` is no whole env file: what Compose reads may be missing from it.
     """
-    settings = catalogue.by_name()
+    settings = catalogue.by_name() if table is None else table
     faults = list(file.faults)
     values: dict[str, Value] = {}
     unusable = _faulty_names(file)
@@ -212,13 +215,14 @@ def assign(file: EnvFile, *, overlay: bool = False) -> Assigned:
             unusable.update(_nearest(entry.name, settings))
         elif entry.name not in unusable:
             _parse_into(values, settings[entry.name], entry, file.name, faults)
-            unusable.update({entry.name} - values.keys())
+            unusable.update({entry.name} if settings[entry.name].name not in values else ())
     if not overlay:
         faults.extend(_missing(file, settings, unusable))
     derived = _fill(values, settings, unusable)
-    marks = {entry.name: entry.mark for entry in file.entries if entry.mark}
+    known = [entry for entry in file.entries if entry.name in settings]
+    marks = {settings[entry.name].name: entry.mark for entry in known if entry.mark}
     # In the order of the table, whatever the file's: the record of a compile stays the same.
-    ordered = {name: values[name] for name in settings if name in values}
+    ordered = {one.name: values[one.name] for one in settings.values() if one.name in values}
     return Assigned(Values(ordered, marks, derived), tuple(faults))
 
 
@@ -227,14 +231,16 @@ def _fill(
 ) -> dict[str, str]:
     """Add what the file leaves out; return the formulas of what was derived."""
     absent = [
-        setting for setting in settings.values() if setting.name not in values.keys() | unusable
+        setting
+        for name, setting in settings.items()
+        if setting.name not in values and name not in unusable
     ]
     values.update(
         {setting.name: setting.default for setting in absent if setting.derivation is None}
     )
     derived = {}
     for setting in absent:
-        if setting.derivation is None:
+        if setting.derivation is None or set(setting.derivation.sources) - values.keys():
             continue
         try:
             values[setting.name] = setting.derived(Values(values))

@@ -16,7 +16,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Final
 
-from infra.config import catalogue, envfile, sizing
+from infra.config import catalogue, clients, envfile, sizing
 from infra.config.envfile import Entry
 from infra.config.faults import Fault
 from infra.config.settings import (
@@ -33,6 +33,7 @@ from infra.config.settings import (
 POSTGRES_FILE: Final = "postgresql.extra.conf"
 PGBOUNCER_FILE: Final = "pgbouncer.extra.ini"
 FILES: Final = (POSTGRES_FILE, PGBOUNCER_FILE)
+_KEYS: Final = tuple(f"{file}:" for file in FILES)
 
 _HERE: Final = Path(__file__).resolve().parent
 _TEMPLATES: Final = {
@@ -246,14 +247,19 @@ def read(env_file: Path, shown: str) -> tuple[dict[str, Value], tuple[Fault, ...
 
 def given(*values: Values) -> tuple[str, ...]:
     """Return the keys that any of these values hold, in the order of the files and of the names."""
-    keys = {name for one in values for name in one.as_dict() if ":" in name}
+    keys = {name for one in values for name in one.as_dict() if name.startswith(_KEYS)}
     return tuple(sorted(keys, key=lambda name: (FILES.index(name.partition(":")[0]), name)))
 
 
 def concerned(*values: Values) -> tuple[Setting, ...]:
-    """Return every setting of the table, then those of the parameters that any values hold."""
-    found = (find(name) for name in given(*values))
+    """Return every setting of the table, of clients' files and of extra files in any values."""
+    found = (setting_of(name) for name in (*clients.keys(*values), *given(*values)))
     return (*catalogue.all_settings(), *(setting for setting in found if setting))
+
+
+def setting_of(name: str) -> Setting | None:
+    """Return the setting of a key of a client's file or an extra file; None where it is none."""
+    return clients.find(name) or find(name)
 
 
 def lines(file: str, values: Values) -> list[tuple[str, str]]:

@@ -25,44 +25,71 @@ def server_hop(host: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Client:
-    """A service behind PgBouncer: its role, its database entry, and the names of its settings."""
+    """What comes through PgBouncer under a role of its own; sizes and times: their settings.
 
-    service: str
+    Where `pool_mode`, `query_wait_timeout` or `max_client_connections` name no setting, the
+    stack's own holds.
+    """
+
     role: str
     entry: str
+    # Of PostgreSQL, and who migrates it; the owner does not come through PgBouncer.
+    database: str
+    owner: str
     server_pool_size: str
     server_reserve_size: str
     server_min_pool_size: str
-    pool_min_size: str
-    pool_max_size: str
-    pool_timeout: str
-    pool_max_waiting: str
-    leak_threshold: str
-    retry_budget: str
     lock_timeout: str
     statement_timeout: str
     idle_in_transaction_timeout: str
     transaction_timeout: str
     query_timeout: str
-    deadline: str
+    pool_mode: str = ""
+    query_wait_timeout: str = ""
+    max_client_connections: str = ""
 
     @property
-    def timeouts(self) -> tuple[str, ...]:
-        """The settings of its time limits, in the order in which they must grow."""
+    def sizes(self) -> tuple[str, ...]:
+        """The settings of its server connections in each replica."""
+        return (self.server_pool_size, self.server_reserve_size, self.server_min_pool_size)
+
+    @property
+    def limits(self) -> tuple[str, ...]:
+        """The settings of the time limits at the servers, in the order in which they must grow."""
         return (
             self.lock_timeout,
             self.statement_timeout,
             self.idle_in_transaction_timeout,
             self.transaction_timeout,
             self.query_timeout,
-            self.deadline,
         )
 
 
-API: Final = Client(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service(Client):
+    """A client that is one of the project's own services, and has a pool in its processes."""
+
+    service: str
+    pool_min_size: str
+    pool_max_size: str
+    pool_timeout: str
+    pool_max_waiting: str
+    leak_threshold: str
+    retry_budget: str
+    deadline: str
+
+    @property
+    def timeouts(self) -> tuple[str, ...]:
+        """The settings of its time limits, in the order in which they must grow."""
+        return (*self.limits, self.deadline)
+
+
+API: Final = Service(
     service="api",
     role="risk_api",
     entry="risk",
+    database=DATABASE,
+    owner=OWNER,
     server_pool_size="PGBOUNCER_INTERACTIVE_POOL_SIZE",
     server_reserve_size="PGBOUNCER_INTERACTIVE_RESERVE_SIZE",
     server_min_pool_size="PGBOUNCER_INTERACTIVE_MIN_POOL_SIZE",
@@ -79,10 +106,12 @@ API: Final = Client(
     query_timeout="API_QUERY_TIMEOUT_SECONDS",
     deadline="API_REQUEST_DEADLINE_SECONDS",
 )
-WORKER: Final = Client(
+WORKER: Final = Service(
     service="worker",
     role="risk_worker",
     entry="risk_batch",
+    database=DATABASE,
+    owner=OWNER,
     server_pool_size="PGBOUNCER_BATCH_POOL_SIZE",
     server_reserve_size="PGBOUNCER_BATCH_RESERVE_SIZE",
     server_min_pool_size="PGBOUNCER_BATCH_MIN_POOL_SIZE",
@@ -97,14 +126,10 @@ WORKER: Final = Client(
     idle_in_transaction_timeout="WORKER_IDLE_IN_TRANSACTION_TIMEOUT_MS",
     transaction_timeout="WORKER_TRANSACTION_TIMEOUT_MS",
     query_timeout="WORKER_QUERY_TIMEOUT_SECONDS",
+    query_wait_timeout="WORKER_QUERY_WAIT_TIMEOUT_SECONDS",
     deadline="WORKER_BATCH_DEADLINE_SECONDS",
 )
-CLIENTS: Final = (API, WORKER)
-
-LOGIN_ROLES: Final = (OWNER, API.role, WORKER.role, MONITOR, OPERATOR)
-# Those that PgBouncer lets in; the owner is direct only.
-POOLED_ROLES: Final = (API.role, WORKER.role, MONITOR, OPERATOR)
-
+SERVICES: Final = (API, WORKER)
 CONTROL_PORT: Final = 9000
 # Where every worker listens for hints of the api, on the pool network.
 HINT_ALIAS: Final = "worker-hints"

@@ -12,7 +12,7 @@ from typing import Final
 from infra.config import names
 from infra.config.certificates import ALSO_TRUSTED
 from infra.config.faults import Fault
-from infra.config.secrets import PASSWORDS, STAGED, TOKENS, VERIFIERS
+from infra.config.secrets import STAGED, TOKENS
 
 RESTORE: Final = "make restore-secrets"
 CA: Final = "ca.crt"
@@ -40,12 +40,31 @@ _COPIES: Final = {
 _VERIFIER: Final = r"SCRAM-SHA-256\$[0-9]+:[A-Za-z0-9+/=]+\$[A-Za-z0-9+/=]+:[A-Za-z0-9+/=]+"
 # The first line of a role in roles.sql up to its verifier; an entry of userlist.txt.
 _VERIFIERS: Final = {
-    "postgres/roles.sql": re.compile(rf"ALTER ROLE (\w+) WITH [^;']*PASSWORD '({_VERIFIER})'"),
+    "postgres/roles.sql": re.compile(
+        rf"""ALTER ROLE "(\w+)" WITH [^;']*PASSWORD '({_VERIFIER})'"""
+    ),
     "pgbouncer/userlist.txt": re.compile(rf'^"(\w+)" "({_VERIFIER})"$', re.MULTILINE),
 }
 _END: Final = b"-----END CERTIFICATE-----\n"
-# All that can be read back; the CA's key is nowhere else.
-RECOVERABLE: Final = (*_COPIES, *VERIFIERS)
+# Of the applications and the owners of their databases; see infra/config/render.py.
+_APPLICATIONS: Final = "ops/clients"
+
+
+def copies(out: Path) -> dict[str, tuple[str, ...]]:
+    """Return where the bytes of every secret are below `out`, but those of verifiers."""
+    others = sorted((out / _APPLICATIONS).glob("*.password"))
+    return _COPIES | {path.name: (f"{_APPLICATIONS}/{path.name}",) for path in others}
+
+
+def passwords(out: Path) -> tuple[str, ...]:
+    """Return the file of every password."""
+    return tuple(name for name in copies(out) if name.endswith(".password"))
+
+
+def recoverable(out: Path) -> tuple[str, ...]:
+    """Return all that can be read back; the CA's key is nowhere else."""
+    verifiers = (name.replace(".password", ".scram") for name in passwords(out))
+    return (*copies(out), *verifiers)
 
 
 def fault(secrets: Path, out: Path, *, has_data: bool = False) -> Fault | None:
@@ -75,16 +94,17 @@ def lost(secrets: Path, out: Path) -> tuple[str, ...]:
 
     Not pairs of a server: removing one is how it is had made anew.
     """
+    held = copies(out)
     return tuple(
         name
-        for name in (*PASSWORDS, *TOKENS, CA)
-        if not _is_kept(secrets, name) and any((out / copy).exists() for copy in _COPIES[name])
+        for name in (*passwords(out), *TOKENS, CA)
+        if not _is_kept(secrets, name) and any((out / copy).exists() for copy in held[name])
     )
 
 
 def is_blank(secrets: Path, out: Path) -> bool:
     """Return True if there is no password, and no compiled file that holds one."""
-    return not any(_is_kept(secrets, name) for name in PASSWORDS) and not lost(secrets, out)
+    return not any(_is_kept(secrets, name) for name in passwords(out)) and not lost(secrets, out)
 
 
 def missing(secrets: Path, names: Iterable[str]) -> tuple[str, ...]:
@@ -100,8 +120,8 @@ def recover(secrets: Path, out: Path) -> dict[str, bytes]:
 
     """
     held = _verifiers(out)
-    for name, copies in _COPIES.items():
-        found = (out / copy for copy in copies if (out / copy).exists())
+    for name, places in copies(out).items():
+        found = (out / place for place in places if (out / place).exists())
         if (path := next(found, None)) is not None:
             held[name] = path.read_bytes()
     own, end, other = held.get(CA, b"").partition(_END)

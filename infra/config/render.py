@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from infra.config import documents, extra, names, sizing
+from infra.config import clients, documents, extra, names, sizing
 from infra.config.certificates import Certificates
 from infra.config.settings import Values
 
@@ -112,6 +112,10 @@ def _ops(inputs: Inputs) -> Iterator[Rendered]:
     yield _secret("ops/compiled.json", "root", _json(documents.compiled(inputs.values)))
     yield _secret("ops/ca.crt", "root", inputs.certificates.trusted)
     users = {"operator": names.OPERATOR, "monitor": names.MONITOR}
+    # Those of applications: for `make client-url`, and for the day that the secrets are lost.
+    own = (names.OWNER, *(service.role for service in names.SERVICES), *users.values())
+    for role in (role for role in inputs.passwords if role not in own):
+        yield _secret(f"ops/clients/{role}.password", "root", inputs.passwords[role].encode())
     for name, role in users.items():
         yield _secret(f"ops/{name}.password", "root", inputs.passwords[role].encode())
     for alias, token in inputs.tokens.items():
@@ -148,9 +152,10 @@ def _context(values: Values, verifiers: dict[str, str]) -> dict[str, object]:
         "setting": values,
         "extra": {file: extra.lines(file, values) for file in extra.FILES},
         "derived": sizing.derived_settings(values),
+        "databases": clients.databases(values),
         "pools": sizing.pools(values),
         "server_host": names.SERVER_HOSTS[values.text("PGBOUNCER_SERVER_HOP")],
         "roles": documents.login_roles(values, verifiers),
-        "pooled_roles": names.POOLED_ROLES,
+        "pooled_roles": tuple(role for role, one in clients.logins(values).items() if one.entry),
         "verifiers": verifiers,
     }

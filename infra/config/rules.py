@@ -11,9 +11,9 @@ from decimal import ROUND_CEILING
 from itertools import pairwise
 from typing import Final
 
-from infra.config import measured, sizing
+from infra.config import clients, measured, sizing
 from infra.config.faults import Fault
-from infra.config.names import CLIENTS
+from infra.config.names import SERVICES
 from infra.config.settings import UnavailableError, Values
 
 Rule = Callable[[Values], Iterator[str]]
@@ -52,25 +52,33 @@ def _available(values: Values, *names: str) -> bool:
         return False
 
 
+_FIRST: Final = "the shorter timeout must end it first"
+
+
 def ordered_timeouts(values: Values) -> Iterator[str]:
     """Rule 4: lock < statement < idle in transaction < transaction < query < deadline."""
-    for client in CLIENTS:
-        for low, high in pairwise(client.timeouts):
-            yield from shorter(values, low, high, "the shorter timeout must end it first")
+    for service in SERVICES:
+        for low, high in pairwise(service.timeouts):
+            yield from shorter(values, low, high, _FIRST)
+    for client in clients.applications(values):
+        for low, high in pairwise(client.limits):
+            yield from shorter(values, low, high, _FIRST)
 
 
 def pool_waits(values: Values) -> Iterator[str]:
     """Rule 4: waiting for a connection leaves time for an answer."""
-    for client in CLIENTS:
+    for service in SERVICES:
         reason = "nothing would be left of the deadline"
-        yield from shorter(values, client.pool_timeout, client.deadline, reason)
+        yield from shorter(values, service.pool_timeout, service.deadline, reason)
 
 
 def queue_and_statement(values: Values) -> Iterator[str]:
     """Rule 4: a query that was queued to the last moment still finishes in time."""
-    queue = "PGBOUNCER_QUERY_WAIT_TIMEOUT_SECONDS"
-    for client in CLIENTS:
-        statement, deadline = client.statement_timeout, client.deadline
+    usual = "PGBOUNCER_QUERY_WAIT_TIMEOUT_SECONDS"
+    for service in SERVICES:
+        statement, deadline = service.statement_timeout, service.deadline
+        own = service.query_wait_timeout
+        queue = own if own and values.integer(own) else usual
         total = values.seconds(queue) + values.seconds(statement)
         if total >= values.seconds(deadline):
             yield (
@@ -81,8 +89,8 @@ def queue_and_statement(values: Values) -> Iterator[str]:
 
 def retries_and_leaks(values: Values) -> Iterator[str]:
     """Retries end, and a leak is reported, no later than the deadline."""
-    for client in CLIENTS:
-        budget, leak, deadline = client.retry_budget, client.leak_threshold, client.deadline
+    for service in SERVICES:
+        budget, leak, deadline = service.retry_budget, service.leak_threshold, service.deadline
         yield from not_longer(values, budget, deadline, "retries must end with the deadline")
         yield from not_longer(values, leak, deadline, "a leak must show before the deadline")
 
@@ -186,14 +194,14 @@ def server_connections(values: Values) -> Iterator[str]:
             f"{sizing.per_replica(values)} server connections "
             f"({_pool_sizes(values)}) + {sizing.direct(values)} direct + "
             f"{sizing.reserved(values)} reserved = {demand} exceeds "
-            f"{shown(values, 'POSTGRES_MAX_CONNECTIONS')}; lower the pools or raise it"
+            f"{shown(values, 'POSTGRES_MAX_CONNECTIONS')}; lower the pools by "
+            f"{-(sizing.spare(values) // values.integer('PGBOUNCER_REPLICAS'))} in each replica "
+            f"or raise it"
         )
 
 
 def _pool_sizes(values: Values) -> str:
-    sizes = [
-        name for client in CLIENTS for name in (client.server_pool_size, client.server_reserve_size)
-    ]
+    sizes = [name for client in clients.every(values) for name in client.sizes[:2]]
     return f"{shown(values, *sizes)}, monitor={sizing.MONITOR_POOL_SIZE}"
 
 
@@ -204,6 +212,7 @@ def client_connections(values: Values) -> Iterator[str]:
         names = (
             *("API_PROCESSES", "API_POOL_MAX_SIZE"),
             *("WORKER_REPLICAS", "WORKER_POOL_MAX_SIZE"),
+            *(client.max_client_connections for client in clients.applications(values)),
         )
         yield (
             f"{shown(values, *names, 'PGBOUNCER_ADMIN_HEADROOM_CONNECTIONS')} need {demand} client "
@@ -238,10 +247,45 @@ def pgbouncer_memory(values: Values) -> Iterator[str]:
 
 def pool_sizes(values: Values) -> Iterator[str]:
     """Rule 3: no pool keeps more open than it may have; no thread waits for a thread."""
-    pairs = [(client.pool_min_size, client.pool_max_size) for client in CLIENTS]
-    pairs += [(client.server_min_pool_size, client.server_pool_size) for client in CLIENTS]
+    pairs = [(service.pool_min_size, service.pool_max_size) for service in SERVICES]
+    every = clients.every(values)
+    pairs += [(client.server_min_pool_size, client.server_pool_size) for client in every]
     for low, high in pairs:
         yield from at_most(values, low, high, "a minimum cannot exceed its maximum")
+
+
+def application_names(values: Values) -> Iterator[str]:
+    """Check that no application has the role that owns a database."""
+    owners = {database.owner: database.name for database in clients.databases(values)}
+    for name in clients.given(values):
+        if name in owners:
+            yield (
+                f"{clients.file(name)}: the role {name} is the owner of the database "
+                f"{owners[name]}; choose another name"
+            )
+
+
+def session_pools(values: Values) -> Iterator[str]:
+    """Check that in session mode every connection of an application has a server connection."""
+    for client in clients.applications(values):
+        size, reserve, _ = client.sizes
+        room = values.integer(size) + values.integer(reserve)
+        wanted = values.integer(client.max_client_connections)
+        if values.text(client.pool_mode) == clients.SESSION and wanted > room:
+            yield (
+                f"{shown(values, client.max_client_connections)} exceeds {shown(values, size)} + "
+                f"{shown(values, reserve)} with {shown(values, client.pool_mode)}; each connection "
+                "holds a server connection until it ends, and all may meet on one replica"
+            )
+
+
+def own_waits(values: Values) -> Iterator[str]:
+    """Check that a planned pause does not fail the queries of a client with a wait of its own."""
+    waiting = "PAUSE_QUERY_WAIT_TIMEOUT_SECONDS"
+    reason = "its queued queries would fail in a planned pause; 0 takes the stack's own"
+    for own in (one.query_wait_timeout for one in clients.every(values)):
+        if own and values.integer(own):
+            yield from not_longer(values, waiting, own, reason)
 
 
 def worker_threads(values: Values) -> Iterator[str]:
@@ -323,7 +367,7 @@ def oversized_pools(values: Values) -> Iterator[str]:
     """Warn of more server connections than 2 x cores in one pool that no measurement backs."""
     enough = 2 * values.number("POSTGRES_CPUS")
     replicas = values.integer("PGBOUNCER_REPLICAS")
-    for client in CLIENTS:
+    for client in clients.every(values):
         name = client.server_pool_size
         if values.integer(name) * replicas > enough and (why := _unmeasured(values, name)):
             yield (
@@ -371,6 +415,16 @@ def scarce_work_mem(values: Values) -> Iterator[str]:
         )
 
 
+def shared_databases(values: Values) -> Iterator[str]:
+    """Say which applications share a database."""
+    for database in clients.databases(values):
+        if len(database.users) > 1 and set(database.users) & set(clients.given(values)):
+            grants = (
+                f"; grant the rights on its tables as {database.owner}" if database.is_own else ""
+            )
+            yield f"the database {database.name} is that of {', '.join(database.users)}{grants}"
+
+
 def open_address(values: Values) -> Iterator[str]:
     """Warn of an api that others than this host reach."""
     if not ipaddress.ip_address(values.text("API_BIND_ADDRESS")).is_loopback:
@@ -386,6 +440,9 @@ RULES: Final[tuple[Rule, ...]] = (
     open_files,
     pgbouncer_memory,
     pool_sizes,
+    application_names,
+    session_pools,
+    own_waits,
     worker_threads,
     api_processes,
     *TIME_RULES,
@@ -399,6 +456,7 @@ WARNINGS: Final[tuple[Rule, ...]] = (
     cold_pools,
     idle_capacity,
     scarce_work_mem,
+    shared_databases,
     open_address,
 )
 

@@ -9,15 +9,12 @@ from pathlib import Path
 
 from infra.config import names, scram
 from infra.config.faults import Fault
-from infra.config.names import LOGIN_ROLES
 
 PASSWORD_MIN_CHARACTERS = 16
 PASSWORD_MAX_CHARACTERS = 128
 _GENERATED_BYTES = 32
 # A set of new secrets that is whole and counts, though not all are in their place yet.
 STAGED = ".staged"
-PASSWORDS = tuple(f"{role}.password" for role in LOGIN_ROLES)
-VERIFIERS = tuple(f"{role}.scram" for role in LOGIN_ROLES)
 TOKENS = tuple(f"{alias}.token" for alias in names.CONTROL_ALIASES.values())
 
 
@@ -70,9 +67,9 @@ class SecretStore:
         return Fault(os.fspath(self.directory / name), message)
 
 
-def passwords(store: SecretStore) -> tuple[dict[str, str], list[Fault]]:
+def passwords(store: SecretStore, roles: tuple[str, ...]) -> tuple[dict[str, str], list[Fault]]:
     """Return the password of every login role, and a fault for each that cannot be used."""
-    return _gather(store, LOGIN_ROLES, "password")
+    return _gather(store, roles, "password")
 
 
 def tokens(store: SecretStore) -> tuple[dict[str, str], list[Fault]]:

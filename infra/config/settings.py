@@ -233,6 +233,14 @@ class Values:
         derived = {name: why for name, why in self.derived.items() if name not in changes}
         return Values(self._values | dict(changes), self.marks, derived)
 
+    def joined(self, other: Values) -> Values:
+        """Return the same with the values of another, and what is known of them."""
+        return Values(
+            self._values | other._values,
+            {**self.marks, **other.marks},
+            {**self.derived, **other.derived},
+        )
+
     def as_dict(self) -> dict[str, Value]:
         """Return a copy of all values by name."""
         return dict(self._values)

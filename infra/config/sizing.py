@@ -8,12 +8,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 
-from infra.config import names
+from infra.config import clients, names
 from infra.config.names import Client
 from infra.config.settings import Values
 
 # One server connection of the database entry risk_monitor in each replica.
 MONITOR_POOL_SIZE = 1
+# Above the monitor's own transaction_timeout.
+MONITOR_QUERY_TIMEOUT_SECONDS = 6
 # Listening sockets, log, epoll, DNS and the administrator's own descriptors.
 OPEN_FILES_SLACK = 64
 
@@ -34,13 +36,18 @@ def total(parts: Iterable[Part]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """One PgBouncer database entry, per replica: connections to PostgreSQL."""
+    """One PgBouncer database entry and its user, per replica: connections to PostgreSQL."""
 
     entry: str
     user: str
+    database: str
     size: int
     reserve: int
     minimum: int
+    query_timeout_seconds: int
+    mode: str = "transaction"
+    query_wait_timeout_seconds: int = 0
+    max_client_connections: int = 0
 
     @property
     def limit(self) -> int:
@@ -51,8 +58,16 @@ class Pool:
 def pools(values: Values) -> tuple[Pool, ...]:
     """Return the entries of one replica."""
     return (
-        *(_pool(values, client) for client in names.CLIENTS),
-        Pool(names.MONITOR_ENTRY, names.MONITOR, MONITOR_POOL_SIZE, 0, MONITOR_POOL_SIZE),
+        *(_pool(values, client) for client in clients.every(values)),
+        Pool(
+            names.MONITOR_ENTRY,
+            names.MONITOR,
+            names.DATABASE,
+            MONITOR_POOL_SIZE,
+            0,
+            MONITOR_POOL_SIZE,
+            MONITOR_QUERY_TIMEOUT_SECONDS,
+        ),
     )
 
 
@@ -60,10 +75,29 @@ def _pool(values: Values, client: Client) -> Pool:
     return Pool(
         client.entry,
         client.role,
+        client.database,
         values.integer(client.server_pool_size),
         values.integer(client.server_reserve_size),
         values.integer(client.server_min_pool_size),
+        values.integer(client.query_timeout),
+        values.text(client.pool_mode) if client.pool_mode else "transaction",
+        _given(values, client.query_wait_timeout),
+        _given(values, client.max_client_connections),
     )
+
+
+def _given(values: Values, name: str) -> int:
+    return values.integer(name) if name else 0
+
+
+def owner_sessions(values: Values) -> dict[str, int]:
+    """Return the direct sessions of each owner, by role."""
+    found = {names.OWNER: values.integer("POSTGRES_OWNER_CONNECTIONS")}
+    for name, client in zip(clients.given(values), clients.applications(values), strict=True):
+        if client.owner != names.OWNER:
+            own = values.integer(clients.key(name, "OWNER_CONNECTIONS"))
+            found[client.owner] = found.get(client.owner, 0) + own
+    return found
 
 
 def per_replica(values: Values) -> int:
@@ -79,12 +113,11 @@ def pooled(values: Values) -> int:
 def direct(values: Values) -> int:
     """Return the sessions that do not come through PgBouncer."""
     settings = (
-        "POSTGRES_OWNER_CONNECTIONS",
         "POSTGRES_OPERATOR_CONNECTIONS",
         "POSTGRES_MONITOR_CONNECTIONS",
         "POSTGRES_BACKUP_CONNECTIONS",
     )
-    return sum(map(values.integer, settings))
+    return sum(owner_sessions(values).values()) + sum(map(values.integer, settings))
 
 
 def reserved(values: Values) -> int:
@@ -106,7 +139,7 @@ def session_parts(values: Values) -> tuple[Part, ...]:
             )
             for pool in pools(values)
         ),
-        Part("direct", direct(values), "owner, operator, monitor, backup"),
+        Part("direct", direct(values), "owners, operator, monitor, backup"),
         Part("reserved", reserved(values), "superuser, operator and monitor"),
     )
 
@@ -140,6 +173,11 @@ def client_parts(values: Values) -> tuple[Part, ...]:
         Part("api", api_pools(values), f"{processes} processes x {api}"),
         Part("api's successor (restart)", api, "API_POOL_MAX_SIZE"),
         Part("worker", replicas * size, f"{replicas} replicas x {size}"),
+        *(
+            Part(pool.user, pool.max_client_connections, "MAX_CLIENT_CONNECTIONS")
+            for pool in pools(values)
+            if pool.max_client_connections
+        ),
         Part("operators and checks", headroom, "headroom"),
     )
 
@@ -151,8 +189,8 @@ def client_demand(values: Values) -> int:
 
 def file_demand(values: Values) -> int:
     """Return the open files of one replica at its limits."""
-    clients = values.integer("PGBOUNCER_MAX_CLIENT_CONNECTIONS")
-    return clients + per_replica(values) + OPEN_FILES_SLACK
+    accepted = values.integer("PGBOUNCER_MAX_CLIENT_CONNECTIONS")
+    return accepted + per_replica(values) + OPEN_FILES_SLACK
 
 
 def role_limits(values: Values) -> dict[str, int]:
@@ -166,8 +204,7 @@ def role_limits(values: Values) -> dict[str, int]:
     limits = {pool.user: pool.limit * replicas + room for pool in pools(values)}
     limits[names.MONITOR] += values.integer("POSTGRES_MONITOR_CONNECTIONS") - room
     limits[names.OPERATOR] = values.integer("POSTGRES_OPERATOR_CONNECTIONS")
-    limits[names.OWNER] = values.integer("POSTGRES_OWNER_CONNECTIONS")
-    return limits
+    return limits | owner_sessions(values)
 
 
 # compose.yaml: pids_limit of the api's container.
@@ -302,9 +339,9 @@ def wal_demand_mb(values: Values) -> int:
 def spilling_processes(values: Values) -> int:
     """Return the processes that may have temporary files at once; the limit is for each.
 
-    Without those of the owner, who has no limit: a large index is sorted on disk.
+    Without those of owners, who have no limit: a large index is sorted on disk.
     """
-    limited = direct(values) - values.integer("POSTGRES_OWNER_CONNECTIONS")
+    limited = direct(values) - sum(owner_sessions(values).values())
     return pooled(values) + limited + processors(values)
 
 
@@ -349,8 +386,8 @@ def data_mb(values: Values) -> int:
 
 def pgbouncer_memory_kb(values: Values) -> int:
     """Return the memory of a replica with as many TLS clients as it accepts, in kB."""
-    clients = values.integer("PGBOUNCER_MAX_CLIENT_CONNECTIONS")
-    return PGBOUNCER_BASE_KB + clients * PGBOUNCER_CLIENT_KB
+    accepted = values.integer("PGBOUNCER_MAX_CLIENT_CONNECTIONS")
+    return PGBOUNCER_BASE_KB + accepted * PGBOUNCER_CLIENT_KB
 
 
 def derived_settings(values: Values) -> tuple[Derived, ...]:
@@ -456,7 +493,7 @@ def _disk_settings(values: Values) -> tuple[Derived, ...]:
             "temp_file_limit",
             f"{temp_file_limit_kb(values)}kB",
             f"POSTGRES_DISK_MB / {DISK_SHARE} / ({spilling_processes(values)} pooled, direct and "
-            "parallel processes); risk_owner has none",
+            "parallel processes); owners have none",
         ),
         Derived(
             "sluice.ballast",

@@ -9,6 +9,10 @@
 #       apply the env file live; with --restart also the rest
 #   preset [--json] NAME (make preset NAME=small)
 #       make a preset the env file; apply nothing
+#   client NAME (make client NAME=billing)
+#       write the file of a new client, with the defaults
+#   client-url [--json] [--to DIRECTORY] NAME (make client-url NAME=billing [TO=directory])
+#       print how a client connects; --to: also write its secrets there
 #   restart-postgres [--json] [--compiled]
 #       apply and restart; --compiled: the files are compiled already
 #   restart-pgbouncer [--json]
@@ -37,7 +41,7 @@ readonly OPERATION=${1:-}
 program=${OPERATION:-operate}
 candidate=$env_file.candidate
 # Of the arguments: values in their order, and options that are given.
-values=() chosen=' ' from=''
+values=() chosen=' ' from='' to=''
 # The services that `apply --restart` names.
 touched=()
 
@@ -50,6 +54,9 @@ parse() {
             begin_json
         elif [[ $1 == --from && $known == *" --from= "* ]]; then
             from=${2:?--from needs a directory}
+            shift
+        elif [[ $1 == --to && $known == *" --to= "* ]]; then
+            to=${2:?--to needs a directory}
             shift
         elif [[ $1 == --* ]]; then
             [[ $known == *" $1 "* ]] || usage
@@ -198,6 +205,40 @@ run_preset() {
     operate preset "${values[0]}"
     write_env_file "$candidate"
     say "$env_file is now the preset ${values[0]}; apply it with: make apply"
+}
+
+# client: another application behind the path ---------------------------------------------------
+
+run_client() {
+    local file made
+    parse '' "$@"
+    ((${#values[@]} == 1)) || usage
+    ensure_image
+    file=$env_dir/clients/${values[0]}.env
+    made=$(mktemp)
+    temporary+=("$made")
+    docker run --rm --network none --cap-drop ALL "$image" client new "${values[0]}" >"$made" || exit
+    [[ ! -e $file ]] || die "$file is there already; change it, then: make plan" "$EXIT_REFUSED"
+    mkdir -p "$env_dir/clients"
+    (umask 022 && cat "$made" >"$file")
+    say "$file is written; size it, then: make plan, make apply, make client-url NAME=${values[0]}"
+}
+
+run_client_url() {
+    local asked=()
+    parse '--to=' "$@"
+    ((${#values[@]} == 1)) || usage
+    [[ -z $json ]] || asked+=(--json)
+    if [[ -n $to ]]; then
+        mkdir -p "$to"
+        look_run --no-deps --no-TTY ops client files "${values[0]}" \
+            | (umask 077 && tar --extract --file - --directory "$to" --no-same-owner)
+        say "$to has its secrets: passwords, .pgpass for libpq, the certificate of the CA"
+    fi
+    # Its document is that of the command in the container.
+    json=''
+    look_run --no-deps --no-TTY ops client url --project "$project" "${asked[@]}" "${values[0]}" \
+        >&"${document:-1}"
 }
 
 # restart-postgres: every client waits and none fails -----------------------------------------
@@ -402,7 +443,7 @@ run_url() {
 
 _main() {
     case $OPERATION in
-        check | plan | apply | preset | restart-postgres | restart-pgbouncer | restart-app) ;;
+        check | plan | apply | preset | client | client-url | restart-postgres | restart-pgbouncer | restart-app) ;;
         scale-pgbouncer | rotate-certificates | restore-secrets | load-reference | url) ;;
         *) die "usage: operate.sh NAME OPTION...; the names are in its first lines" 2 ;;
     esac

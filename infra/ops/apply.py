@@ -5,16 +5,19 @@ restarts by itself comes back as the budget expects it.
 """
 
 import datetime
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
+from infra.config import clients
 from infra.config.build import Compiled, compile_values
 from infra.config.faults import FaultyInputError
 from infra.config.settings import Values
 from infra.config.write import write_files, write_secrets
 from infra.ops import plan, plan_view, running
-from infra.ops.clients import app_control
+from infra.ops.clients import app_control, pgbouncer
+from infra.ops.clients.pgbouncer import PgBouncerAdmin
 from infra.ops.clients.processes import OpsSettings, first_line
 from infra.ops.operation import EndedBySignalError, Operation, Paths, Request, operate
 from infra.ops.outcome import Exit, plain_console
@@ -138,7 +141,7 @@ class Apply:
             self._operation.warn(line)
         final = self._compile(self._part.values)
         self._compile(self._wanted)
-        if changed := _changed_passwords(final):
+        if changed := _changed_passwords(final, clients.logins(self._before)):
             self._operation.fail(Exit.REFUSED, *changed)
             return
         self._operation.ends_as(_NOT_CERTAIN)
@@ -148,6 +151,7 @@ class Apply:
         except (StepError, OSError, EndedBySignalError) as problem:
             self._undo(problem)
             return
+        self._tell_of_databases()
         self._operation.ends_as("the new configuration is applied but was not read back")
         self._judge(*self._read_back(), prepare_restart=prepare_restart)
 
@@ -156,7 +160,32 @@ class Apply:
             return ["no process has an address: nothing runs; `make up` compiles and starts"]
         if what := pending.unfinished(self._paths.secrets):
             return [f"a rotation of {what} is not finished; run it again: make rotate-{what}"]
-        return self._running.faults()
+        return self._running.faults() or self._connected()
+
+    def _connected(self) -> list[str]:
+        """Return a line for each client to be retired that is connected; it would be cut off."""
+        retired = sorted(set(clients.given(self._before)) - set(clients.given(self._wanted)))
+        counts: Counter[str] = Counter()
+        for replica in pgbouncer.replicas(self._settings) if retired else ():
+            with PgBouncerAdmin(replica, self._settings) as admin:
+                counts.update(row["database"] for row in admin.show("CLIENTS"))
+        return [
+            f"{clients.file(name)} is gone, and {counts[name]} connections of {name} are open; "
+            "stop the application first"
+            for name in retired
+            if counts[name]
+        ]
+
+    def _tell_of_databases(self) -> None:
+        """Say of each client that is no more how its database, which is kept, can be dropped."""
+        present = {database.name for database in clients.databases(self._part.values)}
+        for database in clients.databases(self._before):
+            if database.name not in present:
+                self._operation.show(
+                    f"the database {database.name} is kept; to drop it: make psql, then "
+                    f'DROP DATABASE "{database.name}"; DROP ROLE "{database.owner}", '
+                    + ", ".join(f'"{role}"' for role in database.users)
+                )
 
     def _go_through(self) -> None:
         reloader = self._reloader()
@@ -176,7 +205,12 @@ class Apply:
         longest = max(float(self._before.number(name)) for name in names)
         control = app_control.connect(self._settings)
         return Reloader(
-            self._settings, control, self._paths.out, longest + _SLACK_SECONDS, self._operation.say
+            self._settings,
+            control,
+            self._paths.out,
+            longest + _SLACK_SECONDS,
+            self._operation.say,
+            self._operation.ask_host,
         )
 
     def _compile(self, values: Values) -> Compiled:
@@ -242,7 +276,8 @@ class Apply:
         if recreate:
             self._operation.show(f"needs new containers of: {', '.join(recreate)}")
         if held:
-            self._operation.show(f"held back until then: {', '.join(held)}")
+            shown = ", ".join(clients.shortened(held))
+            self._operation.show(f"held back until then: {shown}")
         wrong = found.faults() + [str(one) for one in deviations if not one.needs_restart]
         if wrong:
             self._operation.fail(Exit.FAILED, *wrong)
@@ -286,12 +321,12 @@ def _attempt(tier: Callable[[Values], None], values: Values) -> list[str]:
     return []
 
 
-def _changed_passwords(compiled: Compiled) -> list[str]:
-    """Return a line for each password that is not the one that PostgreSQL has.
+def _changed_passwords(compiled: Compiled, roles: Iterable[str]) -> list[str]:
+    """Return a line for each password of these roles that is not the one that PostgreSQL has.
 
     A verifier is made anew only when its password is another; PostgreSQL has the old one.
     """
-    names = sorted(name for name in compiled.new_secrets if name.endswith(".scram"))
+    names = sorted(f"{role}.scram" for role in roles if f"{role}.scram" in compiled.new_secrets)
     return [
         f"{name.removesuffix('.scram')}.password is not the password that PostgreSQL has; "
         "apply changes no password; make it take effect: make rotate-passwords"

@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 
 from infra.config import extra, sizing
-from infra.config.names import CLIENTS
+from infra.config.names import SERVICES
 from infra.config.settings import Values
 from infra.config.sizing import Part
 
@@ -184,7 +184,7 @@ def _disk_numbers(values: Values) -> dict[tuple[str, str, str], float]:
 
 
 def _timeouts_numbers(values: Values) -> dict[tuple[str, str, str], float]:
-    times = [name for client in CLIENTS for name in (*client.timeouts, client.pool_timeout)]
+    times = [name for client in SERVICES for name in (*client.timeouts, client.pool_timeout)]
     times.append("PGBOUNCER_QUERY_WAIT_TIMEOUT_SECONDS")
     return {("time", name, _unit(name)): float(values.number(name)) for name in times}
 

@@ -44,6 +44,11 @@ def create_app() -> typer.Typer:
     app.command("apply")(_apply)
     app.command("preset")(_preset)
     app.command("status")(_status)
+    client = typer.Typer(help="Have another application join the path.")
+    client.command("new")(_client_new)
+    client.command("url")(_client_url)
+    client.command("files")(_client_files)
+    app.add_typer(client, name="client")
     cli_operations.register(app)
     return app
 
@@ -150,3 +155,37 @@ def _status(
         typer.echo(f"SLUICE_CONTAINERS is not what the host prints ({error}); ignored", err=True)
         host = None
     sys.exit(view.show(read, as_json=as_json, watch=watch, every_seconds=every, host=host))
+
+
+_ClientName = Annotated[str, typer.Argument(help="Name of the client: that of its file.")]
+
+
+def _client_new(name: _ClientName, as_json: AsJson = False) -> None:
+    """Print the file of a new client; make client writes it."""
+    from infra.ops import join
+
+    sys.exit(join.template(name, as_json=as_json))
+
+
+def _client_url(
+    name: _ClientName,
+    project: Annotated[str, typer.Option(help="Name of the Compose project.")] = "sluice",
+    out: Out = OUT,
+    secrets: Secrets = SECRETS,
+    as_json: AsJson = False,
+) -> None:
+    """Print how an application connects; its secrets: make client-url TO=DIRECTORY."""
+    from infra.ops import join
+    from infra.ops.operation import Paths
+
+    sys.exit(join.show(name, Paths(out, secrets), project, as_json=as_json))
+
+
+def _client_files(
+    name: _ClientName, out: Out = OUT, secrets: Secrets = SECRETS, as_json: AsJson = False
+) -> None:
+    """Write the secrets of an application to standard output, as a tar archive or as JSON."""
+    from infra.ops import join
+    from infra.ops.operation import Paths
+
+    sys.exit(join.files(name, Paths(out, secrets), as_json=as_json))

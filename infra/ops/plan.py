@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from infra.config import catalogue, extra, rules, sizing
+from infra.config import catalogue, clients, extra, rules, sizing
 from infra.config import host as host_rules
 from infra.config.build import ENV_FILE_NAME, ENV_FILE_SHOWN, Checked, check, check_secrets
 from infra.config.faults import Fault
 from infra.config.host import Host
-from infra.config.settings import Change, Value, Values
+from infra.config.names import SERVICES
+from infra.config.settings import SERVER_DEFAULT, Change, Value, Values
 from infra.config.sizing import Derived
 from infra.ops import running
 from infra.ops.clients.processes import OpsSettings, OtherVersionError
@@ -26,18 +27,17 @@ from infra.ops.running import Deviation, Running, SettingChange, read_record
 
 # A candidate is what the host's scripts are about to make of it.
 _ENV_FILE_NAMES = (ENV_FILE_NAME, f"{ENV_FILE_NAME}.candidate")
-# Whatever opens connections, and the limits of who accepts them.
+_SIZES_OF_CLIENT: Final = (
+    "POOL_SIZE",
+    "RESERVE_POOL_SIZE",
+    "MIN_POOL_SIZE",
+    "MAX_CLIENT_CONNECTIONS",
+    "OWNER_CONNECTIONS",
+)
+# Whatever opens connections, and the limits of who accepts them; see also `sized`.
 SIZED: Final = (
-    "API_POOL_MIN_SIZE",
-    "API_POOL_MAX_SIZE",
-    "WORKER_POOL_MIN_SIZE",
-    "WORKER_POOL_MAX_SIZE",
-    "PGBOUNCER_INTERACTIVE_POOL_SIZE",
-    "PGBOUNCER_INTERACTIVE_RESERVE_SIZE",
-    "PGBOUNCER_INTERACTIVE_MIN_POOL_SIZE",
-    "PGBOUNCER_BATCH_POOL_SIZE",
-    "PGBOUNCER_BATCH_RESERVE_SIZE",
-    "PGBOUNCER_BATCH_MIN_POOL_SIZE",
+    *(name for one in SERVICES for name in (one.pool_min_size, one.pool_max_size)),
+    *(name for one in SERVICES for name in one.sizes),
     "PGBOUNCER_MAX_CLIENT_CONNECTIONS",
     "POSTGRES_OWNER_CONNECTIONS",
     "POSTGRES_MONITOR_CONNECTIONS",
@@ -73,18 +73,36 @@ def live_part(before: Values, wanted: Values) -> LivePart:
     waiting = _differing(before, wanted, (setting.name for setting in concerned), but=live)
     for names, sizes in ((live, wanted), (live, smaller(before, wanted)), ((), before)):
         values = _with(before, {name: wanted[name] for name in names})
-        values = _with(values, {name: sizes[name] for name in SIZED})
+        values = _with(values, {name: sizes[name] for name in sized(before, wanted)})
         if not rules.faults(values, file=""):
             break
     return LivePart(values, waiting, _differing(values, wanted, live))
 
 
+def sized(*values: Values) -> tuple[str, ...]:
+    """Return the settings of all that opens connections, and of the limits of who accepts them."""
+    of_clients = (
+        clients.key(one, name) for one in clients.given(*values) for name in _SIZES_OF_CLIENT
+    )
+    return (*SIZED, *of_clients)
+
+
 def smaller(before: Values, wanted: Values) -> Values:
-    """Return the running values with the smaller of old and new for every sized resource."""
+    """Return the running values with the smaller of old and new for every sized resource.
+
+    A client that only one of them has is in neither.
+    """
     sizes: dict[str, Value] = {
-        name: min(before.integer(name), wanted.integer(name)) for name in SIZED
+        name: before[name] if _size(before, name) <= _size(wanted, name) else wanted[name]
+        for name in sized(before, wanted)
     }
     return _with(before, sizes)
+
+
+def _size(values: Values, name: str) -> int:
+    """Return a size; zero of a client that is not there."""
+    value = values[name]
+    return 0 if value == SERVER_DEFAULT else values.integer(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +115,8 @@ class Step:
 
 def steps(before: Values, wanted: Values) -> tuple[Step, ...]:
     """Return the configurations to go through, one or two."""
-    shrinks = any(before.integer(name) > wanted.integer(name) for name in SIZED)
-    grows = any(before.integer(name) < wanted.integer(name) for name in SIZED)
+    pairs = [(_size(before, name), _size(wanted, name)) for name in sized(before, wanted)]
+    shrinks, grows = any(old > new for old, new in pairs), any(old < new for old, new in pairs)
     if shrinks and grows:
         return Step(smaller(before, wanted), downwards=True), Step(wanted, downwards=False)
     return (Step(wanted, downwards=shrinks),)
@@ -107,7 +125,7 @@ def steps(before: Values, wanted: Values) -> tuple[Step, ...]:
 def tiers_to_restart(names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the services to restart and those to recreate for these settings, each in order."""
     known = catalogue.by_name()
-    settings = [one for name in names if (one := known.get(name) or extra.find(name))]
+    settings = [one for name in names if (one := known.get(name) or extra.setting_of(name))]
     recreate = {str(setting.tier) for setting in settings if setting.change is Change.RECREATE}
     restart = {tier for setting in settings for tier in _TIERS_OF.get(setting.change, ())}
     order = ("postgres", "migrate", "pgbouncer", "api", "worker")
@@ -125,7 +143,8 @@ def _differing(
 
 
 def _with(values: Values, changed: dict[str, Value]) -> Values:
-    return Values(values.as_dict() | changed)
+    """Return the values with others; a client without all of its settings is none."""
+    return Values(clients.whole(Values(values.as_dict() | changed).as_dict()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,13 @@ from functools import partial
 from rich.console import Console
 from rich.table import Table
 
-from infra.config import documents, sizing
+from infra.config import clients, documents, sizing
 from infra.config.faults import Fault
-from infra.config.settings import Values
+from infra.config.settings import Change, Values
 from infra.ops import budget_view
 from infra.ops.outcome import Exit, print_document
 from infra.ops.plan import Plan, tiers_to_restart
-from infra.ops.running import TIERS
+from infra.ops.running import TIERS, SettingChange
 
 
 def show(plan: Plan, *, as_json: bool = False, quiet: bool = False, full: bool = False) -> int:
@@ -141,7 +141,7 @@ def _costs(plan: Plan) -> list[str]:
     restart, recreate = tiers_to_restart(part.waiting)
     lines = [
         f"derived: {one.setting.name} = {plan.values.derived[one.setting.name]}"
-        for one in plan.differences
+        for one in _parted(plan)[0]
         if one.setting.name in plan.values.derived
     ]
     costs = []
@@ -152,15 +152,27 @@ def _costs(plan: Plan) -> list[str]:
     if part.held:
         costs.append(
             f"held back until then, because the budget would not hold before: "
-            f"{', '.join(part.held)}"
+            f"{', '.join(clients.shortened(part.held))}"
         )
     return lines + (costs or ["All of it is live: make apply"])
+
+
+def _parted(plan: Plan) -> tuple[list[SettingChange], dict[str, bool]]:
+    """Return the changes of single settings, and the files of clients: True of one that is new."""
+    changed = {one.setting.name: one for one in plan.differences or ()}
+    names = clients.shortened(changed)
+    present = {clients.file(name) for name in clients.given(plan.values)}
+    files = {name: name in present for name in names if name not in changed}
+    return [changed[name] for name in names if name in changed], files
 
 
 def _differences(plan: Plan) -> Table:
     title = "Changes" if plan.running else "Changed since the last compile"
     table = budget_view.table(title, "Setting", "Was", "Now", "Change")
-    for item in plan.differences or ():
+    single, whole = _parted(plan)
+    for file, now in whole.items():
+        table.add_row(file, *(("none", "a client") if now else ("a client", "none")), Change.LIVE)
+    for item in single:
         setting = item.setting
         style = "" if item.live else "bold"
         row = (setting.name, item.was, item.new, item.cost)

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
 
-from infra.config import documents, extra, names, sizing
-from infra.config.names import API, CLIENTS, OPERATOR, OWNER
+from infra.config import clients, documents, extra, names, sizing
+from infra.config.names import API, OPERATOR, OWNER, SERVICES
 from infra.config.render import template
 from infra.config.settings import Setting, Value, Values
 from infra.ops.clients.postgres import RoleSettings, ServerSetting
@@ -30,8 +30,6 @@ _NUMBER: Final = re.compile(r"(-?\d+(?:\.\d+)?) ?([A-Za-z]+)?\Z")
 _UNIT_OF_ROW: Final = re.compile(r"(\d*)([A-Za-z]+)\Z")
 _LINE: Final = re.compile(r"([a-z_.]+) = (.+)\Z")
 _ENTRY_FIELDS: Final = ("pool_size", "reserve_pool_size", "min_pool_size", "max_connections")
-# Facts hold no secret.
-_NO_VERIFIERS: Final = dict.fromkeys(names.LOGIN_ROLES, "")
 # The one setting that PgBouncer reads as octal and shows as decimal.
 _OCTAL: Final = "unix_socket_mode"
 _MILLISECONDS: Final = Decimal(1000)
@@ -52,6 +50,7 @@ def of_pgbouncer(config: Mapping[str, str], databases: Mapping[str, Mapping[str,
     for entry, row in databases.items():
         found |= {f"databases.{entry}.{name}": fact(row[name]) for name in _ENTRY_FIELDS}
         found[f"databases.{entry}.server_hop"] = names.server_hop(row["host"])
+        found[f"databases.{entry}.pool_mode"] = fact(row["pool_mode"])
     return found
 
 
@@ -96,7 +95,7 @@ def _postgres(values: Values) -> Facts:
     lines = (_LINE.match(line) for line in text.splitlines())
     pairs = (match.groups() for match in lines if match)
     found: Facts = {f"settings.{name}": fact(value.strip("'")) for name, value in pairs}
-    for role in documents.login_roles(values, _NO_VERIFIERS):
+    for role in documents.login_roles(values, _no_verifiers(values)):
         limits = role.timeouts
         found |= {
             f"roles.{role.name}.connection_limit": Decimal(role.connection_limit),
@@ -122,11 +121,17 @@ def _pgbouncer(values: Values) -> Facts:
             for name, number in zip(_ENTRY_FIELDS, numbers, strict=True)
         }
         found[f"databases.{pool.entry}.server_hop"] = values.text("PGBOUNCER_SERVER_HOP")
+        found[f"databases.{pool.entry}.pool_mode"] = pool.mode
     return found
 
 
 def _rendered(name: str, values: Values) -> str:
-    return template(name, values, _NO_VERIFIERS).decode()
+    return template(name, values, _no_verifiers(values)).decode()
+
+
+def _no_verifiers(values: Values) -> dict[str, str]:
+    """Return what stands in for verifiers: facts hold no secret."""
+    return dict.fromkeys(clients.logins(values), "")
 
 
 def _with_unit(value: str, unit: str | None) -> Fact:
@@ -213,7 +218,7 @@ def _pgbouncer_sources() -> dict[str, Source]:
     }
     found = {name: Source("pgbouncer", f"config.{key}") for name, key in config.items()}
     found["PGBOUNCER_SERVER_HOP"] = Source("pgbouncer", f"databases.{API.entry}.server_hop")
-    for client in CLIENTS:
+    for client in SERVICES:
         fields = {
             client.server_pool_size: "pool_size",
             client.server_reserve_size: "reserve_pool_size",
@@ -245,7 +250,7 @@ def _postgres_sources() -> dict[str, Source]:
     found["POSTGRES_CHECKPOINT_TIMEOUT_SECONDS"] = Source(
         "postgres", "settings.checkpoint_timeout", Decimal(1) / 1000
     )
-    for client in CLIENTS:
+    for client in SERVICES:
         times = {
             client.lock_timeout: "lock_timeout",
             client.statement_timeout: "statement_timeout",
@@ -260,14 +265,14 @@ def _postgres_sources() -> dict[str, Source]:
 
 def _app_sources() -> dict[str, Source]:
     found: dict[str, Source] = {}
-    for client in CLIENTS:
+    for one in SERVICES:
         found |= {
-            client.pool_min_size: Source(client.service, "pool.min_size"),
-            client.pool_max_size: Source(client.service, "pool.max_size"),
-            client.pool_timeout: Source(client.service, "pool.timeout_seconds", _MILLISECONDS),
-            client.pool_max_waiting: Source(client.service, "pool.max_waiting"),
-            client.leak_threshold: Source(client.service, "pool.leak_threshold_seconds"),
-            client.retry_budget: Source(client.service, "pool.retry_budget_seconds"),
+            one.pool_min_size: Source(one.service, "pool.min_size"),
+            one.pool_max_size: Source(one.service, "pool.max_size"),
+            one.pool_timeout: Source(one.service, "pool.timeout_seconds", _MILLISECONDS),
+            one.pool_max_waiting: Source(one.service, "pool.max_waiting"),
+            one.leak_threshold: Source(one.service, "pool.leak_threshold_seconds"),
+            one.retry_budget: Source(one.service, "pool.retry_budget_seconds"),
         }
     return found | _api_sources() | _worker_sources()
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from infra.config import names, sizing
+from infra.config import clients, names, sizing
 from infra.config.settings import Values
 from infra.ops.clients import app_control, pgbouncer
 from infra.ops.clients.app_control import Control, ProcessState
@@ -23,8 +23,8 @@ _RECONNECT_MARK: Final = "reconnect.pending"
 _POLL_SECONDS: Final = 0.1
 # So long logins may fail over a new way to PostgreSQL before it counts as wrong.
 _PASS_SECONDS: Final = 5.0
-# The operator cannot alter itself; its limit and timeouts come with a restart.
-_OTHER_ROLES: Final = [name for name in names.LOGIN_ROLES if name != names.OPERATOR]
+# The host has to start a command or two first.
+_ROLES_SECONDS: Final = 60.0
 _TIMEOUTS: Final = (
     "lock_timeout",
     "statement_timeout",
@@ -50,6 +50,7 @@ class Reloader:
     out: Path
     wait_seconds: float
     say: Callable[[str], None]
+    ask_host: Callable[[str], None]
 
     def downwards(self, values: Values) -> None:
         """Reload app, PgBouncer, PostgreSQL; each has let go before the next gets smaller."""
@@ -79,7 +80,7 @@ class Reloader:
     def _too_large(self, targets: tuple[Target, ...], values: Values) -> list[str]:
         answers = everywhere(targets, self.control.state)
         states: list[ProcessState] = _require(_up(answers))
-        limits = {one.service: values.integer(one.pool_max_size) for one in names.CLIENTS}
+        limits = {one.service: values.integer(one.pool_max_size) for one in names.SERVICES}
         return [
             f"{one.target}: its pool still has {one.pool.size} connections, "
             f"{limits[one.service]} are allowed; it did not shrink within {self.wait_seconds:g} s"
@@ -116,6 +117,7 @@ class Reloader:
         host = self.settings.values["postgres"]["host"]
         try:
             with PostgresAdmin(self.settings) as admin:
+                self._make_roles(admin, values)
                 if not admin.reload():
                     raise StepError(_not_reloaded(host, admin))
                 new_timeouts = self._set_roles(admin, values)
@@ -127,11 +129,33 @@ class Reloader:
         if new_timeouts or self._mark.exists():
             self._reconnect()
 
+    def _make_roles(self, admin: PostgresAdmin, values: Values) -> None:
+        """Have the host's superuser make what new clients need: roles, databases, grants."""
+        wanted = {
+            (role, database.name)
+            for database in clients.databases(values)
+            for role in (database.owner, *database.users)
+        }
+
+        def missing() -> set[tuple[str, str]]:
+            return wanted - admin.may_connect()
+
+        if not missing():
+            return
+        self.ask_host("give-roles")
+        if left := wait_until(missing, gone, seconds=_ROLES_SECONDS, every=_POLL_SECONDS):
+            shown = ", ".join(f"{role} to {database}" for role, database in sorted(left))
+            raise StepError([f"postgres: these roles may not connect: {shown}"])
+
     def _set_roles(self, admin: PostgresAdmin, values: Values) -> bool:
-        """Set what differs; return True if open sessions have other timeouts than new ones now."""
+        """Set what differs; return True if open sessions have other timeouts than new ones now.
+
+        The operator cannot alter itself; its limit and timeouts come with a restart.
+        """
         wanted = expected(values)["postgres"]
         new_timeouts = False
-        for role in admin.roles(_OTHER_ROLES).values():
+        ours = clients.logins(values).keys() - {names.OPERATOR}
+        for role in (one for one in admin.roles().values() if one.name in ours):
             limit = int(wanted[f"roles.{role.name}.connection_limit"])
             if role.connection_limit != limit:
                 self._await_sessions(admin, role.name, limit)

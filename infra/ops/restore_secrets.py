@@ -14,12 +14,12 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from infra.config import recovery
+from infra.config import clients, recovery
 from infra.config.build import compile_values
 from infra.config.certificates import expiry
 from infra.config.faults import FaultyInputError
 from infra.config.host import Host
-from infra.config.secrets import PASSWORDS, SecretStore
+from infra.config.secrets import SecretStore
 from infra.config.settings import Values
 from infra.config.write import finish_secrets, write_all, write_secrets
 from infra.ops.clients import app_control, pgbouncer
@@ -71,7 +71,7 @@ class Restoration:
         if recovery.fault(secrets, out, has_data=has_data) is None:
             raise RefusedError("no secret is lost; nothing was changed")
         found = recovery.recover(secrets, out)
-        if set(recovery.missing(secrets, recovery.RECOVERABLE)) - found.keys():
+        if set(recovery.missing(secrets, recovery.recoverable(out))) - found.keys():
             self._make(found)
         else:
             write_secrets(found, secrets)
@@ -130,10 +130,9 @@ class Restoration:
     def _refusals(self, settings: OpsSettings) -> list[str]:
         """Return a line for each secret that a process which runs does not take."""
         replicas = pgbouncer.replicas(settings)
-        passwords = {
-            name.removesuffix(".password"): self._kept(name).decode("ascii") for name in PASSWORDS
-        }
-        lines = logins.faults(settings, replicas, passwords, accepted=True)
+        places = clients.logins(last_values(self.paths, self.env_file))
+        passwords = {role: self._kept(f"{role}.password").decode("ascii") for role in places}
+        lines = logins.faults(settings, replicas, passwords, places, accepted=True)
         control = app_control.connect(settings)
         answers = everywhere(control.targets(), control.state)
         lines += [f"{answer.target}: {answer.error}" for answer in answers if not answer.ok]

@@ -5,12 +5,15 @@ find the others; when nobody is left on it the host restarts, replaces or remove
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 
+from infra.config import names
 from infra.ops import pause
 from infra.ops.clients import app_control, pgbouncer
 from infra.ops.clients.app_control import DRAIN_AGAIN_SECONDS, Control, ProcessState, drained
@@ -187,7 +190,8 @@ class Roller:
             try:
                 # Inside: a signal can come between the console's doing it and its answer.
                 keeper.shutdown("WAIT_FOR_CLIENTS")
-                if left := self._others_after_leaving(keeper, LEAVE_SECONDS):
+                left = self._others_after_leaving(keeper, LEAVE_SECONDS)
+                if left or _applications(keeper):
                     self._end_transactions(target, admin, left)
                 yield
             except BaseException:
@@ -211,8 +215,15 @@ class Roller:
         return drained(self._drain, lambda: _others(admin), seconds=seconds)
 
     def _end_transactions(self, target: Target, admin: PgBouncerAdmin, left: int) -> None:
-        """Let the transactions of clients that did not leave end, and start no more."""
-        self.operation.warn(f"{target.name}: {left} client(s) stay; waiting for transactions")
+        """Let the transactions of clients that did not leave end, and start no more.
+
+        Applications are not told to leave: their connections end between transactions.
+        """
+        if left:
+            self.operation.warn(f"{target.name}: {left} client(s) stay; waiting for transactions")
+        if others := _applications(admin):
+            shown = ", ".join(f"{count} of {name}" for name, count in sorted(others.items()))
+            self.operation.say(f"{target.name}: connections end between transactions: {shown}")
         try:
             admin.pause(seconds=pause.limits(self.settings).drain_seconds)
         except TimedOutError:
@@ -228,5 +239,16 @@ class Roller:
 
 
 def _others(admin: PgBouncerAdmin) -> int:
-    """Count the clients that are not this command's own sessions."""
-    return sum(row["application_name"] != _SESSION for row in admin.show("CLIENTS"))
+    """Count the clients that leave when they are told to: all but applications and this command."""
+    return sum(row["application_name"] != _SESSION for row in _clients(admin, own=True))
+
+
+def _applications(admin: PgBouncerAdmin) -> Counter[str]:
+    """Count the connections of applications that have a file of their own, by name."""
+    return Counter(row["database"] for row in _clients(admin, own=False))
+
+
+def _clients(admin: PgBouncerAdmin, *, own: bool) -> Iterator[dict[str, Any]]:
+    ours = ("pgbouncer", names.MONITOR_ENTRY, *(one.entry for one in names.SERVICES))
+    rows = admin.show("CLIENTS")
+    return (row for row in rows if (row["database"] in ours) is own)

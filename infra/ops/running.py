@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from infra.config import catalogue, documents, extra, names
+from infra.config import catalogue, clients, documents, extra, names
 from infra.config.settings import BadValueError, Change, Setting, Value, Values
 from infra.ops import process_settings
 from infra.ops.clients import app_control, pgbouncer
@@ -258,14 +258,14 @@ def read_record(path: Path) -> dict[str, Value] | None:
     if settings is None:
         return None
     found: dict[str, Value] = {}
-    parameters = {name: setting for name in settings if (setting := extra.find(name))}
-    for name, setting in (catalogue.by_name() | parameters).items():
+    others = {name: setting for name in settings if (setting := extra.setting_of(name))}
+    for name, setting in (catalogue.by_name() | others).items():
         try:
             if settings.get(name) is not None:
                 found[name] = setting.parse(str(settings[name]))
         except BadValueError:
             continue
-    return found
+    return clients.whole(found)
 
 
 def look(settings: OpsSettings, recorded: Mapping[str, Value] | None = None) -> Running:
@@ -290,7 +290,7 @@ def _postgres(settings: OpsSettings) -> Iterable[Process]:
         try:
             with PostgresAdmin(settings) as admin:
                 rows = admin.settings()
-                found = process_settings.of_postgres(rows, admin.roles(list(names.LOGIN_ROLES)))
+                found = process_settings.of_postgres(rows, admin.roles())
         except Exception as error:
             yield Process("postgres", str(address), {}, error=first_line(error))
         else:

@@ -24,7 +24,13 @@ SELECT name, error FROM pg_catalog.pg_file_settings WHERE error IS NOT NULL
 """
 ROLES = """
 SELECT rolname, rolconnlimit, coalesce(rolconfig, '{}') AS rolconfig
-FROM pg_catalog.pg_roles WHERE rolname = ANY(%s)
+FROM pg_catalog.pg_roles WHERE rolcanlogin AND NOT rolsuper
+"""
+MAY_CONNECT = """
+SELECT rolname, datname
+FROM pg_catalog.pg_roles, pg_catalog.pg_database
+WHERE rolcanlogin AND NOT rolsuper
+      AND pg_catalog.has_database_privilege(pg_roles.oid, pg_database.oid, 'CONNECT')
 """
 # Client sessions only; the oldest transaction first.
 ACTIVITY = """
@@ -142,10 +148,14 @@ class PostgresAdmin:
         """Return the lines of the configuration files that cannot be used, by setting."""
         return {row["name"] or "?": row["error"] for row in self._rows(FILE_FAULTS)}
 
-    def roles(self, names: list[str]) -> dict[str, RoleSettings]:
-        """Return limits and settings of the roles that exist, by name."""
-        rows = self._rows(ROLES, [names])
+    def roles(self) -> dict[str, RoleSettings]:
+        """Return limits and settings of the roles that can log in, but superusers, by name."""
+        rows = self._rows(ROLES)
         return {row["rolname"]: _role(row) for row in rows}
+
+    def may_connect(self) -> set[tuple[str, str]]:
+        """Return each role that can log in, but superusers, with each database it may use."""
+        return {(row["rolname"], row["datname"]) for row in self._rows(MAY_CONNECT)}
 
     def set_role_limit(self, role: str, connection_limit: int) -> None:
         """Set how many sessions a role may have; present ones stay."""

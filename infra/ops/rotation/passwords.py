@@ -12,11 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from infra.config import scram
+from infra.config import clients, scram
 from infra.config.build import Compiled, compile_values
 from infra.config.faults import Fault, FaultyInputError
-from infra.config.names import LOGIN_ROLES
-from infra.config.secrets import PASSWORDS, TOKENS, VERIFIERS
+from infra.config.secrets import TOKENS
 from infra.config.settings import Values
 from infra.ops.clients import app_control, pgbouncer
 from infra.ops.clients.processes import OpsSettings, Target, everywhere
@@ -36,7 +35,7 @@ def rotate(settings: OpsSettings, paths: Paths, source: Path | None, request: Re
 
     def work(operation: Operation) -> None:
         values = compiled_values(paths)
-        choice = Choice(paths.secrets, source)
+        choice = Choice(paths.secrets, source, tuple(clients.logins(values)))
         PasswordRotation(settings, paths, values, choice, operation).run()
 
     return operate(request, f"rotate {WHAT}", work, secrets=[], resumed=False, switch_seconds=None)
@@ -51,23 +50,30 @@ class Choice:
 
     secrets: Path
     source: Path | None
+    roles: tuple[str, ...]
+
+    @property
+    def passwords(self) -> tuple[str, ...]:
+        """The file of every password."""
+        return tuple(f"{role}.password" for role in self.roles)
 
     def new(self) -> dict[str, bytes]:
         """Return a new password for every role and a new token for every service, by file."""
-        return {name: self._new(name) for name in (*PASSWORDS, *TOKENS)}
+        return {name: self._new(name) for name in (*self.passwords, *TOKENS)}
 
     def old(self) -> dict[str, bytes]:
         """Return what is in use, by file name.
 
         The password that one replaced which was placed beforehand is nowhere any more.
         """
-        names = [name for name in PASSWORDS if not self._is_placed(name)]
-        return {name: self._kept(name) for name in (*names, *VERIFIERS, *TOKENS)}
+        names = [name for name in self.passwords if not self._is_placed(name)]
+        verifiers = [f"{role}.scram" for role in self.roles]
+        return {name: self._kept(name) for name in (*names, *verifiers, *TOKENS)}
 
     def _new(self, name: str) -> bytes:
         if self.source is not None and (self.source / name).exists():
             return (self.source / name).read_bytes()
-        if name in PASSWORDS and self._is_placed(name):
+        if name in self.passwords and self._is_placed(name):
             return self._kept(name)
         return random.token_urlsafe(_GENERATED_BYTES).encode("ascii")
 
@@ -130,9 +136,10 @@ class PasswordRotation:
 
     def _switch(self, rotation: Pending, replicas: tuple[Target, ...]) -> Switch:
         # What an interrupted run has left in PostgreSQL is not known: no way back then.
-        known = not rotation.resumed and all(name in rotation.old for name in PASSWORDS)
+        known = not rotation.resumed and all(name in rotation.old for name in self.choice.passwords)
         back = (lambda: self._compile(rotation.old)) if known else None
-        return Switch(self.settings, self.paths, rotation, replicas, back)
+        places = clients.logins(self.values)
+        return Switch(self.settings, self.paths, rotation, replicas, places, back)
 
     def _sessions(self, replicas: tuple[Target, ...]) -> Sessions:
         control = app_control.connect(self.settings)
@@ -145,7 +152,11 @@ class PasswordRotation:
             fault
             for secrets, accepted in ((rotation.new, True), (rotation.old, False))
             for fault in logins.faults(
-                self.settings, replicas, _by_role(secrets), accepted=accepted
+                self.settings,
+                replicas,
+                _by_role(secrets),
+                clients.logins(self.values),
+                accepted=accepted,
             )
         ]
         found += self._accepted_tokens(rotation.old)
@@ -167,12 +178,12 @@ class PasswordRotation:
 
 def _names(secrets: Mapping[str, bytes]) -> list[str]:
     """Return what is new, by the names under which an operator would give it."""
-    return sorted(name for name in secrets if name in (*PASSWORDS, *TOKENS))
+    return sorted(name for name in secrets if name.endswith((".password", ".token")))
 
 
 def _by_role(secrets: Mapping[str, bytes]) -> dict[str, str]:
     return {
-        role: secrets[f"{role}.password"].decode("ascii")
-        for role in LOGIN_ROLES
-        if f"{role}.password" in secrets
+        name.removesuffix(".password"): content.decode("ascii")
+        for name, content in secrets.items()
+        if name.endswith(".password")
     }

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from infra.config.names import CLIENTS
+from infra.config.names import SERVICES
 from infra.config.settings import Values
 from infra.ops.clients import app_control, pgbouncer
 from infra.ops.clients.app_control import Control, drained
@@ -14,7 +14,7 @@ from infra.ops.clients.processes import OpsSettings, Target, everywhere
 from infra.ops.outcome import FailedError, RefusedError
 
 _SLACK_SECONDS: Final = 5.0
-_APP_ENTRIES: Final = tuple(client.entry for client in CLIENTS)
+_APP_ENTRIES: Final = tuple(one.entry for one in SERVICES)
 _Client = tuple[str, str, str]
 
 

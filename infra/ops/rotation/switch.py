@@ -8,7 +8,7 @@ stay; an attempt to connect in between fails, and its pool repeats it.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +18,8 @@ import psycopg
 
 from infra.config import names
 from infra.config.build import Compiled
+from infra.config.clients import Login
 from infra.config.render import Rendered
-from infra.config.secrets import PASSWORDS, VERIFIERS
 from infra.config.write import write_files, write_secrets
 from infra.ops.clients.pgbouncer import PgBouncerAdmin
 from infra.ops.clients.postgres import PostgresAdmin
@@ -43,12 +43,16 @@ class UnknownOutcomeError(FailedError):
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """From one set of passwords to another. `back` compiles the old set, None when it cannot."""
+    """From one set of passwords to another; `places` is where each role logs in.
+
+    `back` compiles the old set, None when it cannot.
+    """
 
     settings: OpsSettings
     paths: Paths
     rotation: Pending
     replicas: tuple[Target, ...]
+    places: Mapping[str, Login]
     back: Callable[[], Compiled] | None
 
     def run(self, compiled: Compiled) -> float:
@@ -90,8 +94,9 @@ class Switch:
             is_taken = True
 
         verifiers = {
-            name.removesuffix(".scram"): compiled.new_secrets[name].decode("ascii")
-            for name in VERIFIERS
+            name.removesuffix(".scram"): content.decode("ascii")
+            for name, content in compiled.new_secrets.items()
+            if name.endswith(".scram")
         }
         try:
             postgres.set_role_passwords(verifiers, before_commit=take)
@@ -104,11 +109,12 @@ class Switch:
 
     def _teach(self) -> None:
         passwords = {
-            name.removesuffix(".password"): self.rotation.new[name].decode("ascii")
-            for name in PASSWORDS
+            name.removesuffix(".password"): content.decode("ascii")
+            for name, content in self.rotation.new.items()
+            if name.endswith(".password")
         }
         try:
-            logins.teach(self.settings, self.replicas, passwords)
+            logins.teach(self.settings, self.replicas, passwords, self.places)
         except FailedError as error:
             raise FailedError(f"{error}; {AGAIN}") from error
 

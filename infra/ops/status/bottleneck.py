@@ -7,7 +7,8 @@ upwards: the first that has too little of something is the cause, those before i
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from infra.config.names import API, CLIENTS, MONITOR_ENTRY
+from infra.config import clients
+from infra.config.names import API, MONITOR_ENTRY, SERVICES
 from infra.ops.running import TIERS
 from infra.ops.status.sample import AppProcess, Container, HostFacts, Pooler, Sample, ServerPool
 
@@ -15,8 +16,8 @@ from infra.ops.status.sample import AppProcess, Container, HostFacts, Pooler, Sa
 BLOCKED_SECONDS = 0.2
 # Share of max_connections from which new sessions begin to be refused.
 NEARLY_ALL = 0.95
-_POOL_SIZES = {client.entry: client.server_pool_size for client in CLIENTS}
-_CLIENTS = {client.service: client for client in CLIENTS}
+_POOL_SIZES = {one.entry: one.server_pool_size for one in SERVICES}
+_SERVICES = {one.service: one for one in SERVICES}
 _MEMORY = {
     "postgres": "POSTGRES_MEMORY_MB",
     "pgbouncer": "PGBOUNCER_MEMORY_MB",
@@ -106,7 +107,9 @@ def _down(sample: Sample) -> Verdict | None:
 
 
 def _raise(where: str, line: str, setting: str, command: str = "make apply") -> Verdict:
-    return Verdict(where, f"{line} Raise {setting} in stack.env, then:", setting, command)
+    file, colon, name = setting.rpartition(":")
+    place = f"infra/env/{file}" if colon else "stack.env"
+    return Verdict(where, f"{line} Raise {name} in {place}, then:", setting, command)
 
 
 def _state(container: Container) -> str:
@@ -198,7 +201,7 @@ def _servers_taken(sample: Sample) -> Verdict | None:
     full = [(pooler, pool) for pooler, pool in _pools(sample) if _is_full(pool)]
     if not full:
         return None
-    short = {_CLIENTS[one.service].entry for one in sample.app if _is_short(one)}
+    short = {_SERVICES[one.service].entry for one in sample.app if _is_short(one)}
     full_entries = {pool.database for _, pool in full}
     if API.entry in short and API.entry not in full_entries:
         # The batch pool is another queue: requests do not wait in it.
@@ -229,7 +232,7 @@ def _behind_a_full_pool(sample: Sample, pool: ServerPool, line: str) -> Verdict:
     if server.connections >= NEARLY_ALL * server.max_connections:
         why = f"PostgreSQL has {server.connections} of {server.max_connections} sessions."
         return Verdict("postgres sessions", line + why, "POSTGRES_MAX_CONNECTIONS", "make psql")
-    setting = _POOL_SIZES.get(pool.database, API.server_pool_size)
+    setting = _POOL_SIZES.get(pool.database, clients.key(pool.database, "POOL_SIZE"))
     return _raise("pgbouncer pool", f"{line}PostgreSQL has room for more.", setting)
 
 
@@ -240,7 +243,7 @@ def _app_pools(sample: Sample) -> Verdict | None:
     worst = max(short, key=lambda one: (one.service == "api", one.waiting))
     if sample.server.on_cpu > sample.server.processors:
         return _busy_server(sample)
-    client = _CLIENTS[worst.service]
+    client = _SERVICES[worst.service]
     idle = sum(pool.servers_idle for _, pool in _pools(sample) if pool.database == client.entry)
     line = (
         f"{worst.name}: all {worst.in_use} connections of its pool are lent and "

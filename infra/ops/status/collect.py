@@ -269,7 +269,7 @@ def rates(database: str, before: Counters, now: Counters) -> dict[str, float]:
 def _server(admin: PostgresAdmin, looks: Sequence[tuple[Rows, Rows]], processors: int) -> Server:
     activity, _ = looks[-1]
     names = sorted({row["usename"] for row in activity if row["usename"]})
-    limits = {name: role.connection_limit for name, role in admin.roles(names).items()}
+    limits = {name: role.connection_limit for name, role in admin.roles().items()}
     maximum = int(admin.settings()["max_connections"].value)
     # Last: it alone can meet a lock or a schema that is not there, and all else is known then.
     tasks: dict[str, int | None] = {}

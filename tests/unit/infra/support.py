@@ -3,10 +3,14 @@
 import datetime
 from pathlib import Path
 
-from infra.config import catalogue
+from infra.config import catalogue, clients
 from infra.config.build import Checked, check
 
 REPOSITORY = Path(__file__).resolve().parents[3]
+# Of a stack without applications.
+LOGIN_ROLES = tuple(clients.logins(catalogue.defaults()))
+PASSWORDS = tuple(f"{role}.password" for role in LOGIN_ROLES)
+VERIFIERS = tuple(f"{role}.scram" for role in LOGIN_ROLES)
 NOW = datetime.datetime(2030, 6, 1, 12, 0, tzinfo=datetime.UTC)
 
 

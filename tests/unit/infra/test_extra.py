@@ -6,10 +6,9 @@ import pytest
 
 from infra.config import catalogue, extra
 from infra.config.build import Checked, check
-from infra.config.names import LOGIN_ROLES
 from infra.config.render import template
 from infra.config.settings import Change
-from tests.unit.infra.support import messages, write_env
+from tests.unit.infra.support import LOGIN_ROLES, messages, write_env
 
 POSTGRES, PGBOUNCER = extra.POSTGRES_FILE, extra.PGBOUNCER_FILE
 

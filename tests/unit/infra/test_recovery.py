@@ -12,10 +12,10 @@ from infra.config.__main__ import main
 from infra.config.build import compile_values
 from infra.config.certificates import ALSO_TRUSTED
 from infra.config.host import Host
-from infra.config.secrets import PASSWORDS, TOKENS
+from infra.config.secrets import TOKENS
 from infra.ops import plan
 from infra.ops.outcome import Exit
-from tests.unit.infra.support import write_env
+from tests.unit.infra.support import PASSWORDS, write_env
 
 Files = dict[str, bytes]
 
@@ -53,7 +53,7 @@ def test_all_but_the_key_of_the_ca_is_read_back_byte_for_byte(site: Site) -> Non
     site.empty()
     found = recovery.recover(site.secrets, site.out)
     assert found == {name: content for name, content in before.items() if name != "ca.key"}
-    assert set(found) == set(recovery.RECOVERABLE)
+    assert set(found) == set(recovery.recoverable(site.out))
 
 
 def test_what_was_read_back_compiles_to_the_same_files(site: Site) -> None:
@@ -85,7 +85,7 @@ def test_what_other_tiers_hold_is_read_back_without_one(
     site.empty()
     shutil.rmtree(site.out / tier)
     found = recovery.recover(site.secrets, site.out)
-    assert set(recovery.RECOVERABLE) - set(found) == gone
+    assert set(recovery.recoverable(site.out)) - set(found) == gone
     assert all(before[name] == content for name, content in found.items())
 
 

@@ -13,7 +13,7 @@ from infra.config.render import Inputs, render
 from infra.config.secrets import SecretStore, passwords, tokens, verifiers
 from infra.config.settings import Value, Values
 from infra.config.write import write_secrets
-from tests.unit.infra.support import NOW, REPOSITORY, write_env
+from tests.unit.infra.support import LOGIN_ROLES, NOW, REPOSITORY, write_env
 
 COMMENTED = (".conf", ".ini", ".sql", ".txt", ".pgpass")
 UIDS = {"postgres": 10070, "pgbouncer": 10071, "ops": 0}
@@ -70,7 +70,7 @@ def test_every_file_belongs_to_its_tier_alone(compiled: Compiled) -> None:
 def test_every_setting_is_used_by_a_file_the_compiler_or_compose() -> None:
     values = Recording(catalogue.defaults().as_dict())
     store = SecretStore(Path("/nonexistent"))
-    known, _ = passwords(store)
+    known, _ = passwords(store, LOGIN_ROLES)
     digests, _ = verifiers(store, known)
     control_tokens, _ = tokens(store)
     render(Inputs(values, known, digests, control_tokens, _certificates()))
@@ -173,8 +173,8 @@ def test_the_timeouts_of_each_role_come_from_the_settings(tmp_path: Path) -> Non
     changed = write_env(tmp_path, API_LOCK_TIMEOUT_MS=777, WORKER_STATEMENT_TIMEOUT_MS=15_555)
     made = compile_stack(changed, tmp_path / "secrets", now=NOW)
     roles = _text(made, "postgres/roles.sql")
-    assert "ALTER ROLE risk_api SET lock_timeout = '777ms';" in roles
-    assert "ALTER ROLE risk_worker SET statement_timeout = '15555ms';" in roles
+    assert "ALTER ROLE \"risk_api\" SET lock_timeout = '777ms';" in roles
+    assert "ALTER ROLE \"risk_worker\" SET statement_timeout = '15555ms';" in roles
 
 
 @pytest.mark.parametrize("service", ["api", "worker", "migrate"])

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from infra.config.names import LOGIN_ROLES
 from infra.config.secrets import SecretStore, passwords, tokens, verifiers
 from infra.config.write import write_secrets
+from tests.unit.infra.support import LOGIN_ROLES
 
 
 def _gather(directory: Path) -> tuple[dict[str, str], dict[str, str], list[str], SecretStore]:
     store = SecretStore(directory)
-    known, faults = passwords(store)
+    known, faults = passwords(store, LOGIN_ROLES)
     made, more = verifiers(store, known)
     return known, made, [str(fault) for fault in (*faults, *more)], store
 

@@ -151,7 +151,7 @@ def test_who_does_not_listen_is_distinguished_from_who_does_not_answer(
 
 
 def reloader(found: Control, said: list[str]) -> Reloader:
-    return Reloader(OpsSettings({}), found, Path(), 0.0, said.append)
+    return Reloader(OpsSettings({}), found, Path(), 0.0, said.append, said.append)
 
 
 def test_a_reload_goes_on_without_a_process_that_is_not_up(monkeypatch: pytest.MonkeyPatch) -> None:

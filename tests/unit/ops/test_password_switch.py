@@ -12,12 +12,12 @@ import pytest
 
 from infra.config.build import Compiled
 from infra.config.render import Rendered
-from infra.config.secrets import PASSWORDS, VERIFIERS
 from infra.ops.clients.processes import OpsSettings, Target
 from infra.ops.operation import Paths
 from infra.ops.outcome import FailedError
 from infra.ops.rotation import logins, pending, switch
 from infra.ops.rotation.switch import Switch
+from tests.unit.infra.support import PASSWORDS, VERIFIERS
 
 REPLICAS = tuple(Target(f"pgbouncer-{n}", "pgbouncer", f"10.0.0.{n}", 6432) for n in (1, 2))
 SETTINGS = OpsSettings({"users": {"operator": {"password_file": "/none"}}})
@@ -93,7 +93,7 @@ def switched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., l
         back = (lambda: compiled("old")) if can_go_back else None
         paths = Paths(tmp_path / "out", tmp_path)
         try:
-            Switch(SETTINGS, paths, rotation, REPLICAS, back).run(compiled("new"))
+            Switch(SETTINGS, paths, rotation, REPLICAS, {}, back).run(compiled("new"))
         except FailedError as error:
             recorder.steps.append(str(error))
         recorder.steps.append("unfinished" if pending.unfinished(tmp_path) else "no record")

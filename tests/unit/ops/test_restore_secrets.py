@@ -11,11 +11,10 @@ import pytest
 
 from infra.config import build, catalogue, issuing, recovery, write
 from infra.config.host import Host
-from infra.config.secrets import PASSWORDS
 from infra.ops import restore_secrets
 from infra.ops.operation import Paths
 from infra.ops.outcome import Exit
-from tests.unit.infra.support import write_env
+from tests.unit.infra.support import PASSWORDS, write_env
 from tests.unit.ops.support import Run
 
 CERTIFICATES = {
@@ -132,7 +131,7 @@ def test_all_is_made_anew_for_a_database_that_is_left_alone(site: Site, document
     document = site.restore(document_of)
     assert document["exit_code"] == Exit.OK
     assert document["restored"] == []
-    assert set(document["made"]) == {*recovery.RECOVERABLE, "ca.key"}  # type: ignore[call-overload]
+    assert set(document["made"]) == {*recovery.recoverable(site.paths.out), "ca.key"}  # type: ignore[call-overload]
     assert all(site.kept()[name] != site.before[name] for name in PASSWORDS)
     _compiles_to_what_is_there(site)
 

@@ -6,12 +6,12 @@ import pytest
 
 from infra.config import scram
 from infra.config.certificates import ALSO_TRUSTED
-from infra.config.names import LOGIN_ROLES
-from infra.config.secrets import PASSWORDS, TOKENS
+from infra.config.secrets import TOKENS
 from infra.ops.outcome import RefusedError
 from infra.ops.rotation import pending
 from infra.ops.rotation.pairs import steps
 from infra.ops.rotation.passwords import Choice
+from tests.unit.infra.support import LOGIN_ROLES, PASSWORDS
 
 SALT = b"0123456789abcdef"
 
@@ -31,7 +31,7 @@ def kept(tmp_path: Path) -> Path:
 
 
 def test_everyone_gets_another_secret(kept: Path) -> None:
-    choice = Choice(kept, None)
+    choice = Choice(kept, None, LOGIN_ROLES)
     old, new = choice.old(), choice.new()
     assert set(new) == {*PASSWORDS, *TOKENS}
     assert all(new[name] != old[name] for name in new)
@@ -43,14 +43,14 @@ def test_a_given_secret_is_taken_and_the_rest_made(kept: Path, tmp_path: Path) -
     given = tmp_path / "given"
     given.mkdir()
     (given / "risk_api.password").write_bytes(b"chosen-by-an-operator")
-    new = Choice(kept, given).new()
+    new = Choice(kept, given, LOGIN_ROLES).new()
     assert new["risk_api.password"] == b"chosen-by-an-operator"
     assert len(new["risk_worker.password"]) >= 40
 
 
 def test_a_password_that_was_placed_beforehand_is_taken_and_the_old_one_unknown(kept: Path) -> None:
     (kept / "risk_api.password").write_bytes(b"placed-by-an-operator")
-    choice = Choice(kept, None)
+    choice = Choice(kept, None, LOGIN_ROLES)
     assert choice.new()["risk_api.password"] == b"placed-by-an-operator"
     assert "risk_api.password" not in choice.old()
     assert "risk_api.scram" in choice.old()

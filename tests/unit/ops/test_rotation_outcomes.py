@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from infra.config import catalogue
 from infra.config.faults import Fault, FaultyInputError
 from infra.config.secrets import TOKENS
 from infra.ops.operation import Paths
@@ -22,7 +23,7 @@ def test_a_rotation_that_refuses_what_it_was_given_names_every_fault(
     def faulty(_: object) -> None:
         raise FaultyInputError([Fault("a.password", "has 5 characters"), Fault("b", "is no PEM")])
 
-    monkeypatch.setattr(passwords, "compiled_values", lambda _: None)
+    monkeypatch.setattr(passwords, "compiled_values", lambda _: catalogue.defaults())
     monkeypatch.setattr(certificates, "compiled_values", lambda *_: None)
     monkeypatch.setattr(passwords.PasswordRotation, "run", faulty)
     monkeypatch.setattr(certificates.CertificateRotation, "run", faulty)
@@ -53,7 +54,7 @@ def rotated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Paths:
 
     new = dict.fromkeys(("risk_api.password", "risk_api.scram", *TOKENS), b"a-new-secret")
     begun = pending.begin(tmp_path, "passwords", old={}, new=new)
-    monkeypatch.setattr(passwords, "compiled_values", lambda _: None)
+    monkeypatch.setattr(passwords, "compiled_values", lambda _: catalogue.defaults())
     rotation = passwords.PasswordRotation
     monkeypatch.setattr(pending, "load", lambda *_: None)
     monkeypatch.setattr(rotation, "_begun", lambda _: (begun, None, POOLERS))
