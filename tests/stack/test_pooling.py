@@ -71,3 +71,27 @@ def test_both_pools_reach_postgresql_as_their_own_role(sql: Sql, console: AdminC
         "risk_worker",
         "sluice_monitor",
     }
+
+
+def peers(console: AdminConsole, *, replica: int) -> set[str]:
+    """Return the addresses of the peers of one replica."""
+    return {row["host"] for row in console.show("PEERS", replica=replica)}
+
+
+def test_every_replica_knows_every_replica_as_its_peer(stack: Stack, console: AdminConsole) -> None:
+    containers = stack.containers("pgbouncer")
+    known = [peers(console, replica=replica) for replica in range(len(containers))]
+    assert all(one == known[0] for one in known)
+    assert len(known[0]) == len(containers)
+    for container in containers:
+        networks = container.attrs["NetworkSettings"]["Networks"]
+        assert known[0] & {one["IPAddress"] for one in networks.values()}, container.name
+
+
+def test_a_cancel_request_that_reaches_another_replica_ends_its_own_statement(
+    probe: Probe,
+) -> None:
+    found = probe("cancels", "40")
+    assert (found["sent"], found["lost"], found["other"]) == (40, 0, [])
+    assert found["wrong"] == 0
+    assert found["beside"] > 40
