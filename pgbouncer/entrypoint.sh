@@ -65,7 +65,7 @@ write_config() {
 # Where the name is not known for a moment, the list stays.
 follow_peers() {
     known=$1
-    while sleep 1; do
+    while sleep 2; do
         found=$(addresses pgbouncer)
         # Not before it listens: until then the signal would end it.
         if [ -n "$found" ] && [ "$found" != "$known" ] && [ -S "$PGHOST/.s.PGSQL.6432" ]; then
