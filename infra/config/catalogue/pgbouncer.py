@@ -320,6 +320,7 @@ SETTINGS: Final = (
         maximum=1,
         default=0,
         change=Change.LIVE,
+        rule="of the shortest reads about half as many pass; api and workers do not need it",
     ),
     Setting(
         name="PGBOUNCER_IGNORE_STARTUP_PARAMETERS",
