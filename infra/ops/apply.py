@@ -9,28 +9,35 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from infra.config import names
 from infra.config.build import Compiled, compile_values
 from infra.config.faults import FaultyInputError
+from infra.config.secrets import SecretStore
 from infra.config.settings import Values
 from infra.config.write import write_files, write_secrets
 from infra.ops import plan, plan_view, running
 from infra.ops.clients import app_control
+from infra.ops.clients.postgres import is_login_refusal
 from infra.ops.clients.processes import OpsSettings, first_line
 from infra.ops.operation import EndedBySignalError, Operation, Paths, Request, operate
-from infra.ops.outcome import Exit, plain_console
+from infra.ops.outcome import Exit, FailedError, plain_console
 from infra.ops.plan import LivePart, Plan, Step
-from infra.ops.reloading import Reloader, StepError
+from infra.ops.reloading import SET_LIVE, Reloader, StepError
 from infra.ops.rotation import pending
 from infra.ops.running import Deviation, Running
-from infra.ops.waiting import wait_until
+from infra.ops.waiting import gone, wait_until
 
 OLD_RUNS: Final = "nothing was changed: the old configuration is in the files and running"
+# The step of the host: the superuser runs roles.sql.
+_GIVE_ROLES: Final = "give-roles"
 _THIS_CHANGED_NOTHING: Final = "this command changed nothing"
 _NOT_CERTAIN: Final = "how far it came is not certain; run it again: make apply"
 _NOTHING_COMPILED: Final = "nothing was compiled yet; `make up` compiles and starts"
 # Of what an interrupted run has left: a container that must start, and a process that is about to.
 _START_SECONDS: Final = 60.0
 _ANSWER_SECONDS: Final = 15.0
+# The host has to start psql first.
+_ROLES_SECONDS: Final = 30.0
 # After a reload every process has its values at once, or never.
 _READ_BACK_SECONDS: Final = 5.0
 _POLL_SECONDS: Final = 0.5
@@ -59,7 +66,7 @@ def run(
 
     def work(operation: Operation) -> None:
         operation.ends_as(OLD_RUNS)
-        judged = planned()
+        judged = _let_in(planned(), planned, operation)
         if prepare_restart:
             judged = _taken_over(judged, planned, operation)
         operation.note(plan=plan_view.as_dict(judged))
@@ -105,6 +112,27 @@ def _taken_over(judged: Plan, planned: Callable[[], Plan], operation: Operation)
     )
 
 
+def _let_in(judged: Plan, planned: Callable[[], Plan], operation: Operation) -> Plan:
+    """Return the plan once PostgreSQL takes the operator's password; have roles.sql run where not.
+
+    What roles.sql says of the operator itself is what the files say that it logs in with.
+    """
+
+    def refused(one: Plan) -> list[str]:
+        return (
+            [line for line in one.before.faults() if is_login_refusal(line)] if one.before else []
+        )
+
+    if not (lines := refused(judged)):
+        return judged
+    for line in lines:
+        operation.say(f"{line}; it was set outside, and is put back")
+    operation.ask_host(_GIVE_ROLES)
+    return wait_until(
+        planned, lambda one: not refused(one), seconds=_ROLES_SECONDS, every=_POLL_SECONDS
+    )
+
+
 class Apply:
     """One apply of a plan without faults to what ran `before`, under the operation lock."""
 
@@ -141,6 +169,7 @@ class Apply:
         if changed := _changed_passwords(final):
             self._operation.fail(Exit.REFUSED, *changed)
             return
+        self._put_roles_back()
         self._operation.ends_as(_NOT_CERTAIN)
         write_secrets(final.new_secrets, self._paths.secrets)
         try:
@@ -149,7 +178,10 @@ class Apply:
             self._undo(problem)
             return
         self._operation.ends_as("the new configuration is applied but was not read back")
-        self._judge(*self._read_back(), prepare_restart=prepare_restart)
+        found, deviations = self._read_back()
+        if not found.faults():
+            found, deviations = self._with_sessions(found)
+        self._judge(found, deviations, prepare_restart=prepare_restart)
 
     def _refusal(self) -> list[str]:
         if self._running.nothing_runs:
@@ -157,6 +189,41 @@ class Apply:
         if what := pending.unfinished(self._paths.secrets):
             return [f"a rotation of {what} is not finished; run it again: make rotate-{what}"]
         return self._running.faults()
+
+    def _put_roles_back(self) -> None:
+        """Have the superuser run roles.sql where a role is not as it was compiled.
+
+        Not for what changes live in the steps. Of a password, an attribute or a setting that a
+        role was given outside, roles.sql alone has the right value, and the right to set it.
+
+        Raises:
+            FailedError: a role still differs; names what does.
+
+        """
+
+        def outside(found: Running) -> list[Deviation]:
+            return [
+                one
+                for one in found.deviations(self._running.compiled)
+                if one.setting.startswith("roles.")
+                and not (one.needs_restart or one.setting in SET_LIVE)
+            ]
+
+        def left() -> list[str]:
+            found = self._look()
+            return [p.error for p in found.processes if p.tier == "postgres" and p.error] + [
+                str(one) for one in outside(found)
+            ]
+
+        if not (wrong := outside(self._running)):
+            return
+        for one in wrong:
+            self._operation.say(f"put back: {one}; set outside: {one.cause}")
+        # Sessions keep the settings that they began with.
+        self._reloader().mark_sessions()
+        self._operation.ask_host(_GIVE_ROLES)
+        if lines := wait_until(left, gone, seconds=_ROLES_SECONDS, every=_POLL_SECONDS):
+            raise FailedError(f"{'; '.join(lines)}; the superuser puts it back by: make apply")
 
     def _go_through(self) -> None:
         reloader = self._reloader()
@@ -227,6 +294,32 @@ class Apply:
             return not found.faults() and all(one.needs_restart for one in deviations)
 
         return wait_until(look, settled, seconds=_READ_BACK_SECONDS, every=0.0)
+
+    def _with_sessions(self, found: Running) -> tuple[Running, tuple[Deviation, ...]]:
+        """Look into the server connections too; replace them where one keeps what a client SET.
+
+        What cannot be looked at is a warning: no other session can tell.
+        """
+        store = SecretStore(self._paths.secrets)
+        passwords = {
+            client.role: (store.read(f"{client.role}.password") or b"").decode("ascii")
+            for client in names.CLIENTS
+        }
+
+        def look() -> tuple[Running, tuple[Deviation, ...]]:
+            seen, unknown = running.with_sessions(found, self._settings, passwords)
+            for line in unknown:
+                self._operation.warn(line)
+            return seen, seen.deviations(self._part.values)
+
+        seen, deviations = look()
+        kept = [one for one in deviations if one.setting.startswith("sessions.")]
+        if kept:
+            for one in kept:
+                self._operation.say(f"put back: {one}; set outside: {one.cause}")
+            self._reloader().reconnect()
+            seen, deviations = look()
+        return seen, deviations
 
     def _judge(
         self, found: Running, deviations: tuple[Deviation, ...], *, prepare_restart: bool

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from infra.config import names, sizing
+from infra.config import names, roles, sizing
 from infra.config.settings import Values
 from infra.ops.clients import app_control, pgbouncer
 from infra.ops.clients.app_control import Control, ProcessState
@@ -23,13 +23,13 @@ _RECONNECT_MARK: Final = "reconnect.pending"
 _POLL_SECONDS: Final = 0.1
 # So long logins may fail over a new way to PostgreSQL before it counts as wrong.
 _PASS_SECONDS: Final = 5.0
-# The operator cannot alter itself; its limit and timeouts come with a restart.
+# The operator cannot alter itself: roles.sql does.
 _OTHER_ROLES: Final = [name for name in names.LOGIN_ROLES if name != names.OPERATOR]
-_TIMEOUTS: Final = (
-    "lock_timeout",
-    "statement_timeout",
-    "idle_in_transaction_session_timeout",
-    "transaction_timeout",
+# What the operator sets live; all else of a role is roles.sql's alone.
+SET_LIVE: Final = frozenset(
+    f"roles.{role}.{name}"
+    for role in _OTHER_ROLES
+    for name in ("connection_limit", *roles.TIMEOUTS)
 )
 
 
@@ -125,7 +125,7 @@ class Reloader:
             raise StepError([f"{host}: {first_line(error)}"]) from error
         self._done("postgres", 1, started)
         if new_timeouts or self._mark.exists():
-            self._reconnect()
+            self.reconnect()
 
     def _set_roles(self, admin: PostgresAdmin, values: Values) -> bool:
         """Set what differs; return True if open sessions have other timeouts than new ones now."""
@@ -136,11 +136,10 @@ class Reloader:
             if role.connection_limit != limit:
                 self._await_sessions(admin, role.name, limit)
                 admin.set_role_limit(role.name, limit)
-            for name in _TIMEOUTS:
+            for name in roles.TIMEOUTS:
                 text = f"{wanted[f'roles.{role.name}.{name}']}ms"
                 if role.settings.get(name) != text:
-                    # Marked first: whoever finds the mark reconnects, needed or not.
-                    self._mark.touch()
+                    self.mark_sessions()
                     admin.set_role_setting(role.name, name, text)
                     new_timeouts = True
         return new_timeouts
@@ -161,7 +160,14 @@ class Reloader:
     def _waited(self, left: Callable[[], T]) -> T:
         return wait_until(left, gone, seconds=self.wait_seconds, every=_POLL_SECONDS)
 
-    def _reconnect(self) -> None:
+    def mark_sessions(self) -> None:
+        """Have server connections replaced, before a role's settings change.
+
+        Marked first: whoever finds the mark reconnects, needed or not.
+        """
+        self._mark.touch()
+
+    def reconnect(self) -> None:
         """Replace the server connections: a role's settings hold for new sessions only.
 
         One replica after the other, so that the rest serve meanwhile.
