@@ -157,6 +157,21 @@ def test_postgresql_logs_no_parameters(compiled: Compiled) -> None:
         assert f"\n{name} = 0\n" in text
 
 
+def test_postgresql_logs_no_text_that_holds_values_and_says_what_kind_and_who(
+    compiled: Compiled,
+) -> None:
+    text = _text(compiled, "postgres/postgresql.conf")
+    for line in (
+        "log_error_verbosity = terse",
+        "log_min_error_statement = panic",
+        "log_min_duration_statement = -1",
+        "auto_explain.log_min_duration = -1",
+    ):
+        assert f"\n{line}\n" in text
+    (prefix,) = re.findall(r"^log_line_prefix = '(.*)'$", text, re.MULTILINE)
+    assert {"%m", "%p", "%e", "%u", "%d", "%a", "%Q"} <= set(re.findall("%[a-zA-Z]", prefix))
+
+
 def test_no_setting_of_postgresql_is_given_twice(compiled: Compiled) -> None:
     text = _text(compiled, "postgres/postgresql.conf")
     names = re.findall(r"^([a-z_.]+) =", text, re.MULTILINE)
