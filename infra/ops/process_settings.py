@@ -33,6 +33,8 @@ _NUMBER: Final = re.compile(r"(-?\d+(?:\.\d+)?) ?([A-Za-z]+)?\Z")
 _UNIT_OF_ROW: Final = re.compile(r"(\d*)([A-Za-z]+)\Z")
 _LINE: Final = re.compile(r"([a-z_.]+) = (.+)\Z")
 _ENTRY_FIELDS: Final = ("pool_size", "reserve_pool_size", "min_pool_size", "max_connections")
+# Where a session has a setting from that is not the server's: itself, its role, its database.
+_OF_A_SESSION: Final = ("session", "client", "user", "database user", "database", "global")
 # Whatever these hold that is not expected was set outside.
 WHOLE: Final = ("roles.", "sessions.")
 # A password by whether it is the one that was issued: facts hold no secret.
@@ -67,7 +69,7 @@ def of_postgres(
     found: Facts = {
         f"settings.{one.name}": _with_unit(one.value, one.unit)
         for one in settings.values()
-        if one.source not in ("user", "client", "session", "database user")
+        if one.source not in _OF_A_SESSION
     }
     for role in found_roles.values():
         found[f"roles.{role.name}.connection_limit"] = Decimal(role.connection_limit)

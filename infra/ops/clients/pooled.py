@@ -29,11 +29,11 @@ _PER_CLIENT: Final = (
     *("application_name", "client_encoding", "DateStyle", "TimeZone"),
     "standard_conforming_strings",
 )
-# A session's own, and what ALTER ROLE and ALTER DATABASE gave it at its beginning.
+# A session's own, and what ALTER ROLE and ALTER DATABASE, global: of every role, gave it.
 _SETTINGS: Final = """
 SELECT pg_catalog.pg_backend_pid() AS pid, name, setting, unit, context, source
 FROM pg_catalog.pg_settings
-WHERE source IN ('session', 'user', 'database', 'database user') AND name <> ALL(%s)
+WHERE source IN ('session', 'user', 'database', 'database user', 'global') AND name <> ALL(%s)
 """
 
 

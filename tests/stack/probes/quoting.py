@@ -51,7 +51,10 @@ def statements(canary: str) -> dict[str, str]:
 
 def copied(connection: psycopg.Connection, canary: str) -> None:
     """Send a row that cannot be converted: the context quotes it."""
-    with connection.cursor() as cursor, cursor.copy("COPY risk.assessment_sites FROM STDIN") as copy:
+    with (
+        connection.cursor() as cursor,
+        cursor.copy("COPY risk.assessment_sites FROM STDIN") as copy,
+    ):
         copy.write(f"{canary}\t{canary}\n")
 
 

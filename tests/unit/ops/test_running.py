@@ -37,13 +37,15 @@ def test_text_that_looks_like_a_number_with_a_unit_stays_text() -> None:
     assert fact("TLSv1.3") == "tlsv1.3"
 
 
-def test_settings_of_the_server_are_compared_in_their_own_unit() -> None:
+def test_settings_of_the_server_and_not_of_the_session_are_compared_in_their_own_unit() -> None:
     rows = {
         "shared_buffers": ServerSetting("shared_buffers", "32768", "8kB", "postmaster", "default"),
         "checkpoint_timeout": ServerSetting(
             "checkpoint_timeout", "300", "s", "sighup", "configuration file"
         ),
         "lock_timeout": ServerSetting("lock_timeout", "2000", "ms", "user", "user"),
+        "work_mem": ServerSetting("work_mem", "64", "kB", "user", "database"),
+        "jit": ServerSetting("jit", "on", None, "user", "global"),
     }
     role = RoleSettings("risk_api", 24, {"lock_timeout": "1000ms"}, {"login": "on"})
     assert process_settings.of_postgres(rows, {"risk_api": role}) == {
