@@ -6,6 +6,7 @@ restarts by itself comes back as the budget expects it.
 
 import datetime
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +26,7 @@ from infra.ops.plan import LivePart, Plan, Step
 from infra.ops.reloading import SET_LIVE, Reloader, StepError
 from infra.ops.rotation import pending
 from infra.ops.running import Deviation, Running
-from infra.ops.waiting import gone, wait_until
+from infra.ops.waiting import wait_until
 
 OLD_RUNS: Final = "nothing was changed: the old configuration is in the files and running"
 # The step of the host: the superuser runs roles.sql.
@@ -144,12 +145,15 @@ class Apply:
         paths: Paths,
         operation: Operation,
     ) -> None:
-        self._running = before
-        self._before = before.values
         self._wanted = judged.values
         self._settings = settings
         self._paths = paths
         self._operation = operation
+        self._begin_from(before)
+
+    def _begin_from(self, found: Running) -> None:
+        self._running = found
+        self._before = found.values
         self._part: LivePart = plan.live_part(self._before, self._wanted)
 
     def run(self, prepare_restart: bool) -> None:
@@ -164,12 +168,12 @@ class Apply:
             return
         for line in self._running.not_up():
             self._operation.warn(line)
+        self._put_roles_back()
         final = self._compile(self._part.values)
         self._compile(self._wanted)
         if changed := _changed_passwords(final):
             self._operation.fail(Exit.REFUSED, *changed)
             return
-        self._put_roles_back()
         self._operation.ends_as(_NOT_CERTAIN)
         write_secrets(final.new_secrets, self._paths.secrets)
         try:
@@ -209,11 +213,8 @@ class Apply:
                 and not (one.needs_restart or one.setting in SET_LIVE)
             ]
 
-        def left() -> list[str]:
-            found = self._look()
-            return [p.error for p in found.processes if p.tier == "postgres" and p.error] + [
-                str(one) for one in outside(found)
-            ]
+        def left(found: Running) -> list[str]:
+            return [*found.faults(), *(str(one) for one in outside(found))]
 
         if not (wrong := outside(self._running)):
             return
@@ -221,9 +222,18 @@ class Apply:
             self._operation.say(f"put back: {one}; set outside: {one.cause}")
         # Sessions keep the settings that they began with.
         self._reloader().mark_sessions()
+        self._operation.ends_as("roles are not as compiled; all else is as it was")
         self._operation.ask_host(_GIVE_ROLES)
-        if lines := wait_until(left, gone, seconds=_ROLES_SECONDS, every=_POLL_SECONDS):
+        found = wait_until(
+            lambda: replace(self._look(), recorded=self._running.recorded),
+            lambda one: not left(one),
+            seconds=_ROLES_SECONDS,
+            every=_POLL_SECONDS,
+        )
+        if lines := left(found):
             raise FailedError(f"{'; '.join(lines)}; the superuser puts it back by: make apply")
+        # What was set outside is no part of what the steps begin with.
+        self._begin_from(found)
 
     def _go_through(self) -> None:
         reloader = self._reloader()

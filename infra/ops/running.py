@@ -6,6 +6,7 @@ process's own setting.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -33,8 +34,6 @@ from infra.ops.process_settings import (
     text,
 )
 
-# A role cannot change its own limit, and the operator's is set by roles.sql.
-_OWN_LIMIT: Final = f"roles.{names.OPERATOR}.connection_limit"
 TIERS: Final = ("postgres", "pgbouncer", "api", "worker")
 # How many processes a tier has shows when they run, whatever was compiled.
 _COUNTS: Final = {"pgbouncer": "PGBOUNCER_REPLICAS", "worker": "WORKER_REPLICAS"}
@@ -64,10 +63,8 @@ class Process:
         """
         if self.tier == "postgres":
             return name.startswith("settings.") and name not in self.found
-        kind, entry, *_ = name.split(".")
-        return kind == "sessions" and not any(
-            one.startswith(f"{kind}.{entry}.") for one in self.found
-        )
+        pool = re.match(r"sessions\.\w+\.", name)
+        return pool is not None and not any(one.startswith(pool[0]) for one in self.found)
 
     def outside(self, wanted: Facts) -> dict[str, None]:
         """Return what should not be there: facts of what is known whole, none of them wanted."""
@@ -323,8 +320,8 @@ def server(admin: PostgresAdmin, settings: OpsSettings, name: str) -> Process:
     found = process_settings.of_postgres(rows, admin.roles(roles)) | process_settings.of_roles(
         admin.password_digests(), issued, admin.other_role_settings(roles)
     )
-    fixed = [one.name for one in rows.values() if one.context in ("postmaster", "internal")]
-    pending = frozenset((*(f"settings.{name}" for name in fixed), _OWN_LIMIT))
+    fixed = (one.name for one in rows.values() if one.context in ("postmaster", "internal"))
+    pending = frozenset(f"settings.{name}" for name in fixed)
     given = process_settings.given_to_postgres(rows)
     return Process("postgres", name, found, pending, given=given)
 

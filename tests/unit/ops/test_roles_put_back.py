@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,16 @@ def test_a_role_that_was_set_outside_is_given_anew_by_the_superuser(
     (said,) = apply._operation.outcome.steps
     assert "roles.risk_api.password is another, compiled is issued" in said
     assert said.endswith("set outside: ALTER ROLE risk_api PASSWORD")
+
+
+def test_the_steps_begin_with_what_was_put_back(make: Make) -> None:
+    """Its own limit is no setting that changes live: it would wait for a restart, as 1."""
+    limit = "roles.sluice_operator.connection_limit"
+    apply = make(stack(**{limit: Decimal(1)}), stack())
+    assert list(apply._part.waiting) == ["POSTGRES_OPERATOR_CONNECTIONS"]
+    apply._put_roles_back()
+    assert list(apply._part.waiting) == []
+    assert apply._before.as_dict() == VALUES.as_dict()
 
 
 def test_a_role_that_nobody_puts_back_fails_and_is_named(make: Make) -> None:

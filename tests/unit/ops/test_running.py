@@ -121,6 +121,11 @@ def test_a_process_that_differs_is_named_with_both_values() -> None:
     assert not one.needs_restart
 
 
+def test_a_fact_of_one_word_deviates_like_the_others() -> None:
+    (one,) = _running(values(), api={"processes": Decimal(9)}).deviations(values())
+    assert (one.setting, one.found, one.cause) == ("processes", "9", "")
+
+
 def test_what_only_a_restart_changes_is_distinguished() -> None:
     found = _running(values(), api={"pool.timeout_seconds": Decimal(9)})
     (one,) = found.deviations(values())
