@@ -10,14 +10,24 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Callable
+import threading
+import traceback
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import psycopg
 import structlog
-from structlog.typing import EventDict, Processor
+from structlog.typing import EventDict, ExcInfo, Processor
+
+from app.pool.types import summary
 
 Logger = structlog.stdlib.BoundLogger
 Renderer = Callable[[Any, str, EventDict], str | bytes]
+# Between an error and the one before it: whether that was its cause.
+_LINKS = {
+    True: "The above exception was the direct cause of the following exception:",
+    False: "During handling of the above exception, another exception occurred:",
+}
 # A value that needs no quotes: nothing that could pass for the end of it or for another key.
 PLAIN = re.compile(r"[!#-<>-\[\]-~]+")
 
@@ -49,6 +59,14 @@ def configure_logging(service: str, level: str, form: str = "json", **more: obje
     )
     logging.basicConfig(handlers=[handler], level=level, force=True)
     set_logging(level, form)
+    # What ends a process or a thread would else be printed as it is, values and all.
+    sys.excepthook = lambda *exc_info: _ended("process ended by an error", exc_info)
+    threading.excepthook = lambda args: _ended("thread ended by an error", args[:3])
+
+
+def _ended(event: str, exc_info: Any) -> None:
+    if exc_info[0] is not SystemExit:
+        get_logger("app").critical(event, exc_info=exc_info)
 
 
 def set_logging(level: str, form: str) -> None:
@@ -68,9 +86,37 @@ def _shared_processors(origin: dict[str, object]) -> list[Processor]:
         structlog.stdlib.add_log_level,
         structlog.stdlib.PositionalArgumentsFormatter(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
+        structlog.processors.ExceptionRenderer(_traceback),
         add_origin,
     ]
+
+
+def _traceback(exc_info: ExcInfo) -> str:
+    """Return a traceback in which errors of the database are without the values they quote."""
+    return "\n".join(_told(exc_info[1], set()))
+
+
+def _told(error: BaseException, seen: set[int]) -> Iterator[str]:
+    # The form of the standard library, cause first; a group's errors after the group.
+    seen.add(id(error))
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if before is not None and id(before) not in seen:
+        yield from _told(before, seen)
+        yield f"\n{_LINKS[error.__cause__ is not None]}\n"
+    yield "Traceback (most recent call last):"
+    yield from "".join(traceback.format_tb(error.__traceback__)).splitlines()
+    yield describe(error)
+    for one in error.exceptions if isinstance(error, BaseExceptionGroup) else ():
+        yield from _told(one, seen)
+
+
+def describe(error: BaseException) -> str:
+    """Return the class and message of an error; of the database's without the values it quotes."""
+    # SQLAlchemy wraps the driver's, and adds the statement and its parameters.
+    origin = getattr(error, "orig", None) or error
+    if isinstance(origin, psycopg.Error):
+        return summary(origin)
+    return f"{type(error).__name__}: {error}"
 
 
 def _text(_logger: object, _method: str, event: EventDict) -> str:

@@ -7,10 +7,15 @@ from dataclasses import dataclass, field, fields
 from math import ceil
 from time import monotonic
 
+import psycopg
+
 MINIMUM_CONNECT_TIMEOUT_SECONDS = 2  # libpq and psycopg raise anything lower to this
 PORT_MAX = 65535
 SSL_MODES = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"})
 LOAD_BALANCE_HOSTS = frozenset({"disable", "random"})
+# Classes of SQLSTATE whose messages quote no value: connections, authorization, the state of a
+# transaction, conflicts, resources, limits, timeouts and cancels, the system, corruption.
+_NO_VALUES = ("08", "25", "28", "40", "53", "55", "57", "58", "XX")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -116,11 +121,36 @@ def is_outage(state: PoolState, connects: ConnectRecord) -> bool:
 
 
 def summary(error: BaseException) -> str:
-    """Return the class, SQLSTATE and first line of an error, at most 200 characters."""
+    """Return the class and SQLSTATE of an error and, in one line, what of it holds no value.
+
+    At most 200 characters. PostgreSQL quotes values in its messages, of rows, parameters and
+    statements: of an error that can, the names of what it is about stand for the message.
+    """
     state = getattr(error, "sqlstate", None)
     label = type(error).__name__ + (f" {state}" if state else "")
-    lines = str(error).strip().splitlines()
-    return f"{label}: {lines[0] if lines else ''}"[:200]
+    return f"{label}: {_without_values(error, state)}"[:200]
+
+
+def _without_values(error: BaseException, state: str | None) -> str:
+    if not isinstance(error, psycopg.Error) or _quotes_nothing(error, state):
+        lines = str(error).strip().splitlines()
+        return lines[0] if lines else ""
+    named = {
+        "table": error.diag.table_name,
+        "column": error.diag.column_name,
+        "constraint": error.diag.constraint_name,
+        "type": error.diag.datatype_name,
+        # The function of the server's source: it tells one error of a class from another.
+        "raised by": error.diag.source_function,
+    }
+    return ", ".join(f"{what} {name}" for what, name in named.items() if name)
+
+
+def _quotes_nothing(error: psycopg.Error, state: str | None) -> bool:
+    if state is None:
+        # The driver's own, of a connection; others quote what they could not convert.
+        return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    return state.startswith(_NO_VALUES)
 
 
 class DatabaseUnavailable(Exception):  # noqa: N818 - a state of the service, not a fault in the code

@@ -18,7 +18,7 @@ from alembic.config import Config
 from psycopg import sql
 from psycopg.rows import TupleRow, class_row
 
-from app.log import Logger, configure_logging, get_logger
+from app.log import Logger, configure_logging, describe, get_logger
 from app.pool import ConnectionSettings, Deadline
 from app.pool.connection import driver_arguments, read_password
 from app.settings import MigrateSettings, SettingsError, load_settings, settings_path
@@ -67,7 +67,7 @@ def run() -> int:
     try:
         migrate(settings, log)
     except (SettingsError, ReferenceInUseError, psycopg.Error, sqlalchemy.exc.DBAPIError) as error:
-        log.error("migration failed", reason=str(error).strip(), kind=type(error).__name__)
+        log.error("migration failed", reason=describe(error), kind=type(error).__name__)
         return 1
     return 0
 
@@ -91,7 +91,7 @@ def connect(settings: ConnectionSettings, log: Logger) -> psycopg.Connection[Tup
         except psycopg.OperationalError as error:
             if deadline.expired:
                 raise
-            log.warning("database not reachable yet", reason=str(error).strip())
+            log.warning("database not reachable yet", reason=describe(error))
             time.sleep(CONNECT_PAUSE_SECONDS)
         else:
             connection.execute(SESSION_SETTINGS)

@@ -13,7 +13,7 @@ import structlog
 from app.assessments.batch import Batch, Task, TaskFailure, TaskResults, read_site, read_tasks
 from app.assessments.tasks import FenceRefusedError, committed, complete, fail
 from app.database import Database, Work
-from app.log import get_logger
+from app.log import describe, get_logger
 from app.metrics import WorkMetrics
 from app.pool import DatabaseUnavailable, Deadline
 from app.risk import SiteModel
@@ -253,7 +253,7 @@ def _all_failed(batch: Batch, error: Exception) -> list[TaskFailure]:
 
 
 def _failure(task: Task, error: Exception) -> TaskFailure:
-    text = f"{type(error).__name__}: {error}".replace("\x00", "")
+    text = describe(error).replace("\x00", "")
     return TaskFailure(task, text.encode("utf-8", "replace").decode()[:ERROR_CHARACTERS_MAX])
 
 

@@ -45,7 +45,7 @@ class Database:
 
 
 @dataclass(frozen=True, slots=True)
-class Login:
+class Place:
     """Where a role can log in: a database of PostgreSQL, an entry of PgBouncer or none."""
 
     database: str
@@ -123,13 +123,13 @@ def databases(values: Values) -> tuple[Database, ...]:
     )
 
 
-def logins(values: Values) -> dict[str, Login]:
+def logins(values: Values) -> dict[str, Place]:
     """Return where each role that has a password can log in: the owners first, by role."""
     return {
-        **{one.owner: Login(one.name, "") for one in databases(values)},
-        **{client.role: Login(client.database, client.entry) for client in every(values)},
-        names.MONITOR: Login(names.DATABASE, names.MONITOR_ENTRY),
-        names.OPERATOR: Login(names.DATABASE, "pgbouncer"),
+        **{one.owner: Place(one.name, "") for one in databases(values)},
+        **{client.role: Place(client.database, client.entry) for client in every(values)},
+        names.MONITOR: Place(names.DATABASE, names.MONITOR_ENTRY),
+        names.OPERATOR: Place(names.DATABASE, "pgbouncer"),
     }
 
 

@@ -1,13 +1,14 @@
-"""What the tiers are told beside their configuration files: login roles and settings documents.
+"""What the tiers are told beside their configuration files: settings documents.
 
 api.json, worker.json and migrate.json are what app/settings.py reads; ops.json says where the
 tiers are, compiled.json what was compiled last.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from decimal import Decimal
+from types import MappingProxyType
 
-from infra.config import clients, names, sizing
+from infra.config import names, roles, sizing
 from infra.config.names import (
     API,
     CONTROL_ALIASES,
@@ -15,7 +16,6 @@ from infra.config.names import (
     DATABASE,
     OWNER,
     WORKER,
-    Client,
     Service,
 )
 from infra.config.settings import Value, Values
@@ -191,8 +191,8 @@ def _called(values: Values, directory: str) -> Section:
 _CONFIG_DIR = "/etc/sluice/ops"
 
 
-def ops(values: Values) -> Section:
-    """Return the whole of ops.json."""
+def ops(values: Values, verifiers: Mapping[str, str] = MappingProxyType({})) -> Section:
+    """Return the whole of ops.json; of the verifiers it has digests only."""
     return {
         "postgres": {
             "host": "postgres",
@@ -200,6 +200,7 @@ def ops(values: Values) -> Section:
             "dbname": names.DATABASE,
             "processors": sizing.processors(values),
             "disk_reserve_mb": sizing.disk_reserve_mb(values),
+            "verifier_digests": {role: roles.digest(one) for role, one in verifiers.items()},
         },
         "pgbouncer": {
             "host": "pgbouncer",
@@ -259,53 +260,3 @@ def compiled(values: Values) -> Section:
 def plain(value: Value) -> int | float | str:
     """Return a setting's value as JSON holds it."""
     return float(value) if isinstance(value, Decimal) else value
-
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """Limits of one role in milliseconds; 0 is none."""
-
-    lock: int
-    statement: int
-    idle_in_transaction: int
-    transaction: int
-
-
-@dataclass(frozen=True, slots=True)
-class Role:
-    """One login role as roles.sql makes it; the verifier is a secret's digest."""
-
-    name: str
-    verifier: str = field(repr=False)
-    connection_limit: int
-    timeouts: Timeouts
-
-
-# Migrations and loads run for minutes but must not queue behind a lock for long: everybody
-# else would queue behind them.
-_OWNER_TIMEOUTS = Timeouts(10_000, 0, 60_000, 0)
-# A health check that takes longer has failed.
-_MONITOR_TIMEOUTS = Timeouts(500, 2000, 3000, 5000)
-# Operator commands look and signal; CHECKPOINT is the longest of them.
-_OPERATOR_TIMEOUTS = Timeouts(2000, 60_000, 70_000, 80_000)
-
-
-def login_roles(values: Values, verifiers: dict[str, str]) -> tuple[Role, ...]:
-    """Return every login role with its limits, the owners first."""
-    limits = sizing.role_limits(values)
-    timeouts = {
-        **{database.owner: _OWNER_TIMEOUTS for database in clients.databases(values)},
-        **{client.role: _of_client(values, client) for client in clients.every(values)},
-        names.MONITOR: _MONITOR_TIMEOUTS,
-        names.OPERATOR: _OPERATOR_TIMEOUTS,
-    }
-    return tuple(Role(name, verifiers[name], limits[name], timeouts[name]) for name in timeouts)
-
-
-def _of_client(values: Values, client: Client) -> Timeouts:
-    return Timeouts(
-        values.integer(client.lock_timeout),
-        values.integer(client.statement_timeout),
-        values.integer(client.idle_in_transaction_timeout),
-        values.integer(client.transaction_timeout),
-    )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from infra.config import clients, documents, extra, names, sizing
+from infra.config import clients, documents, extra, names, roles, sizing
 from infra.config.certificates import Certificates
 from infra.config.settings import Values
 
@@ -108,7 +108,7 @@ def _control_files(inputs: Inputs, service: str) -> Iterator[Rendered]:
 
 def _ops(inputs: Inputs) -> Iterator[Rendered]:
     """Yield the operator's files; the commands run as root without the right to read others'."""
-    yield _secret("ops/ops.json", "root", _json(documents.ops(inputs.values)))
+    yield _secret("ops/ops.json", "root", _json(documents.ops(inputs.values, inputs.verifiers)))
     yield _secret("ops/compiled.json", "root", _json(documents.compiled(inputs.values)))
     yield _secret("ops/ca.crt", "root", inputs.certificates.trusted)
     users = {"operator": names.OPERATOR, "monitor": names.MONITOR}
@@ -147,6 +147,7 @@ def template(name: str, values: Values, verifiers: dict[str, str]) -> bytes:
 
 
 def _context(values: Values, verifiers: dict[str, str]) -> dict[str, object]:
+    logins = clients.logins(values)
     return {
         "generated": GENERATED,
         "setting": values,
@@ -155,7 +156,8 @@ def _context(values: Values, verifiers: dict[str, str]) -> dict[str, object]:
         "databases": clients.databases(values),
         "pools": sizing.pools(values),
         "server_host": names.SERVER_HOSTS[values.text("PGBOUNCER_SERVER_HOP")],
-        "roles": documents.login_roles(values, verifiers),
-        "pooled_roles": tuple(role for role, one in clients.logins(values).items() if one.entry),
+        "roles": roles.login_roles(values, verifiers),
+        "role_names": ", ".join(f"'{name}'" for name in logins),
+        "pooled_roles": tuple(role for role, one in logins.items() if one.entry),
         "verifiers": verifiers,
     }

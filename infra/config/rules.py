@@ -446,6 +446,20 @@ def open_address(values: Values) -> Iterator[str]:
         )
 
 
+def logged_values(values: Values) -> Iterator[str]:
+    """Warn while texts of statements are logged."""
+    texts = (
+        ("POSTGRES_SLOW_STATEMENT_MS", -1, "slow statements with their plan"),
+        ("PGBOUNCER_LOG_VERBOSITY", 0, "the text of prepared statements"),
+    )
+    for name, off, what in texts:
+        if values.integer(name) != off:
+            yield (
+                f"{shown(values, name)} logs {what}, and with it values that are written in "
+                f"statements; set it to {off} when you have seen enough"
+            )
+
+
 RULES: Final[tuple[Rule, ...]] = (
     server_connections,
     client_connections,
@@ -471,6 +485,7 @@ WARNINGS: Final[tuple[Rule, ...]] = (
     scarce_work_mem,
     shared_databases,
     open_address,
+    logged_values,
 )
 
 

@@ -467,7 +467,8 @@ def _work_mem_formula(values: Values) -> str:
 
 
 def _log_settings(values: Values) -> tuple[Derived, ...]:
-    slow = f"{values.integer('POSTGRES_SLOW_STATEMENT_MS')}ms"
+    chosen = values.integer("POSTGRES_SLOW_STATEMENT_MS")
+    slow = f"{chosen}ms" if chosen >= 0 else str(chosen)
     return (
         Derived("log_min_duration_statement", slow, "POSTGRES_SLOW_STATEMENT_MS"),
         Derived("auto_explain.log_min_duration", slow, "POSTGRES_SLOW_STATEMENT_MS"),

@@ -253,7 +253,8 @@ operate() {
     return "$status"
 }
 
-# They read their files again; one that is down does so at its start.
+# They read their files again; one that is down does so at its start. Quiet, because Compose calls it
+# killed.
 host_reload() {
     local service
     for service in "$@"; do

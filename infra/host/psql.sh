@@ -16,7 +16,8 @@ _main() {
         _list
         exit 1
     fi
-    look exec postgres psql --dbname risk || status=$?
+    # What it shows of an error stays on the terminal: messages quote values.
+    look exec --env PGOPTIONS='-c log_min_messages=log' postgres psql --dbname risk || status=$?
     look_run --no-deps --no-TTY ops pgbouncer reconnect --if-changed --wait 30 </dev/null \
         || say 'after DDL: make reconnect'
     exit "$status"

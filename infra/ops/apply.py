@@ -5,24 +5,29 @@ restarts by itself comes back as the budget expects it.
 """
 
 import datetime
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from infra.config import clients
+from infra.config import clients, names, sizing
 from infra.config.build import Compiled, compile_values
 from infra.config.faults import FaultyInputError
+from infra.config.secrets import SecretStore
 from infra.config.settings import Values
 from infra.config.write import write_files, write_secrets
 from infra.ops import plan, plan_view, running
 from infra.ops.clients import app_control, pgbouncer
 from infra.ops.clients.pgbouncer import PgBouncerAdmin
+from infra.ops.clients.pooled import Login
+from infra.ops.clients.postgres import is_login_refusal
 from infra.ops.clients.processes import OpsSettings, first_line
 from infra.ops.operation import EndedBySignalError, Operation, Paths, Request, operate
-from infra.ops.outcome import Exit, plain_console
+from infra.ops.outcome import Exit, FailedError, plain_console
 from infra.ops.plan import LivePart, Plan, Step
-from infra.ops.reloading import Reloader, StepError
+from infra.ops.reloading import GIVE_ROLES, ROLES_SECONDS, Reloader, StepError, is_set_live
 from infra.ops.rotation import pending
 from infra.ops.running import Deviation, Running
 from infra.ops.waiting import wait_until
@@ -62,7 +67,7 @@ def run(
 
     def work(operation: Operation) -> None:
         operation.ends_as(OLD_RUNS)
-        judged = planned()
+        judged = _let_in(planned(), planned, operation)
         if prepare_restart:
             judged = _taken_over(judged, planned, operation)
         operation.note(plan=plan_view.as_dict(judged))
@@ -108,6 +113,27 @@ def _taken_over(judged: Plan, planned: Callable[[], Plan], operation: Operation)
     )
 
 
+def _let_in(judged: Plan, planned: Callable[[], Plan], operation: Operation) -> Plan:
+    """Return the plan once PostgreSQL takes the operator's password; have roles.sql run where not.
+
+    What roles.sql says of the operator itself is what the files say that it logs in with.
+    """
+
+    def refused(one: Plan) -> list[str]:
+        return (
+            [line for line in one.before.faults() if is_login_refusal(line)] if one.before else []
+        )
+
+    if not (lines := refused(judged)):
+        return judged
+    for line in lines:
+        operation.say(f"{line}; it was set outside, and is put back")
+    operation.ask_host(GIVE_ROLES)
+    return wait_until(
+        planned, lambda one: not refused(one), seconds=ROLES_SECONDS, every=_POLL_SECONDS
+    )
+
+
 class Apply:
     """One apply of a plan without faults to what ran `before`, under the operation lock."""
 
@@ -119,12 +145,15 @@ class Apply:
         paths: Paths,
         operation: Operation,
     ) -> None:
-        self._running = before
-        self._before = before.values
         self._wanted = judged.values
         self._settings = settings
         self._paths = paths
         self._operation = operation
+        self._begin_from(before)
+
+    def _begin_from(self, found: Running) -> None:
+        self._running = found
+        self._before = found.values
         self._part: LivePart = plan.live_part(self._before, self._wanted)
 
     def run(self, prepare_restart: bool) -> None:
@@ -139,6 +168,7 @@ class Apply:
             return
         for line in self._running.not_up():
             self._operation.warn(line)
+        self._put_roles_back()
         final = self._compile(self._part.values)
         self._compile(self._wanted)
         if changed := _changed_passwords(final, clients.logins(self._before)):
@@ -152,8 +182,12 @@ class Apply:
             self._undo(problem)
             return
         self._tell_of_databases()
+        self._settings = _told(self._settings, final)
         self._operation.ends_as("the new configuration is applied but was not read back")
-        self._judge(*self._read_back(), prepare_restart=prepare_restart)
+        found, deviations = self._read_back()
+        if not found.faults():
+            found, deviations = self._with_sessions(found)
+        self._judge(found, deviations, prepare_restart=prepare_restart)
 
     def _refusal(self) -> list[str]:
         if self._running.nothing_runs:
@@ -186,6 +220,47 @@ class Apply:
                     f'DROP DATABASE "{database.name}"; DROP ROLE "{database.owner}", '
                     + ", ".join(f'"{role}"' for role in database.users)
                 )
+
+    def _put_roles_back(self) -> None:
+        """Have the superuser run roles.sql where a role is not as it was compiled.
+
+        Not for what changes live in the steps. Of a password, an attribute or a setting that a
+        role was given outside, roles.sql alone has the right value, and the right to set it.
+
+        Raises:
+            FailedError: a role still differs; names what does.
+
+        """
+
+        def outside(found: Running) -> list[Deviation]:
+            return [
+                one
+                for one in found.deviations(self._running.compiled)
+                if one.setting.startswith("roles.")
+                and not (one.needs_restart or is_set_live(one.setting))
+            ]
+
+        def left(found: Running) -> list[str]:
+            return [*found.faults(), *(str(one) for one in outside(found))]
+
+        if not (wrong := outside(self._running)):
+            return
+        for one in wrong:
+            self._operation.say(f"put back: {one}; set outside: {one.cause}")
+        # Sessions keep the settings that they began with.
+        self._reloader().mark_sessions()
+        self._operation.ends_as("roles are not as compiled; all else is as it was")
+        self._operation.ask_host(GIVE_ROLES)
+        found = wait_until(
+            lambda: replace(self._look(), recorded=self._running.recorded),
+            lambda one: not left(one),
+            seconds=ROLES_SECONDS,
+            every=_POLL_SECONDS,
+        )
+        if lines := left(found):
+            raise FailedError(f"{'; '.join(lines)}; the superuser puts it back by: make apply")
+        # What was set outside is no part of what the steps begin with.
+        self._begin_from(found)
 
     def _go_through(self) -> None:
         reloader = self._reloader()
@@ -262,6 +337,36 @@ class Apply:
 
         return wait_until(look, settled, seconds=_READ_BACK_SECONDS, every=0.0)
 
+    def _with_sessions(self, found: Running) -> tuple[Running, tuple[Deviation, ...]]:
+        """Look into the server connections too; replace them where one keeps what a client SET.
+
+        What cannot be looked at is a warning: no other session can tell.
+        """
+        store = SecretStore(self._paths.secrets)
+        logins = tuple(
+            Login(
+                pool.entry, pool.user, (store.read(f"{pool.user}.password") or b"").decode("ascii")
+            )
+            for pool in sizing.pools(self._part.values)
+            # In session mode a connection that another client has cannot be looked into.
+            if pool.user != names.MONITOR and pool.mode != clients.SESSION
+        )
+
+        def look() -> tuple[Running, tuple[Deviation, ...]]:
+            seen, unknown = running.with_sessions(found, self._settings, logins)
+            for line in unknown:
+                self._operation.warn(line)
+            return seen, seen.deviations(self._part.values)
+
+        seen, deviations = look()
+        kept = [one for one in deviations if one.setting.startswith("sessions.")]
+        if kept:
+            for one in kept:
+                self._operation.say(f"put back: {one}; set outside: {one.cause}")
+            self._reloader().reconnect()
+            seen, deviations = look()
+        return seen, deviations
+
     def _judge(
         self, found: Running, deviations: tuple[Deviation, ...], *, prepare_restart: bool
     ) -> None:
@@ -304,6 +409,12 @@ class Apply:
         """Name the containers for the script on the host that has them restarted."""
         if tiers:
             self._operation.ask_host(step, *tiers)
+
+
+def _told(settings: OpsSettings, compiled: Compiled) -> OpsSettings:
+    """Return the settings with those that were compiled: what new roles were issued, for one."""
+    (file,) = (one for one in compiled.files if one.path == "ops/ops.json")
+    return replace(settings, values=json.loads(file.content))
 
 
 def _reasons(problem: BaseException) -> list[str]:

@@ -145,6 +145,7 @@ def _status(
     settings: Settings = SETTINGS,
 ) -> None:
     """Show the whole path, and its current bottleneck. Exit code 1: a process does not answer."""
+    from infra.ops.running import read_record
     from infra.ops.status import collect, view
 
     read = read_settings(settings, as_json=as_json)
@@ -154,7 +155,10 @@ def _status(
         # The rest of the screen is worth more at night than a refusal.
         typer.echo(f"SLUICE_CONTAINERS is not what the host prints ({error}); ignored", err=True)
         host = None
-    sys.exit(view.show(read, as_json=as_json, watch=watch, every_seconds=every, host=host))
+    recorded = read_record(_COMPILED)
+    sys.exit(
+        view.show(read, recorded, as_json=as_json, watch=watch, every_seconds=every, host=host)
+    )
 
 
 _ClientName = Annotated[str, typer.Argument(help="Name of the client: that of its file.")]

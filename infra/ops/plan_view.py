@@ -118,10 +118,17 @@ def _print_differences(plan: Plan, console: Console) -> None:
             if plan.running
             else "No setting has changed since the last compile."
         )
-    for line in _costs(plan):
+    for line in (*_costs(plan), *_drift(plan)):
         say(line)
-    for one in plan.drift:
-        say(f"differs from the last compile: {one}")
+
+
+def _drift(plan: Plan) -> list[str]:
+    lines = [
+        f"differs from the last compile: {one}{f'; set outside: {one.cause}' * bool(one.cause)}"
+        for one in plan.drift
+    ]
+    back = any(not one.needs_restart for one in plan.drift)
+    return [*lines, "make apply puts back what was set outside"] if back else lines
 
 
 def _compared_with(plan: Plan) -> list[str]:

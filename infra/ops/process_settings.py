@@ -1,9 +1,11 @@
 """The settings of a process in one form, dotted names and values, and where each comes from.
 
 The form of a tier's names:
-  pgbouncer   config.query_wait_timeout, databases.risk.pool_size
+  pgbouncer   config.query_wait_timeout, databases.risk.pool_size,
+              sessions.risk.statement_timeout (ms): in the server connections, where looked at
   postgres    settings.work_mem (kB; times in ms), roles.risk_api.statement_timeout (ms),
-              roles.risk_api.connection_limit
+              roles.risk_api.connection_limit, .login, .password (issued, or another);
+              roles.risk_api@risk.work_mem: in that database only; roles.all: of every role
   api, worker the fields of api.json and worker.json: pool.max_size
 
 What a process answers is brought into this form, and so is what it should answer; a `Source` says
@@ -12,12 +14,13 @@ under which name a setting of the env file stands there as it is.
 
 import configparser
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
 
-from infra.config import clients, documents, extra, names, sizing
+from infra.config import clients, documents, extra, names, roles, sizing
 from infra.config.names import API, OPERATOR, OWNER, SERVICES
 from infra.config.render import template
 from infra.config.settings import Setting, Value, Values
@@ -30,6 +33,12 @@ _NUMBER: Final = re.compile(r"(-?\d+(?:\.\d+)?) ?([A-Za-z]+)?\Z")
 _UNIT_OF_ROW: Final = re.compile(r"(\d*)([A-Za-z]+)\Z")
 _LINE: Final = re.compile(r"([a-z_.]+) = (.+)\Z")
 _ENTRY_FIELDS: Final = ("pool_size", "reserve_pool_size", "min_pool_size", "max_connections")
+# Where a session has a setting from that is not the server's: itself, its role, its database.
+_OF_A_SESSION: Final = ("session", "client", "user", "database user", "database", "global")
+# Whatever these hold that is not expected was set outside.
+WHOLE: Final = ("roles.", "sessions.")
+# A password by whether it is the one that was issued: facts hold no secret.
+_ISSUED: Final = "issued"
 # The one setting that PgBouncer reads as octal and shows as decimal.
 _OCTAL: Final = "unix_socket_mode"
 _MILLISECONDS: Final = Decimal(1000)
@@ -55,18 +64,90 @@ def of_pgbouncer(config: Mapping[str, str], databases: Mapping[str, Mapping[str,
 
 
 def of_postgres(
-    settings: Mapping[str, ServerSetting], roles_found: Mapping[str, RoleSettings]
+    settings: Mapping[str, ServerSetting], found_roles: Mapping[str, RoleSettings]
 ) -> Facts:
     """Return the facts of pg_settings and pg_roles; not those that this session overrides."""
     found: Facts = {
         f"settings.{one.name}": _with_unit(one.value, one.unit)
         for one in settings.values()
-        if one.source not in ("user", "client", "session", "database user")
+        if one.source not in _OF_A_SESSION
     }
-    for role in roles_found.values():
+    for role in found_roles.values():
         found[f"roles.{role.name}.connection_limit"] = Decimal(role.connection_limit)
-        found |= {f"roles.{role.name}.{key}": fact(text) for key, text in role.settings.items()}
+        found |= _role(role.name, role.attributes | role.settings)
     return found
+
+
+def of_roles(
+    digests: Mapping[str, str | None],
+    issued: Mapping[str, str],
+    other_settings: Mapping[str, Mapping[str, str]],
+) -> Facts:
+    """Return the facts of passwords, and of settings in one database or of every role.
+
+    `digests` are those of the server, `issued` those of the verifiers that it was given.
+    """
+    found: Facts = {}
+    for role, one in digests.items():
+        if role not in issued:
+            continue
+        known = _ISSUED if one == issued[role] else "another" if one else "none"
+        found[f"roles.{role}.password"] = known
+    for name, settings in other_settings.items():
+        found |= _role(name, settings)
+    return found
+
+
+def of_sessions(entry: str, sessions: Sequence[Mapping[str, ServerSetting]]) -> Facts:
+    """Return the facts of an entry's server connections, each with its own settings by name.
+
+    Where they differ, or only some have a setting of their own, with how many have which.
+    """
+    found: Facts = {}
+    for name in sorted({name for one in sessions for name in one}):
+        values = [_text_of(one.get(name)) for one in sessions]
+        counted = Counter(values)
+        if len(counted) == 1:
+            found[f"sessions.{entry}.{name}"] = values[0]
+        else:
+            parts = (f"{text(one)} in {count}" for one, count in counted.most_common())
+            found[f"sessions.{entry}.{name}"] = ", ".join(parts)
+    return found
+
+
+def _text_of(setting: ServerSetting | None) -> Fact:
+    return "not set" if setting is None else _with_unit(setting.value, setting.unit)
+
+
+def text(value: Fact | None) -> str:
+    """Return a fact as people read it."""
+    if value is None:
+        return "not there"
+    return value if isinstance(value, str) else f"{value.normalize():f}"
+
+
+def cause(name: str) -> str:
+    """Return what sets a fact outside the env file: the statement, for what a role can do."""
+    kind, _, rest = name.partition(".")
+    if kind == "sessions":
+        entry, _, setting = rest.partition(".")
+        return f"SET {setting} by a client of {entry}, which the server connection kept"
+    if kind != "roles":
+        return ""
+    # A role's name has no dot, a setting's may.
+    role, _, what = rest.partition(".")
+    if what == "member_of":
+        return f"GRANT ... TO {role}, or REVOKE"
+    role, _, database = role.partition("@")
+    words = ["ALTER ROLE", role.upper() if role == "all" else role]
+    words += ["IN DATABASE", database] if database else []
+    attribute = what in (*roles.ATTRIBUTES, "connection_limit", "password")
+    words.append(what.replace("_", " ").upper() if attribute else f"SET {what}")
+    return " ".join(words)
+
+
+def _role(name: str, values: Mapping[str, str]) -> Facts:
+    return {f"roles.{name}.{key}": fact(value) for key, value in values.items()}
 
 
 def of_app(document: Mapping[str, Any], prefix: str = "") -> Facts:
@@ -95,17 +176,9 @@ def _postgres(values: Values) -> Facts:
     lines = (_LINE.match(line) for line in text.splitlines())
     pairs = (match.groups() for match in lines if match)
     found: Facts = {f"settings.{name}": fact(value.strip("'")) for name, value in pairs}
-    for role in documents.login_roles(values, _no_verifiers(values)):
-        limits = role.timeouts
-        found |= {
-            f"roles.{role.name}.connection_limit": Decimal(role.connection_limit),
-            f"roles.{role.name}.lock_timeout": Decimal(limits.lock),
-            f"roles.{role.name}.statement_timeout": Decimal(limits.statement),
-            f"roles.{role.name}.idle_in_transaction_session_timeout": Decimal(
-                limits.idle_in_transaction
-            ),
-            f"roles.{role.name}.transaction_timeout": Decimal(limits.transaction),
-        }
+    for role in roles.login_roles(values, roles.no_verifiers(values)):
+        found |= _role(role.name, {**role.attributes, **role.settings, "password": _ISSUED})
+        found[f"roles.{role.name}.connection_limit"] = Decimal(role.connection_limit)
     return found
 
 
@@ -122,16 +195,19 @@ def _pgbouncer(values: Values) -> Facts:
         }
         found[f"databases.{pool.entry}.server_hop"] = values.text("PGBOUNCER_SERVER_HOP")
         found[f"databases.{pool.entry}.pool_mode"] = pool.mode
+    settings = {
+        one.name: one.settings for one in roles.login_roles(values, roles.no_verifiers(values))
+    }
+    for client in clients.every(values):
+        found |= {
+            f"sessions.{client.entry}.{name}": fact(value)
+            for name, value in settings[client.role].items()
+        }
     return found
 
 
 def _rendered(name: str, values: Values) -> str:
-    return template(name, values, _no_verifiers(values)).decode()
-
-
-def _no_verifiers(values: Values) -> dict[str, str]:
-    """Return what stands in for verifiers: facts hold no secret."""
-    return dict.fromkeys(clients.logins(values), "")
+    return template(name, values, roles.no_verifiers(values)).decode()
 
 
 def _with_unit(value: str, unit: str | None) -> Fact:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from infra.config import clients, names, sizing
+from infra.config import clients, names, roles, sizing
 from infra.config.settings import Values
 from infra.ops.clients import app_control, pgbouncer
 from infra.ops.clients.app_control import Control, ProcessState
@@ -23,14 +23,17 @@ _RECONNECT_MARK: Final = "reconnect.pending"
 _POLL_SECONDS: Final = 0.1
 # So long logins may fail over a new way to PostgreSQL before it counts as wrong.
 _PASS_SECONDS: Final = 5.0
-# The host has to start a command or two first.
-_ROLES_SECONDS: Final = 60.0
-_TIMEOUTS: Final = (
-    "lock_timeout",
-    "statement_timeout",
-    "idle_in_transaction_session_timeout",
-    "transaction_timeout",
-)
+# The host has to start a command or two before the superuser has run roles.sql.
+GIVE_ROLES: Final = "give-roles"
+ROLES_SECONDS: Final = 60.0
+# What the operator sets live; all else of a role is roles.sql's alone.
+_LIVE_OF_ROLE: Final = ("connection_limit", *roles.TIMEOUTS)
+
+
+def is_set_live(fact: str) -> bool:
+    """Return True of what the operator sets of a role; it cannot alter itself."""
+    kind, role, name = (*fact.split(".", 2), "", "")[:3]
+    return kind == "roles" and role != names.OPERATOR and name in _LIVE_OF_ROLE
 
 
 class StepError(FailedError):
@@ -127,7 +130,7 @@ class Reloader:
             raise StepError([f"{host}: {first_line(error)}"]) from error
         self._done("postgres", 1, started)
         if new_timeouts or self._mark.exists():
-            self._reconnect()
+            self.reconnect()
 
     def _make_roles(self, admin: PostgresAdmin, values: Values) -> None:
         """Have the host's superuser make what new clients need: roles, databases, grants."""
@@ -142,8 +145,8 @@ class Reloader:
 
         if not missing():
             return
-        self.ask_host("give-roles")
-        if left := wait_until(missing, gone, seconds=_ROLES_SECONDS, every=_POLL_SECONDS):
+        self.ask_host(GIVE_ROLES)
+        if left := wait_until(missing, gone, seconds=ROLES_SECONDS, every=_POLL_SECONDS):
             shown = ", ".join(f"{role} to {database}" for role, database in sorted(left))
             raise StepError([f"postgres: these roles may not connect: {shown}"])
 
@@ -154,17 +157,16 @@ class Reloader:
         """
         wanted = expected(values)["postgres"]
         new_timeouts = False
-        ours = clients.logins(values).keys() - {names.OPERATOR}
-        for role in (one for one in admin.roles().values() if one.name in ours):
+        ours = [role for role in clients.logins(values) if role != names.OPERATOR]
+        for role in admin.roles(ours).values():
             limit = int(wanted[f"roles.{role.name}.connection_limit"])
             if role.connection_limit != limit:
                 self._await_sessions(admin, role.name, limit)
                 admin.set_role_limit(role.name, limit)
-            for name in _TIMEOUTS:
+            for name in roles.TIMEOUTS:
                 text = f"{wanted[f'roles.{role.name}.{name}']}ms"
                 if role.settings.get(name) != text:
-                    # Marked first: whoever finds the mark reconnects, needed or not.
-                    self._mark.touch()
+                    self.mark_sessions()
                     admin.set_role_setting(role.name, name, text)
                     new_timeouts = True
         return new_timeouts
@@ -185,7 +187,14 @@ class Reloader:
     def _waited(self, left: Callable[[], T]) -> T:
         return wait_until(left, gone, seconds=self.wait_seconds, every=_POLL_SECONDS)
 
-    def _reconnect(self) -> None:
+    def mark_sessions(self) -> None:
+        """Have server connections replaced, before a role's settings change.
+
+        Marked first: whoever finds the mark reconnects, needed or not.
+        """
+        self._mark.touch()
+
+    def reconnect(self) -> None:
         """Replace the server connections: a role's settings hold for new sessions only.
 
         One replica after the other, so that the rest serve meanwhile.

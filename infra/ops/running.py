@@ -6,32 +6,34 @@ process's own setting.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from infra.config import catalogue, clients, documents, extra, names
+from infra.config import catalogue, clients, documents, extra
 from infra.config.settings import BadValueError, Change, Setting, Value, Values
 from infra.ops import process_settings
-from infra.ops.clients import app_control, pgbouncer
+from infra.ops.clients import app_control, pgbouncer, pooled
 from infra.ops.clients.app_control import Control
 from infra.ops.clients.pgbouncer import PgBouncerAdmin
+from infra.ops.clients.pooled import Login
 from infra.ops.clients.postgres import PostgresAdmin
 from infra.ops.clients.processes import OpsSettings, Target, everywhere, first_line, resolve
 from infra.ops.process_settings import (
     SOURCES,
-    Fact,
+    WHOLE,
     Facts,
+    cause,
     expected,
     of_parameter,
     read,
     read_parameter,
+    text,
 )
 
-# A role cannot change its own limit, and the operator's is set by roles.sql.
-_OWN_LIMIT: Final = f"roles.{names.OPERATOR}.connection_limit"
 TIERS: Final = ("postgres", "pgbouncer", "api", "worker")
 # How many processes a tier has shows when they run, whatever was compiled.
 _COUNTS: Final = {"pgbouncer": "PGBOUNCER_REPLICAS", "worker": "WORKER_REPLICAS"}
@@ -54,8 +56,20 @@ class Process:
     not_up: bool = False
 
     def hides(self, name: str) -> bool:
-        """Return True if the reading session has its own value of a setting of the server."""
-        return self.tier == "postgres" and name.startswith("settings.") and name not in self.found
+        """Return True if the fact cannot be known.
+
+        The reading session has its own value of the setting, or server connections were not
+        looked at.
+        """
+        if self.tier == "postgres":
+            return name.startswith("settings.") and name not in self.found
+        pool = re.match(r"sessions\.\w+\.", name)
+        return pool is not None and not any(one.startswith(pool[0]) for one in self.found)
+
+    def outside(self, wanted: Facts) -> dict[str, None]:
+        """Return what should not be there: facts of what is known whole, none of them wanted."""
+        names = (name for name in self.found if name.startswith(WHOLE) and name not in wanted)
+        return dict.fromkeys(names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +120,14 @@ class Deviation:
         tail = "; it takes a restart" if self.needs_restart else ""
         return f"{self.process}: {self.setting} is {self.found}, compiled is {self.expected}{tail}"
 
+    @property
+    def cause(self) -> str:
+        """The statement that sets it outside the env file; empty where nobody can but that file."""
+        return cause(self.setting)
+
     def as_dict(self) -> dict[str, object]:
         """Return the deviation as JSON holds it."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        return {name: getattr(self, name) for name in (*self.__slots__, "cause")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,10 +252,10 @@ class Running:
         """Return what the processes that answered run with that these values do not give."""
         wanted = expected(values)
         return tuple(
-            Deviation(process.name, name, _text(value), _text(have), name in process.pending)
+            Deviation(process.name, name, text(value), text(have), name in process.pending)
             for tier in TIERS
             for process in self.of(tier)
-            for name, value in wanted[tier].items()
+            for name, value in (wanted[tier] | process.outside(wanted[tier])).items()
             if (have := process.found.get(name)) != value and not process.hides(name)
         )
 
@@ -289,15 +308,54 @@ def _postgres(settings: OpsSettings) -> Iterable[Process]:
     for address in resolve(target["host"], target["port"]):
         try:
             with PostgresAdmin(settings) as admin:
-                rows = admin.settings()
-                found = process_settings.of_postgres(rows, admin.roles())
+                yield server(admin, settings, str(address))
         except Exception as error:
             yield Process("postgres", str(address), {}, error=first_line(error))
-        else:
-            fixed = [one.name for one in rows.values() if one.context in ("postmaster", "internal")]
-            pending = frozenset((*(f"settings.{name}" for name in fixed), _OWN_LIMIT))
-            given = process_settings.given_to_postgres(rows)
-            yield Process("postgres", str(address), found, pending, given=given)
+
+
+def server(admin: PostgresAdmin, settings: OpsSettings, name: str) -> Process:
+    """Return the server's facts, its roles among them."""
+    rows = admin.settings()
+    # Of every role that was compiled: there may be others, which are nobody's business here.
+    issued = settings.values["postgres"]["verifier_digests"]
+    roles = list(issued)
+    found = process_settings.of_postgres(rows, admin.roles(roles)) | process_settings.of_roles(
+        admin.password_digests(), issued, admin.other_role_settings(roles)
+    )
+    fixed = (one.name for one in rows.values() if one.context in ("postmaster", "internal"))
+    pending = frozenset(f"settings.{name}" for name in fixed)
+    given = process_settings.given_to_postgres(rows)
+    return Process("postgres", name, found, pending, given=given)
+
+
+def with_sessions(
+    found: Running, settings: OpsSettings, logins: Iterable[Login]
+) -> tuple[Running, list[str]]:
+    """Return the same with the settings in force in PgBouncer's server connections.
+
+    `logins` are the pools to look into. Also a line for each that was not seen whole.
+    """
+    unknown: list[str] = []
+
+    def ask(target: Target) -> Facts:
+        facts: Facts = {}
+        for login in logins:
+            looked = pooled.look(settings, target, login)
+            facts |= process_settings.of_sessions(login.entry, looked.settings)
+            if looked.missed:
+                unknown.append(f"{target}: {looked.missed}")
+        return facts
+
+    answers = everywhere(pgbouncer.replicas(settings), ask)
+    unknown += [f"{one.target}: {one.error}" for one in answers if one.error]
+    sessions = {str(one.target): one.value or {} for one in answers}
+    processes = tuple(
+        replace(one, found=one.found | sessions.get(one.name, {}))
+        if one.tier == "pgbouncer"
+        else one
+        for one in found.processes
+    )
+    return replace(found, processes=processes), unknown
 
 
 def _pgbouncers(settings: OpsSettings) -> Iterable[Process]:
@@ -329,9 +387,3 @@ def _apps(control: Control) -> Iterable[Process]:
 
 def _order(value: Value) -> tuple[bool, Any]:
     return isinstance(value, str), value
-
-
-def _text(value: Fact | None) -> str:
-    if value is None:
-        return "not there"
-    return value if isinstance(value, str) else f"{value.normalize():f}"

@@ -118,6 +118,8 @@ def test_shared_buffers_are_the_stated_share_of_the_memory(
         ("password_encryption", "scram-sha-256"),
         ("log_parameter_max_length", "0"),
         ("log_parameter_max_length_on_error", "0"),
+        ("log_error_verbosity", "terse"),
+        ("log_min_error_statement", "panic"),
         ("fsync", "on"),
         ("data_checksums", "on"),
         ("server_encoding", "UTF8"),

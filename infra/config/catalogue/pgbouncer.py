@@ -342,5 +342,6 @@ SETTINGS: Final = (
         maximum=2,
         default=0,
         change=Change.LIVE,
+        rule="while it is not 0, values written in prepared statements are in the log",
     ),
 )

@@ -201,17 +201,19 @@ SETTINGS: Final = (
     Setting(
         name="POSTGRES_SLOW_STATEMENT_MS",
         tier=Tier.POSTGRES,
-        meaning="Statements at least this long are logged with their plan, without parameters.",
+        meaning="Statements at least this long are logged with their plan; -1 logs none.",
         unit="milliseconds",
-        minimum=10,
+        minimum=-1,
         maximum=600_000,
-        default=1000,
+        default=-1,
         change=Change.LIVE,
+        rule="while it is not -1, values written in statements and plans are in the log",
     ),
     Setting(
         name="POSTGRES_LOG_MIN_MESSAGES",
         tier=Tier.POSTGRES,
-        meaning="Least severe message that the server logs (log_min_messages).",
+        meaning="Least severe message that the server logs of itself and of the superuser "
+        "(log_min_messages); of every other session it is `log`.",
         unit="level",
         choices=(
             *("debug5", "debug4", "debug3", "debug2", "debug1", "info", "notice", "warning"),

@@ -1,7 +1,7 @@
 """The PostgreSQL server as sluice_operator sees it, directly, every call bounded in time."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,9 +22,23 @@ FROM pg_catalog.pg_settings
 FILE_FAULTS = """
 SELECT name, error FROM pg_catalog.pg_file_settings WHERE error IS NOT NULL
 """
+# A role's own password, and settings that have it in every database, are its own to change.
 ROLES = """
-SELECT rolname, rolconnlimit, coalesce(rolconfig, '{}') AS rolconfig
-FROM pg_catalog.pg_roles WHERE rolcanlogin AND NOT rolsuper
+SELECT rolname, rolconnlimit, coalesce(rolconfig, '{}') AS rolconfig,
+       json_build_object(
+           'login', rolcanlogin, 'superuser', rolsuper, 'createrole', rolcreaterole,
+           'createdb', rolcreatedb, 'replication', rolreplication, 'bypassrls', rolbypassrls,
+           'inherit', rolinherit, 'valid_until', coalesce(rolvaliduntil::text, 'infinity'),
+           'member_of', coalesce((
+               SELECT string_agg(concat_ws(' ', granted.rolname,
+                          CASE WHEN admin_option THEN 'admin' END,
+                          CASE WHEN NOT inherit_option THEN 'noinherit' END,
+                          CASE WHEN NOT set_option THEN 'noset' END),
+                      ', ' ORDER BY granted.rolname COLLATE "C")
+               FROM pg_catalog.pg_auth_members
+               JOIN pg_catalog.pg_roles AS granted ON granted.oid = roleid
+               WHERE member = r.oid), '')) AS attributes
+FROM pg_catalog.pg_roles AS r WHERE rolname = ANY(%s)
 """
 MAY_CONNECT = """
 SELECT rolname, datname
@@ -32,6 +46,16 @@ FROM pg_catalog.pg_roles, pg_catalog.pg_database
 WHERE rolcanlogin AND NOT rolsuper
       AND pg_catalog.has_database_privilege(pg_roles.oid, pg_database.oid, 'CONNECT')
 """
+# Those of one database only, and those of every role.
+OTHER_ROLE_SETTINGS = """
+SELECT coalesce(r.rolname, 'all') || coalesce('@' || datname, '') AS name, setconfig AS rolconfig
+FROM pg_catalog.pg_db_role_setting
+LEFT JOIN pg_catalog.pg_roles AS r ON r.oid = setrole
+LEFT JOIN pg_catalog.pg_database AS d ON d.oid = setdatabase
+WHERE (setrole = 0 AND (setdatabase = 0 OR datname = 'risk'))
+      OR (setdatabase <> 0 AND rolname = ANY(%s))
+"""
+VERIFIER_DIGESTS = "SELECT rolname, digest FROM sluice.password_digests"
 # Client sessions only; the oldest transaction first.
 ACTIVITY = """
 SELECT pid, usename, datname, application_name, client_addr::text, state, wait_event_type,
@@ -75,6 +99,15 @@ WHERE backend_type = 'client backend' GROUP BY usename
 """
 
 
+# What it says where a role's password, or its right to log in, is not what was issued.
+LOGIN_REFUSALS = ("password authentication failed for user", "is not permitted to log in")
+
+
+def is_login_refusal(error: str) -> bool:
+    """Return True if the server refuses the role that logs in."""
+    return any(text in error for text in LOGIN_REFUSALS)
+
+
 @dataclass(frozen=True, slots=True)
 class ServerSetting:
     """One row of pg_settings: the value in the setting's own unit."""
@@ -88,11 +121,15 @@ class ServerSetting:
 
 @dataclass(frozen=True, slots=True)
 class RoleSettings:
-    """The connection limit of a role (-1 is none) and its ALTER ROLE ... SET values."""
+    """The connection limit of a role (-1 is none) and its ALTER ROLE ... SET values.
+
+    `attributes` are its others, as infra/config/roles.py has them.
+    """
 
     name: str
     connection_limit: int
     settings: dict[str, str]
+    attributes: dict[str, str] = field(default_factory=dict)
 
 
 class PostgresAdmin:
@@ -148,14 +185,33 @@ class PostgresAdmin:
         """Return the lines of the configuration files that cannot be used, by setting."""
         return {row["name"] or "?": row["error"] for row in self._rows(FILE_FAULTS)}
 
-    def roles(self) -> dict[str, RoleSettings]:
-        """Return limits and settings of the roles that can log in, but superusers, by name."""
-        rows = self._rows(ROLES)
+    def roles(self, names: list[str]) -> dict[str, RoleSettings]:
+        """Return limits and settings of the roles that exist, by name."""
+        rows = self._rows(ROLES, [names])
         return {row["rolname"]: _role(row) for row in rows}
 
     def may_connect(self) -> set[tuple[str, str]]:
         """Return each role that can log in, but superusers, with each database it may use."""
         return {(row["rolname"], row["datname"]) for row in self._rows(MAY_CONNECT)}
+
+    def other_role_settings(self, names: list[str]) -> dict[str, dict[str, str]]:
+        """Return settings that roles have in one database, or every role: by `role@database`.
+
+        `all` stands for every role.
+        """
+        rows = self._rows(OTHER_ROLE_SETTINGS, [names])
+        return {row["name"]: _pairs(row["rolconfig"]) for row in rows}
+
+    def password_digests(self) -> dict[str, str | None]:
+        """Return the digest of each login role's verifier, None of a role that has no password.
+
+        Nothing where the view that gives them is gone.
+        """
+        try:
+            rows = self._rows(VERIFIER_DIGESTS)
+        except (psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege):
+            return {}
+        return {row["rolname"]: row["digest"] for row in rows}
 
     def set_role_limit(self, role: str, connection_limit: int) -> None:
         """Set how many sessions a role may have; present ones stay."""
@@ -253,6 +309,11 @@ class PostgresAdmin:
 
 
 def _role(row: Row) -> RoleSettings:
-    pairs = (entry.partition("=") for entry in row["rolconfig"])
-    settings = {name: value for name, _, value in pairs}
-    return RoleSettings(row["rolname"], row["rolconnlimit"], settings)
+    flags = {True: "on", False: "off"}
+    attributes = {name: flags.get(one, str(one)) for name, one in row["attributes"].items()}
+    return RoleSettings(row["rolname"], row["rolconnlimit"], _pairs(row["rolconfig"]), attributes)
+
+
+def _pairs(entries: list[str]) -> dict[str, str]:
+    parts = (entry.partition("=") for entry in entries)
+    return {name: value for name, _, value in parts}

@@ -9,7 +9,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from infra.config import names
-from infra.config.clients import Login
+from infra.config.clients import Place
 from infra.ops.clients.processes import OpsSettings, Target, bounded, everywhere, first_line
 from infra.ops.outcome import FailedError
 from infra.ops.waiting import gone, wait_until
@@ -58,7 +58,7 @@ def teach(
     settings: OpsSettings,
     replicas: tuple[Target, ...],
     passwords: dict[str, str],
-    places: Mapping[str, Login],
+    places: Mapping[str, Place],
 ) -> None:
     """Log every pooled role in on every replica, each where it can.
 
@@ -85,7 +85,7 @@ def faults(
     settings: OpsSettings,
     replicas: tuple[Target, ...],
     passwords: dict[str, str],
-    places: Mapping[str, Login],
+    places: Mapping[str, Place],
     *,
     accepted: bool,
 ) -> list[str]:

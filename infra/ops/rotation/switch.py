@@ -18,7 +18,7 @@ import psycopg
 
 from infra.config import names
 from infra.config.build import Compiled
-from infra.config.clients import Login
+from infra.config.clients import Place
 from infra.config.render import Rendered
 from infra.config.write import write_files, write_secrets
 from infra.ops.clients.pgbouncer import PgBouncerAdmin
@@ -52,7 +52,7 @@ class Switch:
     paths: Paths
     rotation: Pending
     replicas: tuple[Target, ...]
-    places: Mapping[str, Login]
+    places: Mapping[str, Place]
     back: Callable[[], Compiled] | None
 
     def run(self, compiled: Compiled) -> float:

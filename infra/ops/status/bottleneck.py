@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from infra.config import clients
 from infra.config.names import API, MONITOR_ENTRY, SERVICES
+from infra.ops.clients.postgres import is_login_refusal
 from infra.ops.running import TIERS
 from infra.ops.status.sample import AppProcess, Container, HostFacts, Pooler, Sample, ServerPool
 
@@ -60,6 +61,7 @@ def bottleneck(sample: Sample) -> Verdict:
         _short_of_memory,
         _paused,
         _locks,
+        _roles,
         _logins,
         _servers_taken,
         _app_pools,
@@ -133,6 +135,9 @@ def _unreachable(sample: Sample) -> Verdict | None:
     if any(text in sample.server.error for text in _NO_SLOTS):
         line = f"PostgreSQL takes no more sessions: {sample.server.error}"
         return Verdict("postgres sessions", line, "POSTGRES_MAX_CONNECTIONS", "make psql")
+    if is_login_refusal(sample.server.error):
+        line = f"PostgreSQL refuses the operator, set outside: {sample.server.error}"
+        return Verdict("roles", line, command="make apply")
     if absent := _absent(sample.host):
         line = f"no container of {', '.join(absent)} is there."
         return Verdict(f"{absent[0]} absent", line, command="make up")
@@ -215,6 +220,15 @@ def _holder(roots: list[int], sample: Sample) -> str:
             else f"process {pid}"
         )
     return ", ".join(texts) or "each other"
+
+
+def _roles(sample: Sample) -> Verdict | None:
+    """Judge roles that are not as compiled: what follows looks like a limit of the path."""
+    found = sample.server.outside
+    if not found:
+        return None
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    return Verdict("roles", f"set outside: {found[0]}{more}.", command="make apply")
 
 
 def _logins(sample: Sample) -> Verdict | None:

@@ -7,7 +7,7 @@ waits or runs is then the mean of the looks, rounded; connections in use are the
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -20,6 +20,8 @@ import psycopg
 from cryptography import x509
 
 from infra.config.names import server_hop
+from infra.config.settings import Value
+from infra.ops import running
 from infra.ops.clients import pgbouncer
 from infra.ops.clients.app_control import Control, ProcessState
 from infra.ops.clients.pgbouncer import PgBouncerAdmin
@@ -33,7 +35,7 @@ from infra.ops.clients.processes import (
     first_line,
     resolve,
 )
-from infra.ops.running import TIERS
+from infra.ops.running import TIERS, Process, Running
 from infra.ops.status.sample import (
     AppProcess,
     Certificate,
@@ -81,12 +83,14 @@ class Collector:
         settings: OpsSettings,
         control: Control,
         *,
+        recorded: Mapping[str, Value] | None,
         processors: int,
         host: HostFacts | None,
         seconds: float,
     ) -> None:
         self._settings = settings
         self._control = control
+        self._recorded = recorded
         self._processors = processors
         self._host = _with_reserve(host, settings.values["postgres"]["disk_reserve_mb"])
         self._seconds = seconds
@@ -162,7 +166,9 @@ class Collector:
         try:
             with PostgresAdmin(self._settings, call_seconds=CALL_SECONDS) as admin:
                 looks = self._looks(lambda: (admin.activity(), admin.blocked()))
-                return _server(admin, looks, self._processors)
+                found = running.server(admin, self._settings, "postgres")
+                server = _server(admin, found, looks, self._processors)
+                return replace(server, outside=outside(found, self._recorded))
         except Exception as error:
             return Server(error=first_line(error))
 
@@ -282,11 +288,28 @@ def rates(database: str, before: Counters, now: Counters) -> dict[str, float]:
     }
 
 
-def _server(admin: PostgresAdmin, looks: Sequence[tuple[Rows, Rows]], processors: int) -> Server:
+def outside(server: Process, recorded: Mapping[str, Value] | None) -> tuple[str, ...] | None:
+    """Return a line for what a role has that was not compiled; None where nothing was recorded.
+
+    What waits for a restart was compiled, and is no such thing.
+    """
+    if recorded is None:
+        return None
+    found = Running((server,), recorded=recorded)
+    return tuple(
+        f"{one.setting} is {one.found}, compiled is {one.expected}: {one.cause}"
+        for one in found.deviations(found.compiled)
+        if one.setting.startswith("roles.") and not one.needs_restart
+    )
+
+
+def _server(
+    admin: PostgresAdmin, found: Process, looks: Sequence[tuple[Rows, Rows]], processors: int
+) -> Server:
     activity, _ = looks[-1]
     names = sorted({row["usename"] for row in activity if row["usename"]})
-    limits = {name: role.connection_limit for name, role in admin.roles().items()}
-    maximum = int(admin.settings()["max_connections"].value)
+    limits = {name: role.connection_limit for name, role in admin.roles(names).items()}
+    maximum = int(found.found["settings.max_connections"])
     # Last: it alone can meet a lock or a schema that is not there, and all else is known then.
     tasks: dict[str, int | None] = {}
     with suppress(psycopg.Error, TimedOutError):

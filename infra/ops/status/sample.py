@@ -117,7 +117,8 @@ class Server:
     """PostgreSQL; `on_cpu` counts running sessions that wait for nothing.
 
     `tasks_queued` includes those that wait for another try; both counts are None where the
-    table could not be read.
+    table could not be read. `outside` says, line by line, what roles have that was not compiled;
+    None where that is not known.
     """
 
     max_connections: int = 0
@@ -129,6 +130,7 @@ class Server:
     holders: tuple[Session, ...] = ()
     tasks_queued: int | None = None
     tasks_running: int | None = None
+    outside: tuple[str, ...] | None = None
     error: str = ""
 
     @property

@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from infra.config.settings import Value
 from infra.ops.clients import app_control
 from infra.ops.clients.processes import OpsSettings
 from infra.ops.outcome import Exit, print_document
@@ -25,17 +26,22 @@ PLAIN_WIDTH = 150
 
 def show(
     settings: OpsSettings,
+    recorded: Mapping[str, Value] | None = None,
     *,
     as_json: bool,
     watch: bool,
     every_seconds: float,
     host: HostFacts | None = None,
 ) -> int:
-    """Print the path as it is over `every_seconds`; return 1 when a process did not answer."""
+    """Print the path as it is over `every_seconds`; return 1 when a process did not answer.
+
+    `recorded` is what was compiled last, with which the roles are compared.
+    """
     control = app_control.connect(settings)
     collector = Collector(
         settings,
         control,
+        recorded=recorded,
         processors=settings.values["postgres"]["processors"],
         # Facts of the start would be stale on the next screen.
         host=None if watch else host,
@@ -95,6 +101,7 @@ def screen(sample: Sample, *, verdict_first: bool = False) -> RenderableType:
         _poolers(sample.poolers),
         _server(sample.server),
         *_sessions(sample.server),
+        *_roles(sample.server),
         *(Text(f"Paused: {one.name}", style="yellow") for one in sample.poolers if one.paused),
         *_work(sample),
         *_host(sample),
@@ -240,6 +247,16 @@ def _sessions(server: Server) -> Iterator[Text]:
         yield Text(
             f"Blocked: process {one.pid} ({one.user}) for {one.seconds:.1f} s by {by}: {one.query}"
         )
+
+
+def _roles(server: Server) -> Iterator[Text]:
+    if server.outside is None:
+        yield Text("Roles: not compared with what was compiled")
+    elif server.outside:
+        for line in server.outside:
+            yield Text(f"Not as compiled: {line}", style="yellow")
+    else:
+        yield Text("Roles: as compiled; what clients have SET in the pools: make apply looks")
 
 
 def _table(title: str, *columns: str) -> Table:

@@ -218,9 +218,9 @@ def test_twenty_clients_fit_beside_each_other(tmp_path: Path) -> None:
 def test_every_role_logs_in_where_its_database_and_entry_are(tmp_path: Path) -> None:
     write_client(tmp_path, "billing", DATABASE="money")
     logins = clients.logins(judged(tmp_path, **ROOMY).values)
-    assert logins["billing"] == clients.Login("money", "billing")
-    assert logins["money_owner"] == clients.Login("money", "")
-    assert logins["risk_worker"] == clients.Login("risk", "risk_batch")
+    assert logins["billing"] == clients.Place("money", "billing")
+    assert logins["money_owner"] == clients.Place("money", "")
+    assert logins["risk_worker"] == clients.Place("risk", "risk_batch")
 
 
 def test_the_passwords_of_an_application_are_read_back_when_they_are_lost(tmp_path: Path) -> None:

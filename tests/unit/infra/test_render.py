@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.config import catalogue, names
+from infra.config import catalogue
 from infra.config.build import Compiled, compile_stack
 from infra.config.certificates import SERVERS, Certificates
 from infra.config.render import Inputs, render, template
@@ -114,7 +114,7 @@ def test_pgbouncer_values_are_bare(compiled: Compiled) -> None:
 )
 def test_a_setting_is_a_line_of_pgbouncer_ini(changed: dict[str, Value], line: str) -> None:
     values = catalogue.defaults().with_changes(changed)
-    no_verifiers = dict.fromkeys(names.LOGIN_ROLES, "")
+    no_verifiers = dict.fromkeys(LOGIN_ROLES, "")
     assert line in template("pgbouncer.ini", values, no_verifiers).decode().splitlines()
 
 
@@ -172,6 +172,21 @@ def test_postgresql_logs_no_parameters(compiled: Compiled) -> None:
         "auto_explain.log_parameter_max_length",
     ):
         assert f"\n{name} = 0\n" in text
+
+
+def test_postgresql_logs_no_text_that_holds_values_and_says_what_kind_and_who(
+    compiled: Compiled,
+) -> None:
+    text = _text(compiled, "postgres/postgresql.conf")
+    for line in (
+        "log_error_verbosity = terse",
+        "log_min_error_statement = panic",
+        "log_min_duration_statement = -1",
+        "auto_explain.log_min_duration = -1",
+    ):
+        assert f"\n{line}\n" in text
+    (prefix,) = re.findall(r"^log_line_prefix = '(.*)'$", text, re.MULTILINE)
+    assert {"%m", "%p", "%e", "%u", "%d", "%a", "%Q"} <= set(re.findall("%[a-zA-Z]", prefix))
 
 
 def test_no_setting_of_postgresql_is_given_twice(compiled: Compiled) -> None:

@@ -307,6 +307,13 @@ def test_what_is_only_unwise_is_a_warning(tmp_path: Path, changed: Settings, say
     assert says in "\n".join(str(warning) for warning in checked.warnings)
 
 
+def test_no_text_of_a_statement_is_logged_until_somebody_wants_it(tmp_path: Path) -> None:
+    assert not judge(tmp_path).warnings
+    chosen = {"POSTGRES_SLOW_STATEMENT_MS": 1000, "PGBOUNCER_LOG_VERBOSITY": 1}
+    found = [str(one) for one in judge(tmp_path, **chosen).warnings]
+    assert [name for name, one in zip(chosen, found, strict=True) if f"{name}=" in one] == [*chosen]
+
+
 def test_pools_within_twice_the_cores_are_no_warning(tmp_path: Path) -> None:
     sizes = ("PGBOUNCER_INTERACTIVE_POOL_SIZE", "PGBOUNCER_BATCH_POOL_SIZE")
     at = judge(tmp_path, POSTGRES_CPUS="8.0", **dict.fromkeys(sizes, 8))

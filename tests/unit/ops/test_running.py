@@ -2,18 +2,19 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from infra.config import catalogue, documents, extra, names
+from infra.config import catalogue, documents, extra, names, roles
 from infra.config.extra import PGBOUNCER_FILE, POSTGRES_FILE, key
 from infra.config.settings import SERVER_DEFAULT, Change, Value, Values
 from infra.ops import plan, process_settings
 from infra.ops.clients.postgres import RoleSettings, ServerSetting
-from infra.ops.process_settings import SOURCES, Facts, expected, fact, read
+from infra.ops.process_settings import SOURCES, Fact, Facts, expected, fact, read
 from infra.ops.running import Process, Running, SettingChange, read_record
 
 Recorded = Callable[..., Running]
@@ -36,19 +37,22 @@ def test_text_that_looks_like_a_number_with_a_unit_stays_text() -> None:
     assert fact("TLSv1.3") == "tlsv1.3"
 
 
-def test_settings_of_the_server_are_compared_in_their_own_unit() -> None:
+def test_settings_of_the_server_and_not_of_the_session_are_compared_in_their_own_unit() -> None:
     rows = {
         "shared_buffers": ServerSetting("shared_buffers", "32768", "8kB", "postmaster", "default"),
         "checkpoint_timeout": ServerSetting(
             "checkpoint_timeout", "300", "s", "sighup", "configuration file"
         ),
         "lock_timeout": ServerSetting("lock_timeout", "2000", "ms", "user", "user"),
+        "work_mem": ServerSetting("work_mem", "64", "kB", "user", "database"),
+        "jit": ServerSetting("jit", "on", None, "user", "global"),
     }
-    role = RoleSettings("risk_api", 24, {"lock_timeout": "1000ms"})
+    role = RoleSettings("risk_api", 24, {"lock_timeout": "1000ms"}, {"login": "on"})
     assert process_settings.of_postgres(rows, {"risk_api": role}) == {
         "settings.shared_buffers": Decimal(262_144),
         "settings.checkpoint_timeout": Decimal(300_000),
         "roles.risk_api.connection_limit": Decimal(24),
+        "roles.risk_api.login": "on",
         "roles.risk_api.lock_timeout": Decimal(1000),
     }
 
@@ -118,6 +122,11 @@ def test_a_process_that_differs_is_named_with_both_values() -> None:
     (one,) = found.deviations(values())
     assert str(one) == "pgbouncer-1: config.query_wait_timeout is 9, compiled is 4"
     assert not one.needs_restart
+
+
+def test_a_fact_of_one_word_deviates_like_the_others() -> None:
+    (one,) = _running(values(), api={"processes": Decimal(9)}).deviations(values())
+    assert (one.setting, one.found, one.cause) == ("processes", "9", "")
 
 
 def test_what_only_a_restart_changes_is_distinguished() -> None:
@@ -307,3 +316,89 @@ def test_with_settings_of_another_version_a_plan_compares_with_the_record(tmp_pa
     settings.write_text("{}")
     found = plan._look(settings, {"API_THREADS": 7})
     assert (found.processes, found.recorded) == ((), {"API_THREADS": 7})
+
+
+def test_a_password_is_known_by_whether_it_is_the_one_that_was_issued() -> None:
+    issued = {"risk_api": "a", "risk_worker": "b", "risk_owner": "c"}
+    digests = {"risk_api": "a", "risk_worker": "x", "risk_owner": None}
+    assert process_settings.of_roles(digests, issued, {}) == {
+        "roles.risk_api.password": "issued",
+        "roles.risk_worker.password": "another",
+        "roles.risk_owner.password": "none",
+    }
+
+
+# What a role, or somebody by hand, sets in PostgreSQL, and the statement that plan names.
+OUTSIDE: dict[str, tuple[Fact, str]] = {
+    "roles.risk_api.password": ("another", "ALTER ROLE risk_api PASSWORD"),
+    "roles.risk_api.login": ("off", "ALTER ROLE risk_api LOGIN"),
+    "roles.risk_api.superuser": ("on", "ALTER ROLE risk_api SUPERUSER"),
+    "roles.risk_api.valid_until": ("2026-01-01", "ALTER ROLE risk_api VALID UNTIL"),
+    "roles.risk_api.connection_limit": (Decimal(1), "ALTER ROLE risk_api CONNECTION LIMIT"),
+    "roles.risk_api.member_of": ("risk_owner", "GRANT ... TO risk_api, or REVOKE"),
+    "roles.risk_api.statement_timeout": (
+        Decimal(0),
+        "ALTER ROLE risk_api SET statement_timeout",
+    ),
+    "roles.risk_api.default_transaction_read_only": (
+        "on",
+        "ALTER ROLE risk_api SET default_transaction_read_only",
+    ),
+    "roles.risk_api@risk.search_path": (
+        "nowhere",
+        "ALTER ROLE risk_api IN DATABASE risk SET search_path",
+    ),
+    "roles.all@risk.a.b": ("c", "ALTER ROLE ALL IN DATABASE risk SET a.b"),
+}
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_what_a_role_was_given_outside_deviates_and_its_cause_is_named(name: str) -> None:
+    value, statement = OUTSIDE[name]
+    found = _running(values(), postgres={name: value})
+    (one,) = found.deviations(values())
+    assert (one.setting, one.found) == (name, process_settings.text(value))
+    assert one.cause == statement
+    assert one.as_dict()["cause"] == statement
+    assert not one.needs_restart
+
+
+def session(**settings: str) -> dict[str, ServerSetting]:
+    """Return the settings of one server connection; times in ms."""
+    units = {name: "ms" for name in settings if name.endswith("timeout")}
+    return {
+        name: ServerSetting(name, value, units.get(name), "user", "session")
+        for name, value in settings.items()
+    }
+
+
+def test_what_one_server_connection_has_set_deviates_and_what_was_not_looked_at_does_not() -> None:
+    (expected_role,) = (
+        one
+        for one in roles.login_roles(values(), roles.no_verifiers(values()))
+        if one.name == "risk_api"
+    )
+    usual = {name: value.removesuffix("ms") for name, value in expected_role.settings.items()}
+    running = _running(values())
+    for process in running.processes:
+        for name in [name for name in process.found if name.startswith("sessions.")]:
+            del process.found[name]
+    assert running.deviations(values()) == ()
+
+    def deviations(*sessions: dict[str, ServerSetting]) -> list[tuple[str, str]]:
+        facts = process_settings.of_sessions("risk", sessions)
+        (pooler,) = running.of("pgbouncer")
+        looked = replace(pooler, found=pooler.found | facts)
+        return [(one.setting, one.found) for one in Running((looked,)).deviations(values())]
+
+    assert deviations(session(**usual), session(**usual)) == []
+    leaked = usual | {"statement_timeout": "0"}
+    assert deviations(session(**usual), session(**leaked), session(**usual)) == [
+        ("sessions.risk.statement_timeout", "3000 in 2, 0 in 1")
+    ]
+    assert deviations(session(**leaked)) == [("sessions.risk.statement_timeout", "0")]
+    assert deviations(session(**usual, work_mem="1"), session(**usual)) == [
+        ("sessions.risk.work_mem", "1 in 1, not set in 1")
+    ]
+    without = {name: value for name, value in usual.items() if name != "lock_timeout"}
+    assert deviations(session(**without)) == [("sessions.risk.lock_timeout", "not there")]

@@ -3,9 +3,11 @@
 from time import monotonic
 from typing import Any
 
+import psycopg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from psycopg import errors
 
 from app.pool import ConnectionSettings, Deadline, PoolSettings, PoolState
 from app.pool.types import ConnectRecord, is_outage, summary
@@ -44,6 +46,25 @@ def test_an_outage_begins_and_ends_once() -> None:
 def test_a_summary_is_one_short_line() -> None:
     assert summary(OSError("refused\nsecond line")) == "OSError: refused"
     assert len(summary(OSError("x" * 999))) == 200
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (errors.InvalidTextRepresentation('"canary"'), "InvalidTextRepresentation 22P02: "),
+        (errors.UniqueViolation("key\nDETAIL: canary"), "UniqueViolation 23505: "),
+        (errors.SyntaxError('at or near "canary"'), "SyntaxError 42601: "),
+        (errors.RaiseException("canary"), "RaiseException P0001: "),
+        (psycopg.DataError("cannot load canary"), "DataError: "),
+        (errors.QueryCanceled("statement timeout"), "QueryCanceled 57014: statement timeout"),
+        (errors.DeadlockDetected("deadlock"), "DeadlockDetected 40P01: deadlock"),
+        (psycopg.OperationalError("no route"), "OperationalError: no route"),
+    ],
+)
+def test_a_summary_has_the_message_only_of_errors_that_quote_no_value(
+    error: psycopg.Error, shown: str
+) -> None:
+    assert summary(error) == shown
 
 
 SECONDS = st.floats(min_value=-1e6, max_value=1e6)
