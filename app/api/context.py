@@ -1,9 +1,10 @@
 """What every request is given: an id, a deadline, admission, and what endpoints work with."""
 
+import contextlib
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Annotated, cast
 
@@ -14,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.errors import unavailable_response
+from app.api.errors import ServiceBusyError, unavailable_response
 from app.api.sharing import SharedMetrics
 from app.database import Database, open_or_warn
 from app.hint import HintSender
@@ -140,7 +141,7 @@ def _request_id(scope: Scope) -> str:
 
 @dataclass(slots=True)
 class Services:
-    """One per application, made by `create_app`; the limiter needs no running loop."""
+    """One per application, made by `create_app`; the limiters need no running loop."""
 
     live: Live[ApiSettings]
     database: Database
@@ -150,17 +151,49 @@ class Services:
     shared: SharedMetrics | None = None
     # Set when this process makes way for a new one: streams end, their clients come back.
     ending: bool = False
-    streams_open: int = 0
     last_minute: LastMinute = field(default_factory=LastMinute)
-    # Their own few threads: 50 event streams must not take threads from requests.
+    # Their own few threads: 50 event streams must not take threads from requests. Four that read
+    # results keep one core busy.
     stream_limiter: anyio.CapacityLimiter = field(
         default_factory=lambda: anyio.CapacityLimiter(STREAM_THREADS)
     )
+    # Of answers that last as long as their callers let them; a request holds one of either.
+    event_places: anyio.CapacityLimiter = field(init=False)
+    result_places: anyio.CapacityLimiter = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make the places; those for event streams follow their setting later on."""
+        self.event_places = anyio.CapacityLimiter(self.settings.http.event_streams_max)
+        self.result_places = anyio.CapacityLimiter(self.settings.http.threads)
 
     @property
     def settings(self) -> ApiSettings:
         """Return the running settings."""
         return self.live.current
+
+
+@contextlib.asynccontextmanager
+async def hold_place(
+    places: anyio.CapacityLimiter, what: str, *, deadline: Deadline | None = None
+) -> AsyncIterator[None]:
+    """Hold a place for an answer within the block; raise ServiceBusyError where there is none.
+
+    With a deadline it is waited for, by as many at most as there are places.
+    """
+    try:
+        if deadline is None:
+            places.acquire_nowait()
+        elif places.statistics().tasks_waiting >= places.total_tokens:
+            raise anyio.WouldBlock
+        else:
+            with anyio.fail_after(deadline.remaining()):
+                await places.acquire()
+    except (anyio.WouldBlock, TimeoutError):
+        raise ServiceBusyError(f"{places.total_tokens} {what}") from None
+    try:
+        yield
+    finally:
+        places.release()
 
 
 async def get_services(request: Request) -> Services:
