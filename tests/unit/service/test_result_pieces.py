@@ -32,6 +32,7 @@ from app.risk.model import (
     VULNERABILITY_PERCENTS,
 )
 from app.risk.types import RiskLevel, RiskType, Scenario
+from infra.config import sizing
 
 SOME_ID = UUID("11111111-2222-3333-4444-555555555555")
 # A number of as many characters as one can have.
@@ -221,3 +222,8 @@ def test_no_row_is_longer_than_the_bound(risk_type: RiskType) -> None:
         fields = ["" if one is None else str(one) for one in values]
         # Quotes, an apostrophe and the end of the line.
         assert len(",".join([*fields, "|".join(names)])) + 5 <= ROW_BYTES_MAX["csv"]
+
+
+def test_the_budget_has_room_for_a_piece_and_what_the_connection_holds() -> None:
+    # The server stops writing at 64 kB, and one slice of as much may be behind that.
+    assert sizing.API_RESULTS_KB * 1024 >= PIECE_BYTES_MAX + 2 * 64 * 1024
