@@ -96,7 +96,8 @@ class ResultPiece:
 
     As JSON they are objects with the names of COLUMNS, separated by commas; those that go on with
     an answer begin with one. As CSV (RFC 4180) each is a line with its end: a number that is not
-    available is empty, and missing inputs are joined by `|`.
+    available is empty, missing inputs are joined by `|`, and the name of a site that a spreadsheet
+    would take for a formula has an apostrophe in front.
     """
 
     text: bytes
@@ -184,9 +185,12 @@ SELECT page.site_no, row_to_json(line)::text
 FROM ({ROWS}) AS page
 CROSS JOIN LATERAL (SELECT page.site_id, {_BEHIND_NAME}, missing_inputs) AS line
 """  # noqa: S608  # constant text only
+# Only the names of sites are a caller's own words. A number may begin with a minus.
 ROWS_CSV = f"""
 COPY (
-    SELECT site_id, {_BEHIND_NAME}, nullif(array_to_string(missing_inputs, '|'), ''), site_no
+    SELECT CASE WHEN left(site_id, 1) IN ('=', '+', '-', '@', chr(9), chr(13))
+                THEN '''' || site_id ELSE site_id END,
+           {_BEHIND_NAME}, nullif(array_to_string(missing_inputs, '|'), ''), site_no
     FROM ({ROWS}) AS page
 ) TO STDOUT WITH (FORMAT csv)
 """  # noqa: S608  # constant text only
