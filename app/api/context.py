@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.errors import ServiceBusyError, unavailable_response
+from app.api.errors import AnswerCutError, ServiceBusyError, unavailable_response
 from app.api.sharing import SharedMetrics
 from app.database import Database, open_or_warn
 from app.hint import HintSender
@@ -27,6 +27,8 @@ from app.settings import ApiSettings, Live
 
 SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}", re.ASCII)
 STREAM_THREADS = 4
+# The client left first.
+STATUS_LEFT = 499
 log = get_logger("app.api.access")
 
 
@@ -85,6 +87,10 @@ class RequestContext:
     async def _answer(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
         try:
             await self._app(scope, receive, answer.send)
+        except AnswerCutError as cut:
+            # The server closes a connection whose answer has no end.
+            log.warning("answer cut", path=scope["path"], reason=str(cut))
+            answer.status = cut.status
         except Exception:
             log.exception("request failed", method=scope["method"], path=scope["path"])
             if answer.status is not None:
@@ -97,10 +103,11 @@ class RequestContext:
     def _account(self, scope: Scope, answer: "_Answer") -> None:
         seconds = time.monotonic() - answer.started
         route = getattr(scope.get("route"), "path", "unmatched")
-        status = answer.status or 499
+        status = answer.status or STATUS_LEFT
         self._metrics.observe(scope["method"], route, status, seconds)
         if _counted(scope["path"]):
-            self._last_minute.observe(status, seconds)
+            # How long a caller takes over a long answer says nothing of the service.
+            self._last_minute.observe(status, answer.waited or seconds)
         level = "info" if _counted(scope["path"]) or status >= 400 else "debug"
         getattr(log, level)(
             "request",
@@ -121,9 +128,11 @@ class _Answer:
         self.request_id = request_id
         self.status: int | None = None
         self.started = time.monotonic()
+        self.waited: float | None = None
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
+            self.waited = time.monotonic() - self.started
             self.status = message["status"]
             MutableHeaders(scope=message)["X-Request-ID"] = self.request_id
         await self._send(message)

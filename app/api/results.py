@@ -12,6 +12,7 @@ the answer: its last chunk, or the length that was announced, is missing.
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
+from http import HTTPStatus
 from typing import Annotated, TypeVar
 from urllib.parse import urlencode
 from uuid import UUID
@@ -22,8 +23,8 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Request
 from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from app.api.context import DeadlineDep, Services, ServicesDep, hold_place
-from app.api.errors import Fault, InvalidRequestError, shorten
+from app.api.context import STATUS_LEFT, DeadlineDep, Services, ServicesDep, hold_place
+from app.api.errors import AnswerCutError, Fault, InvalidRequestError, shorten
 from app.api.models import YEAR_FIRST, YEAR_LAST, ResultsPage, SiteId
 from app.api.reading import ERRORS
 from app.api.submission import PATH
@@ -39,7 +40,6 @@ from app.assessments.read_results import (
     continue_results,
 )
 from app.database import Work
-from app.log import get_logger
 from app.pool import DatabaseUnavailable, Deadline
 from app.risk.types import RiskType, Scenario
 
@@ -51,7 +51,6 @@ TAKE_SECONDS = 30.0
 # What the server hands to the connection at once; it stops for one that has as much to send.
 SLICE_BYTES = 64 * 1024
 T = TypeVar("T")
-log = get_logger("app.api.results")
 router = APIRouter(tags=["assessments"])
 
 
@@ -170,10 +169,11 @@ class PiecewiseResponse(Response):
                 if await request.is_disconnected():
                     return
                 self._pieces.append(await self._read(rest))
-        except (DatabaseUnavailable, TimeoutError) as error:
-            reason = getattr(error, "reason", f"a piece was not taken within {TAKE_SECONDS:g} s")
-            log.warning("results cut", path=scope["path"], reason=reason)
-            return
+        except DatabaseUnavailable as error:
+            raise AnswerCutError(error.reason, HTTPStatus.SERVICE_UNAVAILABLE) from error
+        except TimeoutError as error:
+            late = f"a piece was not taken within {TAKE_SECONDS:g} s"
+            raise AnswerCutError(late, STATUS_LEFT) from error
         await _send(send, self._tail, more=False)
 
     async def _send_piece(self, send: Send, piece: ResultPiece) -> Stretch | None:
