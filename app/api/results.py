@@ -50,6 +50,7 @@ ROWS_MAX = {"json": 10_000, "csv": 50_000}
 TAKE_SECONDS = 30.0
 # What the server hands to the connection at once; it stops for one that has as much to send.
 SLICE_BYTES = 64 * 1024
+_CSV_HEAD = ",".join(COLUMNS).encode() + b"\r\n"
 T = TypeVar("T")
 router = APIRouter(tags=["assessments"])
 
@@ -128,9 +129,6 @@ async def get_results(
     head = f'{{"assessment_id":"{assessment_id}","results":['.encode()
     tail = f'],"next":{json.dumps(following)}}}'.encode()
     return PiecewiseResponse(head, first, read, tail, "application/json", headers)
-
-
-_CSV_HEAD = ",".join(COLUMNS).encode() + b"\r\n"
 
 
 class PiecewiseResponse(Response):

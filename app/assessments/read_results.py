@@ -109,8 +109,8 @@ class UnknownSiteError(Exception):
     """The assessment has no site of that name."""
 
 
-# Nothing of an assessment that does not exist. A caller's names are most of what makes rows differ
-# in size.
+# NULL for an assessment that does not exist: one that does has a site. How long a row can be
+# depends most on the name of its site, which is the caller's.
 NAMES = """
 SELECT max(octet_length(site_id)), max(site_no) FILTER (WHERE site_id = %(site_id)s)
 FROM risk.assessment_sites
