@@ -44,7 +44,7 @@ class HttpMetrics:
     def __init__(self, registry: CollectorRegistry | None) -> None:
         self._requests = Counter(
             "sluice_http_requests",
-            "Requests answered, by status (499: the client left first)",
+            "Requests answered, by status (499: the client left first; 503: or the answer was cut)",
             ("method", "route", "status"),
             registry=registry,
         )

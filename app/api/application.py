@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import generate_latest
 
-from app.api import events, reading, submission
+from app.api import events, reading, results, submission
 from app.api.body import BodyLimit
 from app.api.context import RequestContext, Services
 from app.api.errors import register_handlers
@@ -52,7 +52,7 @@ def create_app(
         title="Sluice risk service", version="1", description=DESCRIPTION, lifespan=_lifespan
     )
     app.state.services = services
-    for router in (submission.router, reading.router, events.router):
+    for router in (submission.router, reading.router, results.router, events.router):
         app.include_router(router)
     text = shared.text if shared else partial(generate_latest, registry)
     _add_operation(app, Health(pool, text))

@@ -1,9 +1,10 @@
 """What every request is given: an id, a deadline, admission, and what endpoints work with."""
 
+import contextlib
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Annotated, cast
 
@@ -14,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.errors import unavailable_response
+from app.api.errors import AnswerCutError, ServiceBusyError, unavailable_response
 from app.api.sharing import SharedMetrics
 from app.database import Database, open_or_warn
 from app.hint import HintSender
@@ -26,6 +27,8 @@ from app.settings import ApiSettings, Live
 
 SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}", re.ASCII)
 STREAM_THREADS = 4
+# The client left first.
+STATUS_LEFT = 499
 log = get_logger("app.api.access")
 
 
@@ -84,6 +87,10 @@ class RequestContext:
     async def _answer(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
         try:
             await self._app(scope, receive, answer.send)
+        except AnswerCutError as cut:
+            # The server closes a connection whose answer has no end.
+            log.warning("answer cut", path=scope["path"], reason=str(cut))
+            answer.status = cut.status
         except Exception:
             log.exception("request failed", method=scope["method"], path=scope["path"])
             if answer.status is not None:
@@ -96,10 +103,11 @@ class RequestContext:
     def _account(self, scope: Scope, answer: "_Answer") -> None:
         seconds = time.monotonic() - answer.started
         route = getattr(scope.get("route"), "path", "unmatched")
-        status = answer.status or 499
+        status = answer.status or STATUS_LEFT
         self._metrics.observe(scope["method"], route, status, seconds)
         if _counted(scope["path"]):
-            self._last_minute.observe(status, seconds)
+            # How long a caller takes over a long answer says nothing of the service.
+            self._last_minute.observe(status, answer.waited or seconds)
         level = "info" if _counted(scope["path"]) or status >= 400 else "debug"
         getattr(log, level)(
             "request",
@@ -120,9 +128,11 @@ class _Answer:
         self.request_id = request_id
         self.status: int | None = None
         self.started = time.monotonic()
+        self.waited: float | None = None
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
+            self.waited = time.monotonic() - self.started
             self.status = message["status"]
             MutableHeaders(scope=message)["X-Request-ID"] = self.request_id
         await self._send(message)
@@ -140,7 +150,7 @@ def _request_id(scope: Scope) -> str:
 
 @dataclass(slots=True)
 class Services:
-    """One per application, made by `create_app`; the limiter needs no running loop."""
+    """One per application, made by `create_app`; the limiters need no running loop."""
 
     live: Live[ApiSettings]
     database: Database
@@ -150,17 +160,49 @@ class Services:
     shared: SharedMetrics | None = None
     # Set when this process makes way for a new one: streams end, their clients come back.
     ending: bool = False
-    streams_open: int = 0
     last_minute: LastMinute = field(default_factory=LastMinute)
-    # Their own few threads: 50 event streams must not take threads from requests.
+    # Their own few threads: 50 event streams must not take threads from requests. Four that read
+    # results keep one core busy.
     stream_limiter: anyio.CapacityLimiter = field(
         default_factory=lambda: anyio.CapacityLimiter(STREAM_THREADS)
     )
+    # Of answers that last as long as their callers let them; a request holds one of either.
+    event_places: anyio.CapacityLimiter = field(init=False)
+    result_places: anyio.CapacityLimiter = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make the places; those for event streams follow their setting later on."""
+        self.event_places = anyio.CapacityLimiter(self.settings.http.event_streams_max)
+        self.result_places = anyio.CapacityLimiter(self.settings.http.threads)
 
     @property
     def settings(self) -> ApiSettings:
         """Return the running settings."""
         return self.live.current
+
+
+@contextlib.asynccontextmanager
+async def hold_place(
+    places: anyio.CapacityLimiter, what: str, *, deadline: Deadline | None = None
+) -> AsyncIterator[None]:
+    """Hold a place for an answer within the block; raise ServiceBusyError where there is none.
+
+    With a deadline it is waited for, by as many at most as there are places.
+    """
+    try:
+        if deadline is None:
+            places.acquire_nowait()
+        elif places.statistics().tasks_waiting >= places.total_tokens:
+            raise anyio.WouldBlock
+        else:
+            with anyio.fail_after(deadline.remaining()):
+                await places.acquire()
+    except (anyio.WouldBlock, TimeoutError):
+        raise ServiceBusyError(f"{places.total_tokens} {what}") from None
+    try:
+        yield
+    finally:
+        places.release()
 
 
 async def get_services(request: Request) -> Services:

@@ -56,6 +56,17 @@ class ServiceBusyError(Exception):
     """The service has as many of these in hand as it takes; the message names which."""
 
 
+class AnswerCutError(Exception):
+    """The answer has begun and cannot go on; its caller must see that it is not whole.
+
+    `status` is what it counts as.
+    """
+
+    def __init__(self, reason: str, status: int) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
 def from_validation(errors: Iterable[Any]) -> list[Fault]:
     """Turn pydantic's error list into faults."""
     return [

@@ -1,17 +1,15 @@
 """Progress as server-sent events; no connection is held between two of them."""
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from uuid import UUID
 
 import anyio
 from anyio import to_thread
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from sse_starlette import EventSourceResponse, ServerSentEvent
-from starlette.types import Receive, Scope, Send
 
-from app.api.context import DeadlineDep, Services, ServicesDep
-from app.api.errors import ServiceBusyError
+from app.api.context import DeadlineDep, Services, ServicesDep, hold_place
 from app.api.models import ErrorBody
 from app.api.reading import fetch_status
 from app.api.submission import PATH
@@ -30,30 +28,11 @@ log = get_logger("app.api.events")
 router = APIRouter(tags=["assessments"])
 
 
-class CountedStream(EventSourceResponse):
-    """An event stream that gives its slot back however it ends."""
-
-    def __init__(
-        self,
-        events: AsyncIterator[ServerSentEvent],
-        stopping: anyio.Event,
-        ended: Callable[[], None],
-    ) -> None:
-        super().__init__(
-            events,
-            ping=PING_SECONDS,
-            send_timeout=SEND_SECONDS_MAX,
-            shutdown_event=stopping,
-            shutdown_grace_period=STOP_SECONDS,
-        )
-        self._ended = ended
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Stream until the events end, the client leaves or the service stops."""
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._ended()
+async def _place(services: ServicesDep) -> AsyncIterator[None]:
+    services.event_places.total_tokens = services.settings.http.event_streams_max
+    what = "event streams are open already; poll the status instead"
+    async with hold_place(services.event_places, what):
+        yield
 
 
 @router.get(
@@ -65,32 +44,26 @@ class CountedStream(EventSourceResponse):
         422: {"model": ErrorBody},
         503: {"model": ErrorBody},
     },
+    dependencies=[Depends(_place)],
     summary="Progress as server-sent events",
 )
 async def get_events(
     assessment_id: UUID, services: ServicesDep, deadline: DeadlineDep
-) -> CountedStream:
+) -> EventSourceResponse:
     """Send `progress` with the counts, again whenever they change; `end` repeats the last.
 
     An assessment that has ended is answered with both at once. A service that stops sends
     `stopping` and closes; connect again for the rest.
     """
-    _require_slot(services)
     status = await _poll(services, assessment_id, deadline)
-    _require_slot(services)
-    services.streams_open += 1
-
-    def ended() -> None:
-        services.streams_open -= 1
-
     stopping = anyio.Event()
-    return CountedStream(_events(services, status, stopping), stopping, ended)
-
-
-def _require_slot(services: Services) -> None:
-    largest = services.settings.http.event_streams_max
-    if services.streams_open >= largest:
-        raise ServiceBusyError(f"{largest} event streams are open already; poll the status instead")
+    return EventSourceResponse(
+        _events(services, status, stopping),
+        ping=PING_SECONDS,
+        send_timeout=SEND_SECONDS_MAX,
+        shutdown_event=stopping,
+        shutdown_grace_period=STOP_SECONDS,
+    )
 
 
 async def _poll(services: Services, assessment_id: UUID, deadline: Deadline) -> Status:

@@ -1,10 +1,10 @@
-"""What an assessment found: its rows page by page in key order, and aggregates of them."""
+"""What an assessment found: its rows in key order, a piece at a time."""
 
 import base64
 import csv
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 from uuid import UUID
 
@@ -28,7 +28,14 @@ COLUMNS = (
 )
 SMALLINT_MAX = 32767
 Form = Literal["json", "csv"]
-Record = Mapping[str, Any]
+# The number of its site, and the row as text.
+_Row = tuple[int, bytes]
+# The most that a piece may be, whatever names its sites have (infra/config/sizing.py).
+PIECE_BYTES_MAX = 512 * 1024
+# The longest row beside its site's name, which quotes or backslashes can make twice as long: six
+# words, seven numbers of 22 characters at most or the names of what is missing, and with JSON the
+# names of the columns.
+ROW_BYTES_MAX = {"json": 480, "csv": 260}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +50,7 @@ class ResultFilter:
 
 @dataclass(frozen=True, slots=True)
 class ResultKey:
-    """Where a page ended: the key of its last row."""
+    """The key of a row within its assessment: where a piece or a page ends."""
 
     site_no: int
     scenario: Scenario
@@ -67,59 +74,89 @@ class ResultKey:
             raise ValueError("not a cursor of this service") from error
 
 
-@dataclass(frozen=True, slots=True)
-class ResultPage:
-    """One line of UTF-8 per row, without a line end, and where the next page starts, if one does.
+BEFORE_ALL = ResultKey(-1, Scenario.SSP126, 0, RiskType.EXTREME_HEAT)
+AFTER_ALL = ResultKey(SMALLINT_MAX, Scenario.SSP585, SMALLINT_MAX, RiskType.WATER_STRESS)
 
-    As JSON a line is an object with the names of COLUMNS, as CSV (RFC 4180) their values: a number
-    that is not available is empty there, and missing inputs are joined by `|`.
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Rows of an assessment in key order, after one key up to another, read `rows` at a time."""
+
+    assessment_id: UUID
+    wanted: ResultFilter
+    form: Form
+    after: ResultKey
+    until: ResultKey
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResultPiece:
+    """Rows as UTF-8 of PIECE_BYTES_MAX at most, what is still to be read, and the next page.
+
+    As JSON they are objects with the names of COLUMNS, separated by commas; those that go on with
+    an answer begin with one. As CSV (RFC 4180) each is a line with its end: a number that is not
+    available is empty, missing inputs are joined by `|`, and the name of a site that a spreadsheet
+    would take for a formula has an apostrophe in front.
     """
 
-    lines: Sequence[bytes]
-    next: ResultKey | None
+    text: bytes
+    rest: Stretch | None = None
+    next: ResultKey | None = None
 
 
 class UnknownSiteError(Exception):
     """The assessment has no site of that name."""
 
 
-EXISTS = """
-SELECT %(site_id)s::text IS NULL OR EXISTS (
-    SELECT FROM risk.assessment_sites
-    WHERE assessment_id = %(assessment_id)s AND site_id = %(site_id)s)
-FROM risk.assessments
+# NULL for an assessment that does not exist: one that does has a site. How long a row can be
+# depends most on the name of its site, which is the caller's.
+NAMES = """
+SELECT max(octet_length(site_id)), max(site_no) FILTER (WHERE site_id = %(site_id)s)
+FROM risk.assessment_sites
 WHERE assessment_id = %(assessment_id)s
 """
+# One table, so that a plan without statistics of a fresh assessment reads them in the order of the
+# key and stops, however many follow. With the sites joined it sorted all that follow each time.
+_STRETCH = """
+FROM risk.aal_scaled_results AS result
+WHERE assessment_id = %(assessment_id)s
+  AND (%(scenario)s::text IS NULL OR scenario = %(scenario)s::text::risk.scenario)
+  AND (%(year)s::smallint IS NULL OR year = %(year)s)
+  AND (%(risk_type)s::text IS NULL OR risk_type = %(risk_type)s::text::risk.risk_type)
+  AND (site_no, scenario, year, risk_type)
+      > (%(after_site_no)s, %(after_scenario)s::text::risk.scenario, %(after_year)s,
+         %(after_risk_type)s::text::risk.risk_type)
+  AND (site_no, scenario, year, risk_type)
+      <= (%(until_site_no)s, %(until_scenario)s::text::risk.scenario, %(until_year)s,
+          %(until_risk_type)s::text::risk.risk_type)
+ORDER BY site_no, scenario, year, risk_type
+"""
+# Where a page of so many rows ends, and whether another row follows.
+END = f"""
+SELECT site_no, scenario::text, year, risk_type::text
+FROM (SELECT result.* {_STRETCH} OFFSET %(rows)s - 1 LIMIT 2) AS result
+"""  # noqa: S608  # constant text only
 
-# The page is cut out of one table first; the other two are then looked up row by row by
+# The rows are cut out of one table first; the others are then looked up row by row by
 # their whole key. Plain joins on five columns tempt the planner, as long as it has no
 # statistics of a fresh assessment, to compare every row with every other. The three rows
 # of a key come in one transaction, so the inner joins lose nothing.
-PAGE = """
-SELECT aal.site_no, aal.site_id, aal.scenario::text, aal.year, aal.risk_type::text,
+ROWS = f"""
+SELECT aal.site_no, site.site_id, aal.scenario::text, aal.year, aal.risk_type::text,
        aal.hazard_score, exposure.exposure_score, vulnerability.vulnerability_score,
        aal.base_aal, aal.final_aal, aal.expected_loss, aal.integrated_risk,
        aal.risk_level::text,
        CASE WHEN cardinality(missing.names) = 0 THEN missing.names
             ELSE ARRAY(SELECT DISTINCT name FROM unnest(missing.names) AS name ORDER BY name)
        END AS missing_inputs
-FROM (
-    SELECT result.*, site.site_id
-    FROM risk.assessment_sites AS site
-    JOIN risk.aal_scaled_results AS result USING (assessment_id, site_no)
-    WHERE result.assessment_id = %(assessment_id)s
-      AND (%(site_id)s::text IS NULL OR site.site_id = %(site_id)s)
-      AND (%(scenario)s::text IS NULL
-           OR result.scenario = %(scenario)s::text::risk.scenario)
-      AND (%(year)s::smallint IS NULL OR result.year = %(year)s)
-      AND (%(risk_type)s::text IS NULL
-           OR result.risk_type = %(risk_type)s::text::risk.risk_type)
-      AND (result.site_no, result.scenario, result.year, result.risk_type)
-          > (%(after_site_no)s, %(after_scenario)s::text::risk.scenario, %(after_year)s,
-             %(after_risk_type)s::text::risk.risk_type)
-    ORDER BY result.site_no, result.scenario, result.year, result.risk_type
-    LIMIT %(limit)s
-) AS aal
+FROM (SELECT result.* {_STRETCH} LIMIT %(rows)s) AS aal
+CROSS JOIN LATERAL (
+    SELECT site_id
+    FROM risk.assessment_sites AS other
+    WHERE (other.assessment_id, other.site_no) = (aal.assessment_id, aal.site_no)
+    LIMIT 1
+) AS site
 CROSS JOIN LATERAL (
     SELECT exposure_score, missing_inputs
     FROM risk.exposure_results AS other
@@ -138,79 +175,116 @@ CROSS JOIN LATERAL (
     SELECT exposure.missing_inputs || vulnerability.missing_inputs || aal.missing_inputs
 ) AS missing (names)
 ORDER BY aal.site_no, aal.scenario, aal.year, aal.risk_type
-"""
+"""  # noqa: S608  # constant text only
 # As text by the server: of rows that become Python objects first, the api's process, which has one
 # core, spends five times as long on JSON and eight times on CSV. COPY is planned each time, which
 # a file may cost and a small page may not.
-_FIELDS = ", ".join(COLUMNS[:-1])
-PAGE_JSON = f"""
-SELECT row_to_json(line)::text
-FROM (SELECT {_FIELDS}, missing_inputs FROM ({PAGE}) AS page) AS line
+_BEHIND_NAME = ", ".join(COLUMNS[1:-1])
+ROWS_JSON = f"""
+SELECT page.site_no, row_to_json(line)::text
+FROM ({ROWS}) AS page
+CROSS JOIN LATERAL (SELECT page.site_id, {_BEHIND_NAME}, missing_inputs) AS line
 """  # noqa: S608  # constant text only
-PAGE_CSV = f"""
-COPY (SELECT {_FIELDS}, nullif(array_to_string(missing_inputs, '|'), '') FROM ({PAGE}) AS page)
-TO STDOUT WITH (FORMAT csv)
+# Only the names of sites are a caller's own words. A number may begin with a minus.
+ROWS_CSV = f"""
+COPY (
+    SELECT CASE WHEN left(site_id, 1) IN ('=', '+', '-', '@', chr(9), chr(13))
+                THEN '''' || site_id ELSE site_id END,
+           {_BEHIND_NAME}, nullif(array_to_string(missing_inputs, '|'), ''), site_no
+    FROM ({ROWS}) AS page
+) TO STDOUT WITH (FORMAT csv)
 """  # noqa: S608  # constant text only
-SITE_NUMBER = """
-SELECT site_no
-FROM risk.assessment_sites
-WHERE assessment_id = %(assessment_id)s AND site_id = %(site_id)s
-"""
-
-BEFORE_ALL = ResultKey(-1, Scenario.SSP126, 0, RiskType.EXTREME_HEAT)
 
 
-def read_results(
+def begin_results(
     connection: Work,
     assessment_id: UUID,
     wanted: ResultFilter,
     *,
     after: ResultKey | None,
-    limit: int,
+    limit: int | None,
     form: Form,
-) -> ResultPage | None:
-    """Return the next `limit` rows after a key; None when there is no such assessment.
+) -> ResultPiece | None:
+    """Return the first piece of the `limit` rows after a key (of all without a limit).
 
-    Raises UnknownSiteError for a site that the assessment does not have.
+    None when there is no such assessment. Raises UnknownSiteError for a site that it does not have.
     """
-    # One row more shows whether a further page exists.
-    parameters = _parameters(assessment_id, wanted, after or BEFORE_ALL, limit + 1)
-    if form == "json":
-        lines = [row[0].encode() for row in connection.execute(PAGE_JSON, parameters)]
-    else:
-        with connection.cursor() as cursor, cursor.copy(PAGE_CSV, parameters) as copy:
-            # libpq gives one row at a time, which ends in the server's newline.
-            lines = [bytes(row)[:-1] for row in copy]
-    if not lines:
-        return _no_lines(connection, assessment_id, wanted)
-    if len(lines) <= limit:
-        return ResultPage(lines, None)
-    last = lines[limit - 1].decode()
-    if form == "json":
-        row = json.loads(last)
-    else:
-        row = dict(zip(COLUMNS, next(csv.reader([last])), strict=True))
-    return ResultPage(lines[:limit], _key(connection, assessment_id, row))
-
-
-def _no_lines(connection: Work, assessment_id: UUID, wanted: ResultFilter) -> ResultPage | None:
-    found = connection.execute(
-        EXISTS, {"assessment_id": assessment_id, "site_id": wanted.site_id}
-    ).fetchone()
-    if found is None:
+    names = {"assessment_id": assessment_id, "site_id": wanted.site_id}
+    ((longest, site_no),) = connection.execute(NAMES, names)
+    if longest is None:
         return None
-    if not found[0]:
+    if wanted.site_id is not None and site_no is None:
         raise UnknownSiteError
-    return ResultPage([], None)
+    first, last = BEFORE_ALL, AFTER_ALL
+    if site_no is not None:
+        first, last = (replace(key, site_no=site_no) for key in (first, last))
+    if after is not None and after.site_no >= first.site_no:
+        first = after
+    rows = PIECE_BYTES_MAX // (ROW_BYTES_MAX[form] + 2 * longest)
+    stretch = Stretch(assessment_id, wanted, form, first, last, rows)
+    if limit is None:
+        return _piece(stretch, _read(connection, stretch))
+    if limit < rows:
+        return _whole_page(connection, replace(stretch, rows=limit))
+    end = connection.execute(END, _parameters(stretch, limit)).fetchall()
+    following = _key(end[0]) if len(end) > 1 else None
+    page = replace(stretch, until=following or last)
+    return replace(_piece(page, _read(connection, page)), next=following)
 
 
-def _key(connection: Work, assessment_id: UUID, row: Record) -> ResultKey:
-    parameters = {"assessment_id": assessment_id, "site_id": row["site_id"]}
-    site = connection.execute(SITE_NUMBER, parameters).fetchone()
-    if site is None:
-        raise RuntimeError("a result is of a site that its assessment does not have")
-    scenario, risk_type = Scenario(row["scenario"]), RiskType(row["risk_type"])
-    return ResultKey(site[0], scenario, int(row["year"]), risk_type)
+def continue_results(connection: Work, rest: Stretch) -> ResultPiece:
+    """Return the next piece of an answer that has begun."""
+    piece = _piece(rest, _read(connection, rest))
+    if rest.form == "json" and piece.text:
+        return replace(piece, text=b"," + piece.text)
+    return piece
+
+
+def _whole_page(connection: Work, page: Stretch) -> ResultPiece:
+    # One row more shows whether a further page exists.
+    rows = _read(connection, replace(page, rows=page.rows + 1))
+    following = _row_key(page.form, rows[page.rows - 1]) if len(rows) > page.rows else None
+    return ResultPiece(_joined(page.form, rows[: page.rows]), next=following)
+
+
+def _piece(stretch: Stretch, rows: Sequence[_Row]) -> ResultPiece:
+    text = _joined(stretch.form, rows)
+    if len(rows) < stretch.rows:
+        return ResultPiece(text)
+    last = _row_key(stretch.form, rows[-1])
+    return ResultPiece(text, None if last == stretch.until else replace(stretch, after=last))
+
+
+def _read(connection: Work, stretch: Stretch) -> Sequence[_Row]:
+    parameters = _parameters(stretch, stretch.rows)
+    if stretch.form == "json":
+        rows = connection.execute(ROWS_JSON, parameters)
+        return [(site_no, line.encode()) for site_no, line in rows]
+    with connection.cursor() as cursor, cursor.copy(ROWS_CSV, parameters) as copy:
+        # libpq gives one row at a time, which ends in the site's number and a newline.
+        found = (bytes(row).rpartition(b",") for row in copy)
+        return [(int(site_no), line) for line, _, site_no in found]
+
+
+def _joined(form: Form, rows: Sequence[_Row]) -> bytes:
+    if form == "json":
+        return b",".join([line for _, line in rows])
+    return b"\r\n".join([*(line for _, line in rows), b""])
+
+
+def _row_key(form: Form, row: _Row) -> ResultKey:
+    site_no, line = row
+    text = line.decode()
+    if form == "json":
+        values = json.loads(text)
+    else:
+        values = dict(zip(COLUMNS, next(csv.reader([text])), strict=True))
+    return _key((site_no, *(values[name] for name in COLUMNS[1:4])))
+
+
+def _key(values: Sequence[Any]) -> ResultKey:
+    site_no, scenario, year, risk_type = values
+    return ResultKey(site_no, Scenario(scenario), int(year), RiskType(risk_type))
 
 
 def _small(text: str) -> int:
@@ -221,12 +295,10 @@ def _small(text: str) -> int:
     return number
 
 
-def _parameters(
-    assessment_id: UUID, wanted: ResultFilter, after: ResultKey, limit: int
-) -> dict[str, object]:
+def _parameters(stretch: Stretch, rows: int) -> dict[str, object]:
+    wanted, after, until = stretch.wanted, stretch.after, stretch.until
     return {
-        "assessment_id": assessment_id,
-        "site_id": wanted.site_id,
+        "assessment_id": stretch.assessment_id,
         "scenario": wanted.scenario and wanted.scenario.value,
         "year": wanted.year,
         "risk_type": wanted.risk_type and wanted.risk_type.value,
@@ -234,122 +306,9 @@ def _parameters(
         "after_scenario": after.scenario.value,
         "after_year": after.year,
         "after_risk_type": after.risk_type.value,
-        "limit": limit,
+        "until_site_no": until.site_no,
+        "until_scenario": until.scenario.value,
+        "until_year": until.year,
+        "until_risk_type": until.risk_type.value,
+        "rows": rows,
     }
-
-
-HIGHEST_SHOWN = 10
-
-STATUS = """
-SELECT status
-FROM risk.assessments
-WHERE assessment_id = %(assessment_id)s
-"""
-
-# Each table is aggregated by itself and nine rows are joined: without statistics of a
-# fresh assessment the planner makes a bad join of its rows.
-AVERAGES = """
-SELECT aal.risk_type::text AS risk_type, aal.hazard_score, exposure.exposure_score,
-       vulnerability.vulnerability_score, aal.final_aal, aal.expected_loss,
-       aal.integrated_risk, aal.results, aal.missing_inputs
-FROM (
-    SELECT risk_type, avg(hazard_score) AS hazard_score, avg(final_aal) AS final_aal,
-           avg(expected_loss) AS expected_loss, avg(integrated_risk) AS integrated_risk,
-           count(*) AS results,
-           count(*) FILTER (WHERE cardinality(missing_inputs) > 0) AS missing_inputs
-    FROM risk.aal_scaled_results
-    WHERE assessment_id = %(assessment_id)s
-    GROUP BY risk_type
-) AS aal
-LEFT JOIN (
-    SELECT risk_type, avg(exposure_score) AS exposure_score
-    FROM risk.exposure_results
-    WHERE assessment_id = %(assessment_id)s
-    GROUP BY risk_type
-) AS exposure USING (risk_type)
-LEFT JOIN (
-    SELECT risk_type, avg(vulnerability_score) AS vulnerability_score
-    FROM risk.vulnerability_results
-    WHERE assessment_id = %(assessment_id)s
-    GROUP BY risk_type
-) AS vulnerability USING (risk_type)
-ORDER BY aal.risk_type
-"""
-
-# The distinct pairs of site and peril, each with its worst scenario and year.
-HIGHEST = """
-SELECT site.site_id, worst.risk_type::text AS risk_type, worst.scenario::text AS scenario,
-       worst.year, worst.integrated_risk, worst.risk_level::text AS risk_level
-FROM (
-    SELECT DISTINCT ON (site_no, risk_type)
-           site_no, risk_type, scenario, year, integrated_risk, risk_level
-    FROM risk.aal_scaled_results
-    WHERE assessment_id = %(assessment_id)s AND integrated_risk IS NOT NULL
-    ORDER BY site_no, risk_type, integrated_risk DESC, year, scenario
-) AS worst
-JOIN risk.assessment_sites AS site
-     ON site.assessment_id = %(assessment_id)s AND site.site_no = worst.site_no
-ORDER BY worst.integrated_risk DESC, worst.site_no, worst.risk_type
-"""
-
-AAL_BY_YEAR = """
-SELECT scenario::text AS scenario, year,
-       sum(final_aal) AS final_aal, sum(expected_loss) AS expected_loss,
-       count(*) FILTER (WHERE final_aal IS NULL) AS missing_inputs
-FROM risk.aal_scaled_results
-WHERE assessment_id = %(assessment_id)s
-GROUP BY scenario, year
-ORDER BY scenario, year
-"""
-
-# A mean over the scenario-years of the yearly sum over perils: what the site is expected
-# to lose in a year.
-SITES = """
-SELECT site.site_id, avg(yearly.final_aal) AS mean_final_aal,
-       avg(yearly.expected_loss) AS mean_expected_loss,
-       coalesce(sum(yearly.missing_inputs), 0)::integer AS missing_inputs
-FROM risk.assessment_sites AS site
-LEFT JOIN (
-    SELECT site_no, sum(final_aal) AS final_aal, sum(expected_loss) AS expected_loss,
-           count(*) FILTER (WHERE cardinality(missing_inputs) > 0) AS missing_inputs
-    FROM risk.aal_scaled_results
-    WHERE assessment_id = %(assessment_id)s
-    GROUP BY site_no, scenario, year
-) AS yearly USING (site_no)
-WHERE site.assessment_id = %(assessment_id)s
-GROUP BY site.site_no, site.site_id
-ORDER BY site.site_no
-"""
-
-
-def read_summary(connection: Work, assessment_id: UUID) -> dict[str, Any] | None:
-    """Return status, averages by peril, the highest risks, AAL by year and one line per site.
-
-    A number that rests on rows with missing inputs has their count beside it. Empty
-    lists when there is no result yet; None when there is no such assessment. The status is read
-    first: what is read after it is complete when it says that the assessment ended.
-    """
-    parameters = {"assessment_id": assessment_id}
-    status = connection.execute(STATUS, parameters).fetchone()
-    if status is None:
-        return None
-
-    def records(query: str) -> list[dict[str, Any]]:
-        with connection.cursor() as cursor:
-            rows = cursor.execute(query, parameters).fetchall()
-            names = [column.name for column in cursor.description or ()]
-        return [dict(zip(names, row, strict=True)) for row in rows]
-
-    highest = records(HIGHEST)
-    return {
-        "status": status[0],
-        "averages": records(AVERAGES),
-        "highest_risks": highest[:HIGHEST_SHOWN],
-        "aal_by_year": records(AAL_BY_YEAR),
-        "sites": [_with_highest(site, highest) for site in records(SITES)],
-    }
-
-
-def _with_highest(site: dict[str, Any], highest: Sequence[Record]) -> dict[str, Any]:
-    found = next((risk for risk in highest if risk["site_id"] == site["site_id"]), None)
-    return {**site, "highest_risk": found}

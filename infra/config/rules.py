@@ -325,10 +325,11 @@ def api_processes(values: Values) -> Iterator[str]:
         )
     demand = sizing.api_memory_mb(values)
     if demand > values.integer("API_MEMORY_MB"):
+        names = (setting, "API_THREADS", "API_EVENT_STREAMS_MAX")
         yield (
-            f"{shown(values, setting)} need about {demand} MB while the api is restarted (one "
-            f"process more), which exceeds {shown(values, 'API_MEMORY_MB')}; lower it or raise "
-            "the memory"
+            f"{shown(values, *names)} need about {demand} MB while the api is restarted (one "
+            f"process more), which exceeds {shown(values, 'API_MEMORY_MB')}; lower one of them or "
+            "raise the memory"
         )
 
 

@@ -18,6 +18,7 @@ MONITOR_POOL_SIZE = 1
 MONITOR_QUERY_TIMEOUT_SECONDS = 6
 # Listening sockets, log, epoll, DNS and the administrator's own descriptors.
 OPEN_FILES_SLACK = 64
+KB_PER_MB = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +218,12 @@ API_OTHER_THREADS = 29
 API_BASE_MB = 16
 # Measured: a process with its pool under load, and its connections at their bound.
 API_PROCESS_MB = 88
+# Of each answer with results, and a process has API_THREADS at once: a piece of 512 kB
+# (PIECE_BYTES_MAX in app/assessments/read_results.py) and what its connection holds of the answer.
+# Measured: 450 kB for callers who take nothing, with sites of short names.
+API_RESULTS_KB = 672
+# Measured: 65 kB for each event stream.
+API_EVENT_STREAM_KB = 80
 
 
 def api_threads(values: Values) -> int:
@@ -226,12 +233,33 @@ def api_threads(values: Values) -> int:
     return processes * (chosen + API_OTHER_THREADS)
 
 
+def api_memory_parts(values: Values) -> tuple[Part, ...]:
+    """Return the worst case of the api's container, in kB: a restart has one process more."""
+    processes = values.integer("API_PROCESSES") + 1
+    answers = values.integer("API_THREADS")
+    streams = values.integer("API_EVENT_STREAMS_MAX")
+    each = f"{processes} processes x"
+    return (
+        Part("supervisor", API_BASE_MB * KB_PER_MB, "once"),
+        Part("processes", processes * API_PROCESS_MB * KB_PER_MB, f"{each} {API_PROCESS_MB} MB"),
+        Part(
+            "answers with results",
+            processes * answers * API_RESULTS_KB,
+            f"{each} {answers} threads x {API_RESULTS_KB} kB",
+        ),
+        Part(
+            "event streams",
+            processes * streams * API_EVENT_STREAM_KB,
+            f"{each} {streams} x {API_EVENT_STREAM_KB} kB",
+        ),
+    )
+
+
 def api_memory_mb(values: Values) -> int:
-    """Return the memory of the api's container during a restart, which has one process more."""
-    return API_BASE_MB + (values.integer("API_PROCESSES") + 1) * API_PROCESS_MB
+    """Return the memory of the api's container in MB, rounded up."""
+    return -(-total(api_memory_parts(values)) // KB_PER_MB)
 
 
-KB_PER_MB = 1024
 # Measured: 5,000 TLS clients took 187 MiB in one process.
 PGBOUNCER_BASE_KB = 16 * KB_PER_MB
 PGBOUNCER_CLIENT_KB = 40

@@ -26,6 +26,7 @@ def whole(values: Values) -> list[Table]:
         _server_connections(values),
         _client_connections(values),
         _memory(values),
+        _api_memory(values),
         _disk(values),
         _derived(values),
     ]
@@ -73,6 +74,15 @@ def _memory(values: Values) -> Table:
     left = sizing.memory_kb(values) - sizing.memory_demand_kb(values)
     limit = values.integer("POSTGRES_MEMORY_MB")
     shown.add_row(f"left of {limit}", _megabytes(left), "POSTGRES_MEMORY_MB")
+    return shown
+
+
+def _api_memory(values: Values) -> Table:
+    parts = sizing.api_memory_parts(values)
+    shown = _parts("Api memory, worst case", ("Part", "MB"), parts, form=_megabytes)
+    limit = values.integer("API_MEMORY_MB")
+    left = limit * sizing.KB_PER_MB - sizing.total(parts)
+    shown.add_row(f"left of {limit}", _megabytes(left), "API_MEMORY_MB")
     return shown
 
 

@@ -1,4 +1,4 @@
-"""Clients that never finish a request, beside clients that do."""
+"""Clients that never finish a request, or ask for much at once, beside clients that do not."""
 
 from __future__ import annotations
 
@@ -12,14 +12,19 @@ from contextlib import ExitStack, contextmanager
 import httpx
 import pytest
 
-from tests.fix_api import Api, assessment_body
-from tests.fix_stack import Stack, during, run_in
+from tests.fix_api import ASSESSMENTS, SEOUL, Api, assessment_body
+from tests.fix_stack import Stack, during, poll, run_in
 
 ENDLESS_CLIENTS = 10
 SLOW_CLIENTS = 200
 HOSTILE_SECONDS = 15.0
-# What 210 connections may cost, with what an assessment leaves in Python.
+# What 210 connections, or 40 callers of files, may cost, with what an assessment leaves in Python.
 GROWTH_BYTES_MAX = 24 * 1024 * 1024
+DOWNLOADS = 40
+DOWNLOAD_SITES = 6
+SITE_ROWS = 4 * 80 * 9
+# What 40 callers who take nothing may cost: a piece each, and what their connections hold.
+PIECES_BYTES_MAX = 40 * 1024 * 1024
 HEAD = b"GET /health/live HTTP/1.1\r\nHost: here\r\n"
 Connect = Callable[[], socket.socket]
 
@@ -108,6 +113,69 @@ def test_endless_and_slow_clients_leave_others_and_the_memory_alone(
     container = stack.container("api")
     assert container.attrs["RestartCount"] == restarts
     assert stack.health(container) == "healthy"
+
+
+@pytest.fixture(scope="module")
+def download(api: Api) -> str:
+    """Return the path of a CSV file of 3 MB."""
+    places = [{**SEOUL, "site_id": f"site-{number}"} for number in range(DOWNLOAD_SITES)]
+    assessment_id = api.run(assessment_body(*places))["assessment_id"]
+    return f"{ASSESSMENTS}/{assessment_id}/results?format=csv"
+
+
+def whole_or_refused(answer: httpx.Response) -> bool:
+    """Return True for a file with every row, False for a refusal that says when to come again."""
+    if answer.status_code == 503:
+        assert int(answer.headers["Retry-After"]) > 0
+        return False
+    assert answer.status_code == 200
+    assert answer.text.count("\r\n") == 1 + DOWNLOAD_SITES * SITE_ROWS
+    return True
+
+
+def test_many_downloads_at_once_are_whole_and_leave_the_memory_alone(
+    stack: Stack, api: Api, download: str
+) -> None:
+    def get() -> bool:
+        # A cut answer raises.
+        return whole_or_refused(httpx.get(f"{api.http.base_url}{download}", timeout=60))
+
+    restarts = stack.container("api").attrs["RestartCount"]
+    assert get()
+    before = largest = memory_bytes(stack)
+    with ThreadPoolExecutor(DOWNLOADS) as threads:
+        files = [threads.submit(get) for _ in range(DOWNLOADS)]
+        while not all(one.done() for one in files):
+            largest = max(largest, memory_bytes(stack))
+            assert api.http.get("/health/ready").status_code == 200
+    assert any(one.result() for one in files)
+    assert largest - before < GROWTH_BYTES_MAX
+    assert stack.container("api").attrs["RestartCount"] == restarts
+
+
+def test_callers_who_take_nothing_hold_no_connection_and_little_memory(
+    stack: Stack, api: Api, settings: dict[str, str], download: str
+) -> None:
+    places = int(settings["API_THREADS"])
+    # Docker's proxy, behind the published port, would take the files in their stead.
+    networks = stack.container("api").attrs["NetworkSettings"]["Networks"]
+    address = networks[f"{stack.project}_edge"]["IPAddress"]
+    before = memory_bytes(stack)
+    with ExitStack() as opened:
+        for _ in range(places - 1):
+            connection = opened.enter_context(socket.socket())
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
+            connection.connect((address, 8000))
+            connection.sendall(f"GET {download} HTTP/1.1\r\nHost: here\r\n\r\n".encode())
+            connection.settimeout(30)
+            assert connection.recv(12) == b"HTTP/1.1 200"
+        poll(
+            lambda: api.http.get("/health/ready").json()["pool"]["in_use"] == 0,
+            seconds=5,
+            what="every connection given back",
+        )
+        assert memory_bytes(stack) - before < PIECES_BYTES_MAX
+        assert whole_or_refused(api.http.get(download))
 
 
 @pytest.mark.parametrize("end", [b"", b"\r\n"])

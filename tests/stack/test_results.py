@@ -188,6 +188,20 @@ def test_csv_is_paged_without_loss_or_repetition(api: Api) -> None:
     assert len(seen) == 1 + 2 * 3 * 9
 
 
+def test_a_name_that_looks_like_a_formula_is_text_in_csv(api: Api) -> None:
+    names = ["=cmd|' /C calc'!A0", "+1", "-12.5", "@SUM(A1)", "plain", "'quoted", "a=b"]
+    places = [{**SEOUL, "site_id": name} for name in names]
+    body = assessment_body(*places, years={"from": 2030, "to": 2030}, scenarios=["SSP126"])
+    url = f"{ASSESSMENTS}/{api.run(body)['assessment_id']}/results"
+    rows = api.http.get(url).raise_for_status().json()["results"]
+    lines = list(csv.DictReader(io.StringIO(api.http.get(f"{url}?format=csv").text)))
+    assert [row["site_id"] for row in rows[::9]] == names
+    escaped = [f"'{name}" if name[0] in "=+-@" else name for name in names]
+    assert [line["site_id"] for line in lines[::9]] == escaped
+    for row, line in zip(rows, lines, strict=True):
+        assert all(same(line[name], row[name]) for name in row if name != "site_id")
+
+
 def test_the_summary_agrees_with_the_rows(api: Api, finished: dict[str, Any], sql: Sql) -> None:
     url = f"{ASSESSMENTS}/{finished['assessment_id']}/summary"
     summary = api.http.get(url).raise_for_status().json()

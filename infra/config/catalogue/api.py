@@ -46,11 +46,12 @@ SETTINGS: Final = (
         tier=Tier.API,
         meaning="Memory limit of the container; a restart has one more process in it for a moment.",
         unit="MB",
-        minimum=192,
+        minimum=194,
         maximum=65_536,
         default=256,
         change=Change.RECREATE,
-        rule="holds API_PROCESSES + 1 processes",
+        rule="holds API_PROCESSES + 1 processes, each with API_THREADS answers with results and "
+        "API_EVENT_STREAMS_MAX streams",
         compose=True,
         listed=True,
     ),
@@ -86,13 +87,15 @@ SETTINGS: Final = (
     Setting(
         name="API_THREADS",
         tier=Tier.API,
-        meaning="Threads of one process that answer requests.",
+        meaning="Threads of one process that answer requests; as many answers with results are "
+        "on their way at once, as many requests for them wait, and the next is answered 503.",
         unit="threads",
         minimum=1,
         maximum=480,
         default=40,
         change=Change.RESTART_API,
-        rule="with APP_POOL_CONNECTORS and others, times API_PROCESSES + 1, at most 1,024",
+        rule="with APP_POOL_CONNECTORS and others, times API_PROCESSES + 1, at most 1,024; "
+        "counts in the sum under API_MEMORY_MB",
         listed=True,
     ),
     Setting(
@@ -232,7 +235,8 @@ SETTINGS: Final = (
     Setting(
         name="API_REQUEST_DEADLINE_SECONDS",
         tier=Tier.API,
-        meaning="No request outlives this; then it is answered 503.",
+        meaning="No request outlives this; then it is answered 503. Results come in pieces, each "
+        "read within it; an answer that has begun is cut.",
         unit="seconds",
         minimum=Decimal("1"),
         maximum=Decimal("24"),
@@ -270,11 +274,13 @@ SETTINGS: Final = (
         maximum=10_000,
         default=50,
         change=Change.LIVE,
+        rule="counts in the sum under API_MEMORY_MB",
     ),
     Setting(
         name="API_SHUTDOWN_GRACE_SECONDS",
         tier=Tier.API,
-        meaning="Time for requests in flight when the container stops; it is killed after 40 s.",
+        meaning="Time for requests in flight when the container stops, after which answers with "
+        "results are cut; it is killed after 40 s.",
         unit="seconds",
         minimum=1,
         maximum=25,

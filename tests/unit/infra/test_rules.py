@@ -38,13 +38,13 @@ LIMITS: list[tuple[str, Settings, Settings, str]] = [
         {
             "API_CPUS": 2,
             "API_PROCESSES": 2,
-            "API_MEMORY_MB": 280,
+            "API_MEMORY_MB": 371,
             "PGBOUNCER_MAX_CLIENT_CONNECTIONS": 70,
         },
         {
             "API_CPUS": 2,
             "API_PROCESSES": 2,
-            "API_MEMORY_MB": 280,
+            "API_MEMORY_MB": 371,
             "PGBOUNCER_MAX_CLIENT_CONNECTIONS": 69,
         },
         "API_PROCESSES=2, API_POOL_MAX_SIZE=16, WORKER_REPLICAS=2",
@@ -57,17 +57,17 @@ LIMITS: list[tuple[str, Settings, Settings, str]] = [
     ),
     (
         "the processes of the api fit into its container's threads",
-        {"API_CPUS": 2, "API_PROCESSES": 2, "API_MEMORY_MB": 280, "API_THREADS": 309},
-        {"API_CPUS": 2, "API_PROCESSES": 2, "API_MEMORY_MB": 280, "API_THREADS": 310},
+        {"API_CPUS": 2, "API_PROCESSES": 2, "API_MEMORY_MB": 1024, "API_THREADS": 309},
+        {"API_CPUS": 2, "API_PROCESSES": 2, "API_MEMORY_MB": 1024, "API_THREADS": 310},
         "need 1026 threads while the api is restarted",
     ),
     (
         "so do those that connect its pool",
-        {"API_CPUS": 2, "API_PROCESSES": 2, "API_MEMORY_MB": 280, "API_THREADS": 309},
+        {"API_CPUS": 2, "API_PROCESSES": 2, "API_MEMORY_MB": 1024, "API_THREADS": 309},
         {
             "API_CPUS": 2,
             "API_PROCESSES": 2,
-            "API_MEMORY_MB": 280,
+            "API_MEMORY_MB": 1024,
             "API_THREADS": 309,
             "APP_POOL_CONNECTORS": 4,
         },
@@ -75,9 +75,21 @@ LIMITS: list[tuple[str, Settings, Settings, str]] = [
     ),
     (
         "the processes of the api fit into its memory",
-        {"API_CPUS": 2, "API_PROCESSES": 2, "API_MEMORY_MB": 280},
-        {"API_CPUS": 2, "API_PROCESSES": 2, "API_MEMORY_MB": 279},
-        "API_PROCESSES=2 need about 280 MB",
+        {"API_CPUS": 2, "API_PROCESSES": 2, "API_MEMORY_MB": 371},
+        {"API_CPUS": 2, "API_PROCESSES": 2, "API_MEMORY_MB": 370},
+        "API_EVENT_STREAMS_MAX=50 need about 371 MB",
+    ),
+    (
+        "so do its answers with results",
+        {"API_THREADS": 42},
+        {"API_THREADS": 43},
+        "API_THREADS=43, API_EVENT_STREAMS_MAX=50 need about 257 MB",
+    ),
+    (
+        "and its event streams",
+        {"API_EVENT_STREAMS_MAX": 73},
+        {"API_EVENT_STREAMS_MAX": 74},
+        "API_EVENT_STREAMS_MAX=74 need about 257 MB",
     ),
     (
         "2 connections fit into the open files",

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.server import Server, make_server
 from app.settings import HttpSettings
@@ -71,13 +71,13 @@ class Serving:
 
 
 @contextmanager
-def serving(listener: socket.socket | None = None) -> Iterator[Serving]:
+def serving(listener: socket.socket | None = None, app: ASGIApp = application) -> Iterator[Serving]:
     """Serve for the length of the block, on a socket that is bound or a new one."""
     if listener is None:
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
     started = threading.Event()
-    server = make_server(application, HTTP, on_started=started.set)
+    server = make_server(app, HTTP, on_started=started.set)
     port = int(listener.getsockname()[1])
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from app.api.models import AssessmentStatus, AssessmentSummary, ResultsPage
-from app.assessments.read_results import COLUMNS, ResultKey, ResultPage, UnknownSiteError
+from app.api.models import AssessmentStatus, AssessmentSummary
+from app.assessments.read_results import UnknownSiteError
 from app.assessments.status import FailedTask, SiteProgress, Status
 from app.assessments.submit import Accepted, Area, ReferenceDataMissingError, SitesOutsideAreaError
 from app.pool import CommitOutcomeUnknown, DatabaseUnavailable, DeadlineExceeded, PoolSaturated
-from app.risk.types import RiskType, Scenario
 
 from .conftest import API, STATE, StandInDatabase
 
@@ -112,30 +111,6 @@ def test_a_status_says_which_tasks_failed(client: TestClient, database: StandInD
     assert answer.failures[0].error == "ValueError: no"
 
 
-VALUES = ("seoul", "SSP126", 2030, "drought", 1.5, None, 2, 0.1, 0.1, 5.0, None, None, ["building"])
-ROW = json.dumps(dict(zip(COLUMNS, VALUES, strict=True))).encode()
-
-
-def test_results_link_to_their_next_page(client: TestClient, database: StandInDatabase) -> None:
-    key = ResultKey(0, Scenario.SSP126, 2030, RiskType.DROUGHT)
-    database.answers["results"] = ResultPage([ROW, ROW], key)
-    answer = client.get(f"{PATH}/{SOME_ID}/results?limit=1&scenario=SSP126&cursor={key.encode()}")
-    page = ResultsPage.model_validate(answer.json())
-    expected = f"{PATH}/{SOME_ID}/results?limit=1&scenario=SSP126&cursor={key.encode()}"
-    assert page.next == expected
-    assert answer.headers["link"] == f'<{expected}>; rel="next"'
-    assert [row.exposure_score for row in page.results] == [None, None]
-    assert str(page.assessment_id) == answer.json()["assessment_id"] == str(SOME_ID)
-
-
-def test_results_come_as_csv(client: TestClient, database: StandInDatabase) -> None:
-    database.answers["results"] = ResultPage([b"seoul", b"busan"], None)
-    answer = client.get(f"{PATH}/{SOME_ID}/results?format=csv")
-    assert answer.headers["content-type"].startswith("text/csv")
-    assert "link" not in answer.headers
-    assert answer.content.decode() == f"{','.join(COLUMNS)}\r\nseoul\r\nbusan\r\n"
-
-
 def test_a_summary_has_the_documented_shape(client: TestClient, database: StandInDatabase) -> None:
     database.answers["summary"] = {
         "status": "succeeded",
@@ -212,12 +187,14 @@ def test_events_end_with_the_last_state_and_then_end(
 def test_event_streams_are_bounded(client: TestClient, database: StandInDatabase) -> None:
     services: Any = client.app.state.services  # type: ignore[attr-defined]
     database.answers["status"] = status_of()
-    services.streams_open = 1
+    open_stream = object()
+    assert client.portal is not None
+    client.portal.call(services.event_places.acquire_on_behalf_of_nowait, open_stream)
     answer = client.get(f"{PATH}/{SOME_ID}/events")
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "busy")
-    services.streams_open = 0
-    client.get(f"{PATH}/{SOME_ID}/events")
-    assert services.streams_open == 0
+    client.portal.call(services.event_places.release_on_behalf_of, open_stream)
+    for _ in range(2):
+        assert client.get(f"{PATH}/{SOME_ID}/events").status_code == 200
 
 
 def test_health_answers_while_every_request_thread_is_stuck(
