@@ -202,6 +202,15 @@ def test_a_kept_connection_may_rest(found: Serving) -> None:
         assert is_answered(connection)
 
 
+def test_a_kept_connection_that_rests_for_too_long_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server_module, "KEEP_ALIVE_SECONDS", 1)
+    with serving() as found, found.socket() as connection:
+        assert is_answered(connection)
+        assert read_all(connection) == b""
+
+
 @pytest.mark.usefixtures("short")
 def test_a_body_that_was_not_asked_for_ends_too(found: Serving) -> None:
     with found.socket() as connection:
