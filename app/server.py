@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 
 from app.connection import BoundedServer, bounded
 from app.database import Database, ping
+from app.log import get_logger
 from app.pool import DatabaseUnavailable, Deadline
 from app.settings import HttpSettings
 
@@ -31,9 +32,11 @@ CONNECTIONS_MAX = 2000
 LAME_DUCK_SECONDS = 5.0
 CONNECTION_CLOSE = (b"connection", b"close")
 READY_SECONDS = 1.0
+RETRY_AFTER_SECONDS = 1
 # A little less, so that the pool says what is wrong before the second is over.
 PROBE_SECONDS = 0.9
 PROBE_THREADS = 4
+log = get_logger("app.server")
 
 
 class Server(BoundedServer):
@@ -175,9 +178,10 @@ class Health:
         pool = asdict(self._database.state())
         if fault is None:
             return JSONResponse({"status": "ready", "pool": pool})
-        retry = {"Retry-After": "1"}
+        retry = {"Retry-After": str(RETRY_AFTER_SECONDS)}
         status = HTTPStatus.SERVICE_UNAVAILABLE
-        return error_response(status, "not_ready", fault, headers=retry, pool=pool)
+        message = f"{fault}; try again in {RETRY_AFTER_SECONDS} s"
+        return error_response(status, "not_ready", message, headers=retry, pool=pool)
 
     async def metrics(self) -> Response:
         """Return every metric as Prometheus text."""
@@ -191,5 +195,7 @@ class Health:
         try:
             self._database.run(ping, deadline=deadline, name="ready", read_only=True)
         except DatabaseUnavailable as error:
-            return error.reason
+            # With addresses, roles and SQLSTATEs, which are nothing for whoever asks.
+            log.warning("not ready", reason=error.reason)
+            return "the database does not answer through the pool"
         return None

@@ -31,15 +31,19 @@ def status_of(state: str = "failed") -> Status:
     return Status(SOME_ID, state, 4, NOW, NOW, ended, (site,), (failure,))
 
 
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [
-        (PoolSaturated("queue full", STATE, 3), "pool_saturated"),
-        (DeadlineExceeded("too late", STATE, 3), "deadline_exceeded"),
-        (CommitOutcomeUnknown("no answer", STATE, 3), "commit_outcome_unknown"),
-        (DatabaseUnavailable("gone", STATE, 3), "database_unavailable"),
-    ],
+REASON = (
+    'OperationalError 08006: connection to server at "10.1.2.3", port 6432 failed: FATAL: '
+    'role "risk_api" is not permitted to log in'
 )
+OUTAGES = [
+    (PoolSaturated(REASON, STATE, 3), "pool_saturated"),
+    (DeadlineExceeded(REASON, STATE, 3), "deadline_exceeded"),
+    (CommitOutcomeUnknown(REASON, STATE, 3), "commit_outcome_unknown"),
+    (DatabaseUnavailable(REASON, STATE, 3), "database_unavailable"),
+]
+
+
+@pytest.mark.parametrize(("error", "code"), OUTAGES)
 def test_an_unavailable_database_is_503_with_the_state_of_the_pool(
     client: TestClient, database: StandInDatabase, error: Exception, code: str
 ) -> None:
@@ -48,7 +52,28 @@ def test_an_unavailable_database_is_503_with_the_state_of_the_pool(
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == "3"
     assert answer.json()["error"]["code"] == code
+    assert answer.json()["error"]["message"].endswith("; try again in 3 s")
     assert answer.json()["error"]["pool"]["waiting"] == 7
+
+
+@pytest.mark.parametrize("error", [error for error, _code in OUTAGES])
+@pytest.mark.parametrize("path", [f"{PATH}/{SOME_ID}", "/health/ready"])
+def test_why_the_database_is_unavailable_is_logged_and_not_told(
+    client: TestClient,
+    database: StandInDatabase,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    path: str,
+) -> None:
+    database.answers |= {"status": error, "ready": error}
+    answer = client.get(path, headers={"X-Request-ID": "abc-1"})
+    assert answer.status_code == 503
+    assert "try again in " in answer.json()["error"]["message"]
+    told = [word for word in ("10.1.2.3", "6432", "risk_api", "08006") if word in answer.text]
+    assert told == []
+    events: list[Any] = [record.msg for record in caplog.records]
+    reasons = {one["request_id"]: one["reason"] for one in events if "reason" in one}
+    assert reasons == {"abc-1": REASON}
 
 
 def test_an_unexpected_error_is_500_without_its_text(
@@ -68,6 +93,7 @@ def test_missing_reference_data_is_503(
     answer = client.post(PATH, json=body)
     assert answer.status_code == 503
     assert answer.json()["error"]["code"] == "reference_data_missing"
+    assert "migrate" not in answer.text
 
 
 def test_a_site_outside_the_area_is_named_with_the_area(
