@@ -49,7 +49,12 @@ def create_app(
     shared = SharedMetrics(registry) if sharing else None
     services = Services(live, pool, registry, hints, opening, shared)
     app = FastAPI(
-        title="Sluice risk service", version="1", description=DESCRIPTION, lifespan=_lifespan
+        title="Sluice risk service",
+        version="1",
+        description=DESCRIPTION,
+        lifespan=_lifespan,
+        # It would redirect to whatever host the caller names.
+        redirect_slashes=False,
     )
     app.state.services = services
     for router in (submission.router, reading.router, events.router):

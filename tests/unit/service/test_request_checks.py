@@ -135,6 +135,13 @@ def test_another_content_type_is_refused(
     refused(client.post(PATH, content=json.dumps(body), headers=headers), 415)
 
 
+def test_no_answer_leads_to_the_host_that_a_caller_names(client: TestClient) -> None:
+    for path in ("/docs/", f"{PATH}/", "/health/live/", "/"):
+        answer = client.get(path, headers={"Host": "elsewhere.example"}, follow_redirects=False)
+        assert answer.status_code in (200, 404)
+        assert "elsewhere" not in f"{answer.headers}{answer.text}"
+
+
 @pytest.mark.parametrize("key", ["", "x" * 256, "caf\xe9", "a\tb"])
 def test_a_bad_idempotency_key_is_refused(
     client: TestClient, body: dict[str, Any], key: str
