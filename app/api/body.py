@@ -1,11 +1,14 @@
 """A request's body: read whole before anything parses it, then parsed as strict JSON.
 
 Too large or too slow is refused. JSON is as the standard has it (no NaN token, no bad Unicode,
-bounded depth and number length), and no more of it than a request can need: every wrong field
-becomes a fault, so a megabyte of them would keep the event loop busy for seconds.
+bounded depth and number length, no name twice in an object), and no more of it than a request can
+need: every wrong field becomes a fault, so a megabyte of them would keep the event loop busy for
+seconds.
 """
 
 import asyncio
+import json
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from http import HTTPStatus
 from typing import Any
@@ -156,9 +159,10 @@ class StrictJsonRoute(APIRoute):
         async def handle_strictly(request: Request) -> Response:
             _require_json(request)
             strict = StrictJsonRequest(request.scope, request.receive)
-            faults = list(bulk_faults(await strict.json(), _sites_max(request)))
-            if faults:
+            if faults := list(bulk_faults(await strict.json(), _sites_max(request))):
                 raise InvalidRequestError(faults[:1])
+            if faults := list(repetition_faults(await strict.body())):
+                raise InvalidRequestError(faults)
             return await handle(strict)
 
         return handle_strictly
@@ -172,16 +176,62 @@ def bulk_faults(document: Any, sites_max: int) -> Iterator[Fault]:
     if isinstance(sites, list) and len(sites) > sites_max:
         yield Fault("sites", shorten(sites), f"at most {sites_max} sites in one request")
         return
-    parts = {"body": document, "years": document.get("years")}
-    parts["scenarios"] = document.get("scenarios")
-    if isinstance(sites, list):
-        parts |= {f"sites[{index}]": site for index, site in enumerate(sites)}
-    for name, part in parts.items():
+    for name, part in _parts(document).items():
         if isinstance(part, (dict, list)) and len(part) > FIELDS_MAX:
             yield Fault(name, shorten(part), f"at most {FIELDS_MAX} entries")
 
 
+class _Repeating(dict[str, Any]):
+    """An object with a name that is in it more than once; `names` has every one as it came."""
+
+    names: list[str]
+
+
+def repetition_faults(body: bytes) -> Iterator[Fault]:
+    """Find the names that an object of a body in standard JSON has more than once.
+
+    Readers differ in which of them counts: one before us may have checked another.
+    """
+    # Numbers stay text: they were checked, and long ones take time.
+    document = json.loads(body.decode(), object_pairs_hook=_kept, parse_int=str, parse_float=str)
+    if not isinstance(document, dict):
+        return
+    for name, part in _parts(document).items():
+        if not isinstance(part, _Repeating):
+            continue
+        for key, count in Counter(part.names).items():
+            if count > 1:
+                field = key if part is document else f"{name}.{key}"
+                yield Fault(str(shorten(field)), None, f"named {count} times; name it once")
+
+
+def _kept(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    kept = dict(pairs)
+    if len(kept) == len(pairs):
+        return kept
+    repeating = _Repeating(kept)
+    repeating.names = [name for name, _value in pairs]
+    return repeating
+
+
+def _parts(document: dict[str, Any]) -> dict[str, Any]:
+    """Return every place where a good request has an object or a list of scenarios."""
+    sites = document.get("sites")
+    parts = {"body": document, "years": document.get("years")}
+    parts["scenarios"] = document.get("scenarios")
+    if isinstance(sites, list):
+        parts |= {f"sites[{index}]": site for index, site in enumerate(sites)}
+    return parts
+
+
 def _require_json(request: Request) -> None:
+    encodings = request.headers.getlist("content-encoding")
+    if any(encoding.strip().lower() != "identity" for encoding in encodings):
+        raise HTTPException(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            f"Content-Encoding must be identity, not {shorten(', '.join(encodings))}",
+            headers={"Accept-Encoding": "identity"},
+        )
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise HTTPException(

@@ -135,6 +135,61 @@ def test_another_content_type_is_refused(
     refused(client.post(PATH, content=json.dumps(body), headers=headers), 415)
 
 
+@pytest.mark.parametrize("encoding", ["gzip", "br", "identity, gzip", "", "x" * 1000])
+def test_an_encoded_body_is_refused(
+    client: TestClient, body: dict[str, Any], encoding: str
+) -> None:
+    headers = {"Content-Encoding": encoding}
+    answer = client.post(PATH, json=body, headers=headers)
+    assert "Content-Encoding must be identity" in refused(answer, 415)["message"]
+    assert answer.headers["accept-encoding"] == "identity"
+
+
+def test_the_encoding_identity_is_none(client: TestClient) -> None:
+    answer = client.post(PATH, content=b"{}", headers=JSON | {"Content-Encoding": "Identity"})
+    assert refused(answer)["field"] == "sites"
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ('{"asset_value": 1, "sites": [], "asset_value": 2}', "asset_value"),
+        ('{"sites": [{}, {"site_id": "a", "site_id": "b"}]}', "sites[1].site_id"),
+        ('{"years": {"from": 2021, "from": 2030}}', "years.from"),
+        ('{"\\u0061": 1, "a": 1}', "a"),
+        ('{"sites": [], "sites": 9' + "9" * 4000 + "}", "sites"),
+    ],
+)
+def test_a_name_that_is_twice_in_an_object_is_named_with_its_place(
+    client: TestClient, text: str, field: str
+) -> None:
+    error = refused(client.post(PATH, content=text, headers=JSON))
+    assert (error["field"], error["rule"]) == (field, "named 2 times; name it once")
+
+
+def test_every_name_that_is_there_again_is_listed(client: TestClient) -> None:
+    text = '{"a": 1, "a": 1, "years": {"to": 1, "to": 1, "to": 1}}'
+    faults = refused(client.post(PATH, content=text, headers=JSON))["faults"]
+    assert [fault["field"] for fault in faults] == ["a", "years.to"]
+
+
+@pytest.mark.parametrize("name", ["Idempotency-Key", "Content-Type", "Host"])
+def test_a_header_that_counts_once_is_refused_twice(
+    client: TestClient, body: dict[str, Any], name: str
+) -> None:
+    headers = [(name, "a"), (name.lower(), "b"), *JSON.items()][
+        : 2 if name == "Content-Type" else 3
+    ]
+    error = refused(client.post(PATH, json=body, headers=headers), 400)
+    assert (error["field"], error["value"]) == (f"header.{name}", "a list of 2 items")
+    assert error["rule"] == "must be sent once"
+
+
+def test_of_two_request_ids_none_is_kept(client: TestClient) -> None:
+    answer = client.get("/health/live", headers=[("X-Request-ID", "a"), ("X-Request-ID", "b")])
+    assert answer.headers["x-request-id"] not in ("a", "b")
+
+
 def test_no_answer_leads_to_the_host_that_a_caller_names(client: TestClient) -> None:
     for path in ("/docs/", f"{PATH}/", "/health/live/", "/"):
         answer = client.get(path, headers={"Host": "elsewhere.example"}, follow_redirects=False)
