@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from functools import partial
+from typing import Any
 
 from anyio import to_thread
 from fastapi import FastAPI
@@ -24,6 +25,10 @@ from app.settings import ApiSettings, Live
 CLOSE_SECONDS = 5.0
 # Enough to keep the threads busy through a burst, few enough to answer in time.
 ADMITTED_PER_THREAD = 10
+# What any path may answer, from its connection inwards.
+ANYWHERE: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody} for status in (400, 408, 413, 431, 500, 503)
+}
 DESCRIPTION = (
     "Assesses sites for nine climate perils under four scenarios, 2021-2100. "
     "Submit, follow the progress, read the results."
@@ -53,6 +58,7 @@ def create_app(
         version="1",
         description=DESCRIPTION,
         lifespan=_lifespan,
+        responses=ANYWHERE,
         # It would redirect to whatever host the caller names.
         redirect_slashes=False,
     )
@@ -91,7 +97,6 @@ def _add_operation(app: FastAPI, health: Health) -> None:
     @app.get(
         "/health/ready",
         tags=["operation"],
-        responses={503: {"model": ErrorBody}},
         summary="The pooled path answers within a second",
     )
     async def ready() -> Response:

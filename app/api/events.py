@@ -63,7 +63,6 @@ class CountedStream(EventSourceResponse):
         200: {"content": {"text/event-stream": {}}},
         404: {"model": ErrorBody},
         422: {"model": ErrorBody},
-        503: {"model": ErrorBody},
     },
     summary="Progress as server-sent events",
 )

@@ -41,7 +41,7 @@ ROWS_DEFAULT = 1_000
 # Eight sites of 2,880 rows fit into one CSV file; JSON costs more to build and to read.
 ROWS_MAX = {"json": 10_000, "csv": 50_000}
 router = APIRouter(tags=["assessments"])
-ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": ErrorBody} for code in (404, 422, 503)}
+ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": ErrorBody} for code in (404, 422)}
 
 
 @router.get(

@@ -1,7 +1,9 @@
 """Answers around the database: accepted, not found, unavailable, unexpected, too large."""
 
 import json
+import re
 import threading
+import unicodedata
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -9,8 +11,9 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from pydantic import TypeAdapter, ValidationError
 
-from app.api.models import AssessmentStatus, AssessmentSummary, ResultsPage
+from app.api.models import AssessmentStatus, AssessmentSummary, ResultsPage, SiteId
 from app.assessments.read_results import COLUMNS, ResultKey, ResultPage, UnknownSiteError
 from app.assessments.status import FailedTask, SiteProgress, Status
 from app.assessments.submit import Accepted, Area, ReferenceDataMissingError, SitesOutsideAreaError
@@ -321,5 +324,41 @@ def test_the_root_says_what_this_is_and_where_to_go(
 def test_the_openapi_document_has_examples_and_errors(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
     post = document["paths"][PATH]["post"]
-    assert {"202", "413", "415", "422", "503"} <= post["responses"].keys()
+    assert {"202", "400", "408", "413", "415", "422", "431", "500", "503"} <= post[
+        "responses"
+    ].keys()
     assert document["components"]["schemas"]["AssessmentRequest"]["examples"]
+
+
+def patterns(part: Any) -> Iterator[str]:
+    """Yield every pattern of a schema."""
+    if isinstance(part, dict):
+        for name, inner in part.items():
+            if name == "pattern" and isinstance(inner, str):
+                yield inner
+            yield from patterns(inner)
+    elif isinstance(part, list):
+        for inner in part:
+            yield from patterns(inner)
+
+
+def test_programs_that_make_requests_can_use_every_pattern(client: TestClient) -> None:
+    found = set(patterns(client.get("/openapi.json").json()))
+    assert len(found) > 1
+    for pattern in found:
+        # Without classes of Unicode, which Python does not know and ECMAScript by a flag only.
+        assert re.compile(pattern).search("seoul 1")
+
+
+@pytest.mark.parametrize(
+    "code", [*range(0x21), 0x7E, 0x7F, 0x80, 0x9F, 0xA0, 0xE9, 0x2028, 0x10FFFF]
+)
+def test_a_site_id_has_no_control_character(code: int) -> None:
+    text = f"a{chr(code)}"
+    wanted = unicodedata.category(chr(code)) != "Cc"
+    try:
+        TypeAdapter(SiteId).validate_python(text)
+    except ValidationError:
+        assert not wanted
+    else:
+        assert wanted
