@@ -13,8 +13,11 @@ import anyio
 import uvicorn
 from anyio import to_thread
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.applications import Starlette
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp
+from starlette.routing import Route
+from starlette.types import ASGIApp, Lifespan
 
 from app.connection import BoundedServer, bounded
 from app.database import Database, ping
@@ -187,6 +190,28 @@ class Health:
         """Return every metric as Prometheus text."""
         text = await to_thread.run_sync(self._metrics_text, limiter=self._limiter)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+    def pages(self, lifespan: Lifespan[Starlette] | None = None) -> Starlette:
+        """Return the application of a monitor port, which the outside does not reach."""
+
+        async def live(_request: Request) -> Response:
+            return self.live()
+
+        async def ready(_request: Request) -> Response:
+            return await self.ready()
+
+        async def metrics(_request: Request) -> Response:
+            return await self.metrics()
+
+        routes = [
+            Route("/health/live", live),
+            Route("/health/ready", ready),
+            Route("/metrics", metrics),
+        ]
+        app = Starlette(routes=routes, lifespan=lifespan)
+        # It would redirect to whatever host the caller names.
+        app.router.redirect_slashes = False
+        return app
 
     def _probe(self) -> str | None:
         if (fault := self._fault()) is not None:

@@ -9,6 +9,7 @@ from anyio import to_thread
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import generate_latest
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api import events, reading, submission
 from app.api.body import BodyLimit
@@ -65,11 +66,29 @@ def create_app(
     app.state.services = services
     for router in (submission.router, reading.router, events.router):
         app.include_router(router)
-    text = shared.text if shared else partial(generate_latest, registry)
-    _add_operation(app, Health(pool, text))
+    health = Health(pool, shared.text if shared else partial(generate_latest, registry))
+    _add_operation(app, health)
     register_handlers(app)
     _add_layers(app, services)
+    app.add_middleware(MonitorPort, port=live.current.monitor_port, pages=health.pages())
     return app
+
+
+class MonitorPort:
+    """Gives what came in on the monitor port to its pages, and all else to the api.
+
+    The port is that of the socket, not the one in the request's Host.
+    """
+
+    def __init__(self, app: ASGIApp, *, port: int, pages: ASGIApp) -> None:
+        self._app = app
+        self._port = port
+        self._pages = pages
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI connection."""
+        monitored = scope["type"] == "http" and scope["server"][1] == self._port
+        await (self._pages if monitored else self._app)(scope, receive, send)
 
 
 def _add_operation(app: FastAPI, health: Health) -> None:
@@ -85,7 +104,6 @@ def _add_operation(app: FastAPI, health: Health) -> None:
                 "documentation": app.docs_url,
                 "openapi": app.openapi_url,
                 "health": "/health/ready",
-                "metrics": "/metrics",
             }
         )
 
@@ -102,17 +120,6 @@ def _add_operation(app: FastAPI, health: Health) -> None:
     async def ready() -> Response:
         """Run a query through the pool, or say why that failed."""
         return await health.ready()
-
-    @app.get(
-        "/metrics",
-        tags=["operation"],
-        response_class=Response,
-        responses={200: {"content": {"text/plain": {}}}},
-        summary="Prometheus text",
-    )
-    async def metrics() -> Response:
-        """Return every metric of all serving processes."""
-        return await health.metrics()
 
 
 def _add_layers(app: FastAPI, services: Services) -> None:

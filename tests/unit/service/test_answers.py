@@ -250,7 +250,7 @@ def test_event_streams_are_bounded(client: TestClient, database: StandInDatabase
 
 
 def test_health_answers_while_every_request_thread_is_stuck(
-    client: TestClient, database: StandInDatabase
+    client: TestClient, monitor: TestClient, database: StandInDatabase
 ) -> None:
     release = threading.Event()
     database.answers["status"] = lambda: release.wait(10) and None
@@ -262,12 +262,13 @@ def test_health_answers_while_every_request_thread_is_stuck(
     for thread in stuck:
         thread.start()
     try:
-        answers = [client.get(path) for path in ("/health/live", "/health/ready", "/metrics")]
+        answers = [client.get(path) for path in ("/health/live", "/health/ready")]
+        answers += [monitor.get(path) for path in ("/health/live", "/health/ready", "/metrics")]
     finally:
         release.set()
         for thread in stuck:
             thread.join()
-    assert [answer.status_code for answer in answers] == [200, 200, 200]
+    assert [answer.status_code for answer in answers] == [200] * 5
 
 
 def test_readiness_gives_up_after_a_second(client: TestClient, database: StandInDatabase) -> None:
@@ -300,14 +301,28 @@ def test_requests_beyond_what_can_be_answered_are_turned_away(
     assert statuses.count(503) == 1
 
 
-def test_metrics_count_requests_by_route(client: TestClient, database: StandInDatabase) -> None:
+def test_metrics_count_requests_by_route(
+    client: TestClient, monitor: TestClient, database: StandInDatabase
+) -> None:
     database.answers["status"] = status_of()
     client.get(f"{PATH}/{SOME_ID}")
     client.get("/nowhere")
-    text = client.get("/metrics").text
+    text = monitor.get("/metrics").text
     route = PATH + "/{assessment_id}"
     assert f'sluice_http_requests_total{{method="GET",route="{route}",status="200"}} 1.0' in text
     assert 'route="unmatched",status="404"' in text
+
+
+def test_metrics_are_on_the_monitor_port_only_and_the_api_is_not(
+    client: TestClient, monitor: TestClient
+) -> None:
+    assert monitor.get("/metrics").status_code == 200
+    # What decides is where the connection came in.
+    for host in ("testserver:8001", "127.0.0.1:8001"):
+        assert client.get("/metrics", headers={"Host": host}).status_code == 404
+    assert "/metrics" not in client.get("/openapi.json").json()["paths"]
+    for path in ("/", "/docs", f"{PATH}/{SOME_ID}", "/metrics/"):
+        assert monitor.get(path, follow_redirects=False).status_code == 404
 
 
 def test_the_root_says_what_this_is_and_where_to_go(
@@ -316,7 +331,7 @@ def test_the_root_says_what_this_is_and_where_to_go(
     database.answers["ready"] = None
     found = client.get("/").json()
     assert (found["name"], found["version"]) == ("Sluice risk service", "1")
-    for link in ("documentation", "openapi", "health", "metrics"):
+    for link in ("documentation", "openapi", "health"):
         assert client.get(found[link]).status_code == 200
     assert client.options(found["api"]).headers["allow"] == "POST"
 
