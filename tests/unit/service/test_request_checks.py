@@ -1,11 +1,17 @@
 """What the api refuses, and how it says so. The database is never reached."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from app.api import body as body_module
+from app.api.body import BodyLimit
 
 PATH = "/api/v1/site-assessments"
 JSON = {"Content-Type": "application/json"}
@@ -117,6 +123,47 @@ def test_a_body_full_of_unknown_fields_is_refused_as_a_whole(client: TestClient)
 )
 def test_hostile_json_is_refused(client: TestClient, text: bytes) -> None:
     refused(client.post(PATH, content=text, headers=JSON))
+
+
+async def answered(app: BodyLimit, body: bytes) -> int:
+    """Send a request of so many bytes; return its status."""
+    statuses: list[int] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Message) -> None:
+        statuses.append(message.get("status", 0))
+
+    headers = [(b"content-length", str(len(body)).encode())]
+    await app({"type": "http", "headers": headers}, receive, send)
+    return statuses[0]
+
+
+def test_bodies_in_hand_are_bounded_together_and_small_ones_still_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(body_module, "HELD_BYTES_MAX", 100_000)
+    large, small = b"x" * 60_000, b"x" * body_module.SMALL_BYTES
+
+    async def scenario() -> list[int]:
+        arrived, going_on = asyncio.Event(), asyncio.Event()
+
+        async def handle(scope: Scope, receive: Receive, send: Send) -> None:
+            message = await receive()
+            if message["body"] == large:
+                arrived.set()
+                await going_on.wait()
+            await Response()(scope, receive, send)
+
+        app = BodyLimit(handle, max_bytes=65536, timeout_seconds=5)
+        first = asyncio.create_task(answered(app, large))
+        await arrived.wait()
+        beside = [await answered(app, large), *[await answered(app, small) for _ in range(8)]]
+        going_on.set()
+        return [await first, *beside, await answered(app, large)]
+
+    assert asyncio.run(scenario()) == [200, 503, *[200] * 9]
 
 
 def test_an_infinite_number_is_named_not_echoed_raw(
