@@ -88,7 +88,10 @@ class BoundedConnection(HttpToolsProtocol):
         }
         largest = self.connections_max // CLIENT_SHARE
         if len(own) > largest and not _evict_from(own, self):
-            message = f"{largest} connections from this address are open; use them again"
+            message = (
+                f"{largest} connections from this address are open; use them again, "
+                f"or try again in {RETRY_AFTER_SECONDS} s"
+            )
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "too_many_connections", message)
 
     def data_received(self, data: bytes) -> None:
