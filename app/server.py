@@ -15,12 +15,16 @@ import anyio
 import uvicorn
 from anyio import to_thread
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.applications import Starlette
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp
+from starlette.routing import Route
+from starlette.types import ASGIApp, Lifespan
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.connection import BoundedServer, bounded
 from app.database import Database, ping
+from app.log import get_logger
 from app.pool import DatabaseUnavailable, Deadline
 from app.settings import HttpSettings
 
@@ -34,12 +38,14 @@ CONNECTIONS_MAX = 2000
 LAME_DUCK_SECONDS = 5.0
 CONNECTION_CLOSE = (b"connection", b"close")
 READY_SECONDS = 1.0
+RETRY_AFTER_SECONDS = 1
 # A little less, so that the pool says what is wrong before the second is over.
 PROBE_SECONDS = 0.9
 PROBE_THREADS = 4
 # What accept(2) says while files or memory are short; the connection stays in the queue.
 SHORT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 SHORT_SECONDS = 1.0
+log = get_logger("app.server")
 
 
 class Listener:
@@ -242,14 +248,37 @@ class Health:
         pool = asdict(self._database.state())
         if fault is None:
             return JSONResponse({"status": "ready", "pool": pool})
-        retry = {"Retry-After": "1"}
+        retry = {"Retry-After": str(RETRY_AFTER_SECONDS)}
         status = HTTPStatus.SERVICE_UNAVAILABLE
-        return error_response(status, "not_ready", fault, headers=retry, pool=pool)
+        message = f"{fault}; try again in {RETRY_AFTER_SECONDS} s"
+        return error_response(status, "not_ready", message, headers=retry, pool=pool)
 
     async def metrics(self) -> Response:
         """Return every metric as Prometheus text."""
         text = await to_thread.run_sync(self._metrics_text, limiter=self._limiter)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+    def pages(self, lifespan: Lifespan[Starlette] | None = None) -> Starlette:
+        """Return the application of a monitor port, which the outside does not reach."""
+
+        async def live(_request: Request) -> Response:
+            return self.live()
+
+        async def ready(_request: Request) -> Response:
+            return await self.ready()
+
+        async def metrics(_request: Request) -> Response:
+            return await self.metrics()
+
+        routes = [
+            Route("/health/live", live),
+            Route("/health/ready", ready),
+            Route("/metrics", metrics),
+        ]
+        app = Starlette(routes=routes, lifespan=lifespan)
+        # It would redirect to whatever host the caller names.
+        app.router.redirect_slashes = False
+        return app
 
     def _probe(self) -> str | None:
         if (fault := self._fault()) is not None:
@@ -258,5 +287,7 @@ class Health:
         try:
             self._database.run(ping, deadline=deadline, name="ready", read_only=True)
         except DatabaseUnavailable as error:
-            return error.reason
+            # With addresses, roles and SQLSTATEs, which are nothing for whoever asks.
+            log.warning("not ready", reason=error.reason)
+            return "the database does not answer through the pool"
         return None

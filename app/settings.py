@@ -153,10 +153,11 @@ class HintSettings(Section):
 
 
 class ApiSettings(Section):
-    """The whole of api.json."""
+    """The whole of api.json; the monitor port has health and metrics, and is not published."""
 
     service: Literal["api"]
     processes: int = Field(ge=1)
+    monitor_port: int = Field(ge=1, le=65535)
     http: HttpSettings
     database: Database
     pool: Pool

@@ -68,6 +68,25 @@ def run_in(container: Container, words: list[str]) -> tuple[int, str]:
     return done.exit_code, done.stdout
 
 
+_SCRAPE = (
+    "import http.client as h; c = h.HTTPConnection('127.0.0.1', 8001, timeout=10); "
+    "c.request('GET', '/metrics'); print(c.getresponse().read().decode())"
+)
+
+
+def metrics_of(container: Container) -> str:
+    """Return what a scrape of an api or worker container gives, from its port inside.
+
+    Raises:
+        ConnectionError: there was no answer.
+
+    """
+    code, text = run_in(container, ["python", "-c", _SCRAPE])
+    if code != 0:
+        raise ConnectionError(text)
+    return text
+
+
 @dataclass(frozen=True)
 class Stack:
     """The compose project that the tests look at."""

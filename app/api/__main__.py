@@ -1,6 +1,6 @@
 """`python -m app.api`: the HTTP service until SIGTERM.
 
-Checks the settings, binds the socket, and becomes the supervisor of the serving processes.
+Checks the settings, binds the sockets, and becomes the supervisor of the serving processes.
 """
 
 import os
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from app.settings import ApiSettings, HttpSettings, SettingsError, load_settings, settings_path
+from app.settings import ApiSettings, SettingsError, load_settings, settings_path
 
 # Of an answer, in the kernel of this side; enough for the next milliseconds.
 UNSENT_BYTES = 128 * 1024
@@ -23,28 +23,31 @@ def main() -> int:
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    try:
-        _become_supervisor(_bound(settings.http), path, settings.log.format)
-    except OSError as error:
-        sys.stderr.write(f"{settings.http.host}:{settings.http.port}: {error.strerror}\n")
-        return 1
+    listeners = []
+    for port in (settings.http.port, settings.monitor_port):
+        try:
+            listeners.append(_bound(settings.http.host, port))
+        except OSError as error:
+            sys.stderr.write(f"{settings.http.host}:{port}: {error.strerror}\n")
+            return 1
+    return _become_supervisor(listeners, path, settings.log.format)
 
 
-def _become_supervisor(listener: socket.socket, settings: Path, log_format: str) -> NoReturn:
+def _become_supervisor(listeners: list[socket.socket], settings: Path, log_format: str) -> NoReturn:
     """Start anew, without all that reading settings has loaded: it stays for the whole time."""
-    listener.set_inheritable(True)
-    command = [sys.executable, "-m", "app.api.supervisor"]
-    command += [str(listener.fileno()), str(settings), log_format]
+    command = [sys.executable, "-m", "app.api.supervisor", str(settings), log_format]
+    command += [str(listener.fileno()) for listener in listeners]
     os.execv(sys.executable, command)  # noqa: S606  # no shell is wanted
 
 
-def _bound(http: HttpSettings) -> socket.socket:
+def _bound(host: str, port: int) -> socket.socket:
     """Return a socket that is bound and does not listen: the first serving process begins that."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # Its connections have it too. For a caller who takes nothing the kernel would keep 4 MB.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
-    listener.bind((http.host, http.port))
+    listener.bind((host, port))
+    listener.set_inheritable(True)
     return listener
 
 

@@ -3,11 +3,13 @@
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from functools import partial
+from typing import Any
 
 from anyio import to_thread
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import generate_latest
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api import events, reading, results, submission
 from app.api.body import BodyLimit
@@ -24,6 +26,10 @@ from app.settings import ApiSettings, Live
 CLOSE_SECONDS = 5.0
 # Enough to keep the threads busy through a burst, few enough to answer in time.
 ADMITTED_PER_THREAD = 10
+# What any path may answer, from its connection inwards.
+ANYWHERE: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody} for status in (400, 408, 413, 431, 500, 503)
+}
 DESCRIPTION = (
     "Assesses sites for nine climate perils under four scenarios, 2021-2100. "
     "Submit, follow the progress, read the results."
@@ -49,16 +55,40 @@ def create_app(
     shared = SharedMetrics(registry) if sharing else None
     services = Services(live, pool, registry, hints, opening, shared)
     app = FastAPI(
-        title="Sluice risk service", version="1", description=DESCRIPTION, lifespan=_lifespan
+        title="Sluice risk service",
+        version="1",
+        description=DESCRIPTION,
+        lifespan=_lifespan,
+        responses=ANYWHERE,
+        # It would redirect to whatever host the caller names.
+        redirect_slashes=False,
     )
     app.state.services = services
     for router in (submission.router, reading.router, results.router, events.router):
         app.include_router(router)
-    text = shared.text if shared else partial(generate_latest, registry)
-    _add_operation(app, Health(pool, text))
+    health = Health(pool, shared.text if shared else partial(generate_latest, registry))
+    _add_operation(app, health)
     register_handlers(app)
     _add_layers(app, services)
+    app.add_middleware(MonitorPort, port=live.current.monitor_port, pages=health.pages())
     return app
+
+
+class MonitorPort:
+    """Gives what came in on the monitor port to its pages, and all else to the api.
+
+    The port is that of the socket, not the one in the request's Host.
+    """
+
+    def __init__(self, app: ASGIApp, *, port: int, pages: ASGIApp) -> None:
+        self._app = app
+        self._port = port
+        self._pages = pages
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI connection."""
+        monitored = scope["type"] == "http" and scope["server"][1] == self._port
+        await (self._pages if monitored else self._app)(scope, receive, send)
 
 
 def _add_operation(app: FastAPI, health: Health) -> None:
@@ -74,7 +104,6 @@ def _add_operation(app: FastAPI, health: Health) -> None:
                 "documentation": app.docs_url,
                 "openapi": app.openapi_url,
                 "health": "/health/ready",
-                "metrics": "/metrics",
             }
         )
 
@@ -86,23 +115,11 @@ def _add_operation(app: FastAPI, health: Health) -> None:
     @app.get(
         "/health/ready",
         tags=["operation"],
-        responses={503: {"model": ErrorBody}},
         summary="The pooled path answers within a second",
     )
     async def ready() -> Response:
         """Run a query through the pool, or say why that failed."""
         return await health.ready()
-
-    @app.get(
-        "/metrics",
-        tags=["operation"],
-        response_class=Response,
-        responses={200: {"content": {"text/plain": {}}}},
-        summary="Prometheus text",
-    )
-    async def metrics() -> Response:
-        """Return every metric of all serving processes."""
-        return await health.metrics()
 
 
 def _add_layers(app: FastAPI, services: Services) -> None:

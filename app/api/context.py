@@ -4,8 +4,9 @@ import contextlib
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Annotated, cast
 
 import anyio
@@ -15,7 +16,14 @@ from prometheus_client import CollectorRegistry
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.errors import AnswerCutError, ServiceBusyError, unavailable_response
+from app.api.errors import (
+    AnswerCutError,
+    Fault,
+    ServiceBusyError,
+    invalid_response,
+    shorten,
+    unavailable_response,
+)
 from app.api.sharing import SharedMetrics
 from app.database import Database, open_or_warn
 from app.hint import HintSender
@@ -26,6 +34,8 @@ from app.server import error_response
 from app.settings import ApiSettings, Live
 
 SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}", re.ASCII)
+# Of two values a proxy may have taken one, and the application takes the other.
+SINGLE_HEADERS = ("Host", "Content-Type", "Idempotency-Key")
 STREAM_THREADS = 4
 # The client left first.
 STATUS_LEFT = 499
@@ -66,7 +76,11 @@ class RequestContext:
         structlog.contextvars.bind_contextvars(request_id=request_id)
         answer = _Answer(send, request_id)
         try:
-            await self._admit(scope, receive, answer)
+            if faults := list(_repeated_headers(scope)):
+                response = invalid_response(faults, HTTPStatus.BAD_REQUEST)
+                await response(scope, receive, answer.send)
+            else:
+                await self._admit(scope, receive, answer)
         finally:
             self._account(scope, answer)
 
@@ -143,8 +157,16 @@ def _counted(path: str) -> bool:
     return path.startswith("/api/") and not path.endswith("/events")
 
 
+def _repeated_headers(scope: Scope) -> Iterator[Fault]:
+    headers = Headers(scope=scope)
+    for name in SINGLE_HEADERS:
+        values = headers.getlist(name)
+        if len(values) > 1:
+            yield Fault(f"header.{name}", shorten(values), "must be sent once")
+
+
 def _request_id(scope: Scope) -> str:
-    given = Headers(scope=scope).get("x-request-id", "")
+    given = ",".join(Headers(scope=scope).getlist("x-request-id"))
     return given if SANE_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 

@@ -27,11 +27,24 @@ from app.server import error_response
 SHOWN_CHARACTERS_MAX = 80
 FAULTS_SHOWN_MAX = 50
 RETRY_AFTER_SECONDS = 2
-CODES: Mapping[type[DatabaseUnavailable], str] = {
-    PoolSaturated: "pool_saturated",
-    DeadlineExceeded: "deadline_exceeded",
-    CommitOutcomeUnknown: "commit_outcome_unknown",
+# What callers are told; the reason has addresses, roles and SQLSTATEs and is in the log.
+OUTAGES: Mapping[type[DatabaseUnavailable], tuple[str, str]] = {
+    PoolSaturated: (
+        "pool_saturated",
+        "every connection to the database is taken, and too many requests wait for one; "
+        "nothing was changed",
+    ),
+    DeadlineExceeded: (
+        "deadline_exceeded",
+        "the database did not answer before the deadline of the request; nothing was changed",
+    ),
+    CommitOutcomeUnknown: (
+        "commit_outcome_unknown",
+        "whether the request was stored is not known; repeat it under the same "
+        "Idempotency-Key, or it may be stored twice",
+    ),
 }
+OUTAGE = ("database_unavailable", "the database cannot be used at the moment; nothing was changed")
 log = get_logger("app.api")
 
 
@@ -121,22 +134,24 @@ def _shorten_text(text: str) -> str:
 def unavailable_response(
     code: str, message: str, pool: PoolState | None, retry_after_seconds: int = RETRY_AFTER_SECONDS
 ) -> JSONResponse:
-    """Build a 503 with Retry-After and, where it helps, the pool's state."""
+    """Build a 503 that says when to try again and, where it helps, the pool's state."""
     return error_response(
         HTTPStatus.SERVICE_UNAVAILABLE,
         code,
-        message,
+        f"{message}; try again in {retry_after_seconds} s",
         headers={"Retry-After": str(retry_after_seconds)},
         pool=None if pool is None else asdict(pool),
     )
 
 
-def invalid_response(faults: list[Fault]) -> JSONResponse:
-    """Build a 422: the first fault in the error itself, all of them in `faults`."""
+def invalid_response(
+    faults: list[Fault], status: HTTPStatus = HTTPStatus.UNPROCESSABLE_ENTITY
+) -> JSONResponse:
+    """Build a 4xx: the first fault in the error itself, all of them in `faults`."""
     first = faults[0]
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     return error_response(
-        HTTPStatus.UNPROCESSABLE_ENTITY,
+        status,
         "invalid_request",
         f"{first.field}: {first.rule}{more}",
         field=first.field,
@@ -159,15 +174,15 @@ def register_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(DatabaseUnavailable)
     async def unavailable(_request: Request, error: DatabaseUnavailable) -> JSONResponse:
-        code = CODES.get(type(error), "database_unavailable")
+        code, message = OUTAGES.get(type(error), OUTAGE)
         log.warning("database unavailable", code=code, reason=error.reason)
-        return unavailable_response(code, error.reason, error.state, error.retry_after_seconds)
+        return unavailable_response(code, message, error.state, error.retry_after_seconds)
 
     @app.exception_handler(ReferenceDataMissingError)
     async def no_reference(_request: Request, _error: ReferenceDataMissingError) -> JSONResponse:
-        return unavailable_response(
-            "reference_data_missing", "the reference grid is empty; run the migrate service", None
-        )
+        log.error("the reference grid is empty; run the migrate service")
+        message = "there are no reference data to assess with yet"
+        return unavailable_response("reference_data_missing", message, None)
 
     @app.exception_handler(ServiceBusyError)
     async def busy(_request: Request, error: ServiceBusyError) -> JSONResponse:

@@ -42,7 +42,6 @@ async def _place(services: ServicesDep) -> AsyncIterator[None]:
         200: {"content": {"text/event-stream": {}}},
         404: {"model": ErrorBody},
         422: {"model": ErrorBody},
-        503: {"model": ErrorBody},
     },
     dependencies=[Depends(_place)],
     summary="Progress as server-sent events",

@@ -15,7 +15,10 @@ ASSET_VALUE_MAX = 1e15
 Latitude = Annotated[float, Field(strict=True, ge=-90, le=90, allow_inf_nan=False)]
 Longitude = Annotated[float, Field(strict=True, ge=-180, le=180, allow_inf_nan=False)]
 Year = Annotated[int, Field(strict=True, ge=YEAR_FIRST, le=YEAR_LAST)]
-SiteId = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^\P{Cc}*$")]
+# No control character. Written out, because \P{Cc} is unknown to many readers of the schema.
+SiteId = Annotated[
+    str, Field(min_length=1, max_length=255, pattern=r"^[^\u0000-\u001f\u007f-\u009f]*$")
+]
 
 
 class Request(BaseModel):
@@ -71,7 +74,10 @@ class AssessmentRequest(Request):
         strict=True, ge=0, le=1, allow_inf_nan=False, description="Insured share, 0-1"
     )
     scenarios: list[Scenario] = Field(
-        default_factory=lambda: list(Scenario), min_length=1, max_length=len(Scenario)
+        default_factory=lambda: list(Scenario),
+        min_length=1,
+        max_length=len(Scenario),
+        json_schema_extra={"uniqueItems": True},
     )
     years: YearsRequest = Field(default_factory=YearsRequest)
 
@@ -213,6 +219,7 @@ class ErrorDetail(BaseModel):
     value: Any = None
     rule: str | None = None
     faults: list[dict[str, Any]] | None = None
+    request_id: str | None = None
     pool: dict[str, Any] | None = None
 
 

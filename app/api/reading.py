@@ -17,7 +17,7 @@ from app.pool import Deadline
 
 T = TypeVar("T")
 router = APIRouter(tags=["assessments"])
-ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": ErrorBody} for code in (404, 422, 503)}
+ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": ErrorBody} for code in (404, 422)}
 
 
 @router.get(

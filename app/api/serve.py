@@ -133,7 +133,7 @@ def main() -> int:
             server.retire()
 
         handover.listen(retire)
-        server.run(sockets=[socket.socket(fileno=options.listener)])
+        server.run(sockets=[socket.socket(fileno=number) for number in options.listener])
     log.info("stopped", clean=server.started)
     # A server that never started has logged why.
     return 0 if server.started else 1
@@ -149,7 +149,9 @@ def _options() -> argparse.Namespace:
         prog="python -m app.api.serve",
         description="A process that answers, started by the supervisor.",
     )
-    parser.add_argument("--listener", type=int, required=True, help="descriptor of the socket")
+    parser.add_argument(
+        "--listener", type=int, action="append", required=True, help="descriptor of a socket"
+    )
     parser.add_argument("--channel", type=int, required=True, help="descriptor to the supervisor")
     parser.add_argument("--slot", type=int, required=True, help="which process it is, from 0")
     parser.add_argument("--seat", type=int, required=True, help="which files its metrics are in")

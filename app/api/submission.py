@@ -39,7 +39,7 @@ IdempotencyKey = Annotated[
     PATH,
     status_code=202,
     response_model=AssessmentAccepted,
-    responses={code: {"model": ErrorBody} for code in (413, 415, 422, 503)},
+    responses={code: {"model": ErrorBody} for code in (415, 422)},
     summary="Submit an assessment",
 )
 def submit_assessment(

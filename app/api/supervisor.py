@@ -1,7 +1,7 @@
-"""The api's first process: it holds the listening socket and replaces the processes that serve.
+"""The api's first process: it holds the listening sockets and replaces the processes that serve.
 
 `python -m app.api` becomes it. Only the standard library, and no work of its own: it starts
-serving processes on the socket it was given, one in each of its slots, which all accept on it. A
+serving processes on the sockets it was given, one in each of its slots, which all accept on them. A
 serving process that asks for a restart is replaced in its slot: when the new one is ready the old
 one retires; when it never is, the old one goes on. SIGHUP replaces all, one after another.
 
@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -65,20 +66,20 @@ class Child:
 
 
 class Supervisor:
-    """Keeps a process in each slot serving on the socket with this file descriptor.
+    """Keeps a process in each slot serving on the sockets with these file descriptors.
 
     `settings` is the file that says how many slots: its field `processes`.
     """
 
     def __init__(
         self,
-        listener: int,
+        listeners: Sequence[int],
         settings: Path,
         *,
         module: str = "app.api.serve",
         log_format: str = "json",
     ) -> None:
-        self._listener = listener
+        self._listeners = listeners
         self._settings = settings
         self._log_as_text = log_format == "text"
         self._module = module
@@ -147,8 +148,9 @@ class Supervisor:
         with theirs:
             theirs.set_inheritable(True)
             command = [sys.executable, "-m", self._module]
-            command += [f"--listener={self._listener}", f"--channel={theirs.fileno()}"]
-            command += [f"--slot={slot}", f"--seat={seat}", *arguments]
+            command += [f"--listener={listener}" for listener in self._listeners]
+            command += [f"--channel={theirs.fileno()}", f"--slot={slot}", f"--seat={seat}"]
+            command += arguments
             environment = {**os.environ, METRICS_VARIABLE: self._metrics}
             pid = os.posix_spawn(sys.executable, command, environment)
         child = Child(pid, slot, seat, ours, until)
@@ -332,4 +334,5 @@ def _noted(_number: int, _frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(Supervisor(int(sys.argv[1]), Path(sys.argv[2]), log_format=sys.argv[3]).run())
+    descriptors = [int(number) for number in sys.argv[3:]]
+    sys.exit(Supervisor(descriptors, Path(sys.argv[1]), log_format=sys.argv[2]).run())

@@ -107,7 +107,7 @@ def create_control_app(process: Process[Any], token_file: Path) -> Starlette:
         await to_thread.run_sync(work)
         return JSONResponse(await to_thread.run_sync(process.state))
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/control/state", state, methods=["GET"]),
             Route("/control/reload", reload, methods=["POST"]),
@@ -116,6 +116,9 @@ def create_control_app(process: Process[Any], token_file: Path) -> Starlette:
         ],
         middleware=[Middleware(TokenGuard, token_file=token_file)],
     )
+    # It would redirect to whatever host the caller names.
+    app.router.redirect_slashes = False
+    return app
 
 
 class Certificate:

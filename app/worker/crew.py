@@ -11,9 +11,6 @@ from functools import partial
 from anyio import to_thread
 from prometheus_client import CollectorRegistry, generate_latest
 from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 
 from app.database import Database, open_or_warn
 from app.hint import HintListener
@@ -132,18 +129,4 @@ def create_status_app(crew: Crew, database: Database, registry: CollectorRegistr
         finally:
             await to_thread.run_sync(crew.shut_down)
 
-    async def live(_request: Request) -> Response:
-        return health.live()
-
-    async def ready(_request: Request) -> Response:
-        return await health.ready()
-
-    async def metrics(_request: Request) -> Response:
-        return await health.metrics()
-
-    routes = [
-        Route("/health/live", live),
-        Route("/health/ready", ready),
-        Route("/metrics", metrics),
-    ]
-    return Starlette(routes=routes, lifespan=lifespan)
+    return health.pages(lifespan)

@@ -23,6 +23,7 @@ from infra.config.settings import Value, Values
 Section = dict[str, object]
 
 
+# Health and metrics of api and worker. It is not published.
 MONITOR_PORT = 8001
 _API_PORT = 8000
 # The worker's HTTP server answers health and metrics only.
@@ -36,6 +37,7 @@ def api(values: Values) -> Section:
     return {
         "service": "api",
         "processes": values.integer("API_PROCESSES"),
+        "monitor_port": MONITOR_PORT,
         "http": _api_http(values),
         "database": _pooled(values, API),
         "pool": _pool(values, API),

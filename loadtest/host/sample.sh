@@ -95,8 +95,7 @@ sample_pgbouncer() {
 
 # The pool's own figures, over bash's /dev/tcp: the image has no HTTP client but Python's.
 sample_pool() {
-    local port=$1
-    exec 9<>"/dev/tcp/127.0.0.1/$port" || return
+    exec 9<>/dev/tcp/127.0.0.1/8001 || return
     printf 'GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n' >&9
     timeout 2 cat <&9 | awk '
         /^dbpool_(size|in_use|idle|waiting)\{/ { name = $1; sub(/^dbpool_/, "", name)
@@ -115,8 +114,7 @@ sample() {
     case $KIND in
         postgres) sample_postgres ;;
         pgbouncer) sample_pgbouncer ;;
-        api) sample_pool 8000 ;;
-        worker) sample_pool 8001 ;;
+        api | worker) sample_pool ;;
     esac
     printf '\n'
 }

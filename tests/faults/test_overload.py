@@ -17,7 +17,7 @@ from tests.faults.oracle import (
 from tests.fix_api import ASSESSMENTS, Api, assessment_body
 from tests.fix_faults import MakeLoad, hold, wait_for_traffic
 from tests.fix_sql import AdminConsole, Sql
-from tests.fix_stack import Stack, during
+from tests.fix_stack import Stack, during, metrics_of
 
 BASE_THREADS, OVERLOAD = 20, 10
 # More callers than the api has threads; a pause shorter than the pooler's patience.
@@ -76,13 +76,16 @@ def test_liveness_and_metrics_answer_while_every_request_thread_waits(
         try:
             seconds = []
             for _ in during(PAUSED_SECONDS):
-                for path in ("/health/live", "/metrics"):
-                    started = time.monotonic()
-                    assert api.http.get(path).status_code == 200
-                    seconds.append(time.monotonic() - started)
+                started = time.monotonic()
+                assert api.http.get("/health/live").status_code == 200
+                seconds.append(time.monotonic() - started)
+                started = time.monotonic()
+                assert "dbpool_waiting" in metrics_of(stack.container("api"))
+                seconds.append(time.monotonic() - started)
         finally:
             console.on_all("RESUME risk")
     stuck = [one.seconds for one in load.of() if one.seconds > PAUSED_SECONDS / 2]
     assert len(stuck) >= WAITING_CALLERS / 2, "the request threads did not wait"
-    assert len(seconds) >= 10
+    # A scrape is a program in the container, and takes some tenths of a second.
+    assert len(seconds) >= 4
     assert max(seconds) < max(stuck)

@@ -7,17 +7,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.faults.oracle import check_no_failure, check_writes
-from tests.fix_api import Api
 from tests.fix_control import Operator
 from tests.fix_faults import MakeLoad, hold, wait_for_traffic
 from tests.fix_ops import Commands, EnvDir
 from tests.fix_sql import Sql
-from tests.fix_stack import Stack, poll, run_in
+from tests.fix_stack import Stack, metrics_of, poll, run_in
 from tests.ops.test_restart_app import identities
 
 PROCESSES = 2
@@ -42,11 +40,11 @@ def several(
         stack.wait_healthy(seconds=120)
 
 
-def counters(api: Api) -> Counters:
+def counters(stack: Stack) -> Counters:
     """Return every counter that one scrape shows, the counts of histograms included."""
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(api.http.get("/metrics").text)
+        for family in text_string_to_metric_families(metrics_of(stack.container("api")))
         for sample in family.samples
         if family.type in ("counter", "histogram") and not sample.name.endswith("_created")
     }
@@ -58,7 +56,7 @@ def answered(found: Counters) -> float:
 
 
 @contextmanager
-def scraped(api: Api, fallen: list[str]) -> Iterator[None]:
+def scraped(stack: Stack, fallen: list[str]) -> Iterator[None]:
     """Scrape again and again within the block, and list each counter that is less than before."""
     over = threading.Event()
     ended: list[float] = []
@@ -67,8 +65,8 @@ def scraped(api: Api, fallen: list[str]) -> Iterator[None]:
         before: Counters = {}
         while not over.is_set():
             try:
-                now = counters(api)
-            except httpx.TransportError:
+                now = counters(stack)
+            except ConnectionError:
                 # Its process was killed.
                 continue
             ended.append(time.monotonic())
@@ -132,8 +130,8 @@ def test_status_shows_every_process(stack: Stack, ops: Commands) -> None:
 
 @pytest.mark.slow
 def test_a_restart_replaces_every_process_without_a_failed_request(
+    stack: Stack,
     sql: Sql,
-    api: Api,
     operator: Operator,
     ops: Commands,
     several: EnvDir,
@@ -141,7 +139,7 @@ def test_a_restart_replaces_every_process_without_a_failed_request(
 ) -> None:
     before = identities(operator, "api")
     fallen: list[str] = []
-    with make_load() as load, scraped(api, fallen):
+    with make_load() as load, scraped(stack, fallen):
         wait_for_traffic(load)
         done = ops.script("restart-app", "--compiled", "api", env=several)
         assert done.exit_code == 0, done.text
@@ -156,13 +154,13 @@ def test_a_restart_replaces_every_process_without_a_failed_request(
 
 @pytest.mark.usefixtures("several")
 def test_a_killed_process_refuses_nobody_and_takes_no_counter_with_it(
-    stack: Stack, api: Api, operator: Operator, make_load: MakeLoad
+    stack: Stack, operator: Operator, make_load: MakeLoad
 ) -> None:
     container = stack.container("api")
     victim = operator.states("api")[-1]["pid"]
     fallen: list[str] = []
-    first = answered(counters(api))
-    with make_load() as load, scraped(api, fallen):
+    first = answered(counters(stack))
+    with make_load() as load, scraped(stack, fallen):
         wait_for_traffic(load)
         kill = f"import os, signal; os.kill({victim}, signal.SIGKILL)"
         code, said = run_in(container, ["python", "-c", kill])
@@ -179,4 +177,4 @@ def test_a_killed_process_refuses_nobody_and_takes_no_counter_with_it(
     # What the killed process had in hand is cut; nobody is turned away.
     assert not [one for one in failed if "refused" in one.error or one.status], failed
     assert fallen == []
-    assert answered(counters(api)) - first >= len(load.samples) - len(failed)
+    assert answered(counters(stack)) - first >= len(load.samples) - len(failed)

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.fix_sql import AdminConsole, Sql
-from tests.fix_stack import Stack, run_in
+from tests.fix_stack import Stack, metrics_of, run_in
 
 SAMPLE_SECONDS = 0.2
 ROLES = """
@@ -19,18 +19,14 @@ FROM pg_roles AS r LEFT JOIN pg_stat_activity AS a
   ON a.usename = r.rolname AND a.backend_type = 'client backend'
 WHERE r.rolname LIKE 'risk\\_%' OR r.rolname LIKE 'sluice\\_%' GROUP BY 1, 2
 """
-_METRICS = (
-    "import urllib.request as u; print(u.urlopen('http://127.0.0.1:{}/metrics').read().decode())"
-)
 
 
 def app_pools(stack: Stack) -> dict[str, dict[str, int]]:
     """Return size, min_size and max_size of every app process's pool, by container name."""
     found = {}
-    for service, port in {"api": 8000, "worker": 8001}.items():
+    for service in ("api", "worker"):
         for container in stack.containers(service):
-            code, text = run_in(container, ["python", "-c", _METRICS.format(port)])
-            assert code == 0, text
+            text = metrics_of(container)
             found[str(container.name)] = {
                 name: int(float(_metric(text, f"dbpool_{name}")))
                 for name in ("size", "min_size", "max_size")

@@ -17,8 +17,9 @@ from tests.fix_stack import Stack, during, poll, run_in
 
 ENDLESS_CLIENTS = 10
 SLOW_CLIENTS = 200
+SILENT_CLIENTS = 20
 HOSTILE_SECONDS = 15.0
-# What 210 connections, or 40 callers of files, may cost, with what an assessment leaves in Python.
+# What these connections, or 40 callers of files, may cost, with what assessments leave in Python.
 GROWTH_BYTES_MAX = 24 * 1024 * 1024
 DOWNLOADS = 40
 DOWNLOAD_SITES = 6
@@ -26,6 +27,7 @@ SITE_ROWS = 4 * 80 * 9
 # What 40 callers who take nothing may cost: a piece each, and what their connections hold.
 PIECES_BYTES_MAX = 40 * 1024 * 1024
 HEAD = b"GET /health/live HTTP/1.1\r\nHost: here\r\n"
+HALF = b"POST /api/v1/site-assessments HTTP/1.1\r\nHost: here\r\nContent-Length: 9\r\n\r\nhalf"
 Connect = Callable[[], socket.socket]
 
 
@@ -65,20 +67,35 @@ def send_slowly(connect: Connect, ending: threading.Event) -> list[bytes]:
     return answers
 
 
+def wait_in_silence(connect: Connect) -> list[bytes]:
+    """Send nothing, or half a request; return the start of what each gets until it is closed."""
+    with ExitStack() as stack:
+        connections = [stack.enter_context(connect()) for _ in range(SILENT_CLIENTS)]
+        for connection in connections[SILENT_CLIENTS // 2 :]:
+            connection.sendall(HALF)
+        for connection in connections:
+            connection.settimeout(HOSTILE_SECONDS)
+        return [connection.recv(16) for connection in connections]
+
+
 @contextmanager
 def hostile(connect: Connect) -> Iterator[list[bytes]]:
     """Have them all for the length of the block; then the slow ones' answers are there."""
     ending = threading.Event()
     answers: list[bytes] = []
-    with ThreadPoolExecutor(ENDLESS_CLIENTS + 1) as threads:
+    with ThreadPoolExecutor(ENDLESS_CLIENTS + 2) as threads:
         endless = [threads.submit(send_endlessly, connect, ending) for _ in range(ENDLESS_CLIENTS)]
         slow = threads.submit(send_slowly, connect, ending)
+        silent = threads.submit(wait_in_silence, connect)
         try:
             yield answers
         finally:
             ending.set()
         assert all(one.result() > 0 for one in endless)
         answers += slow.result()
+        assert silent.result() == [b""] * (SILENT_CLIENTS // 2) + [b"HTTP/1.1 408 Req"] * (
+            SILENT_CLIENTS // 2
+        )
 
 
 def memory_bytes(stack: Stack) -> int:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from tests.fix_stack import TIERS, Stack, run_in
+from tests.fix_api import Api
+from tests.fix_probe import Probe
+from tests.fix_stack import TIERS, Stack, metrics_of, run_in
 
 REACH = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 3)"
 
@@ -41,6 +45,23 @@ def test_only_the_api_is_published_and_only_on_loopback(
         for binding in bindings or []
     }
     assert published == {("api", "8000/tcp", "127.0.0.1", settings["API_PORT"])}
+
+
+@pytest.mark.parametrize("service", ["api", "worker"])
+@pytest.mark.parametrize("network", ["control", "pool"])
+def test_metrics_are_there_for_whoever_scrapes_on_an_inner_network(
+    stack: Stack, probe: Probe, service: str, network: str
+) -> None:
+    assert probe("reach", json.dumps([(service, 8001)]), network=network) == [True]
+    text = metrics_of(stack.container(service))
+    assert {"dbpool_size", "process_resident_memory_bytes"} <= {
+        line.partition("{")[0].partition(" ")[0] for line in text.splitlines()
+    }
+
+
+def test_metrics_are_not_on_the_published_port(api: Api) -> None:
+    answer = api.http.get("/metrics", headers={"Host": "127.0.0.1:8001"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
 
 
 @pytest.mark.parametrize(

@@ -248,7 +248,9 @@ SETTINGS: Final = (
     Setting(
         name="API_BODY_MAX_BYTES",
         tier=Tier.API,
-        meaning="Largest request body; a larger one is answered 413.",
+        meaning="Largest request body; a larger one is answered 413. All bodies that a process "
+        "holds may have 16 MiB, or this if it is more; beyond it those above 8 KiB are answered "
+        "503.",
         unit="bytes",
         minimum=1024,
         maximum=67_108_864,

@@ -52,6 +52,14 @@ def test_every_call_answers_with_the_state(client: TestClient, method: str, path
     assert TOKEN not in answer.text
 
 
+@pytest.mark.parametrize("path", ["/control/state/", "/"])
+def test_nobody_is_redirected_to_the_host_that_a_caller_names(
+    client: TestClient, path: str
+) -> None:
+    answer = client.get(path, headers=GOOD, follow_redirects=False)
+    assert answer.status_code == 404
+
+
 @pytest.mark.parametrize("path", ["/control/reload", "/control/drain"])
 def test_a_change_is_not_made_by_a_get(client: TestClient, pool: StandInPool, path: str) -> None:
     assert client.get(path, headers=GOOD).status_code == 405

@@ -16,6 +16,7 @@ from app.settings import ApiSettings, Live
 API: dict[str, Any] = {
     "service": "api",
     "processes": 1,
+    "monitor_port": 8001,
     "http": {
         "host": "127.0.0.1",
         "port": 8000,
@@ -158,6 +159,12 @@ def client(database: StandInDatabase) -> Iterator[TestClient]:
     app = create_app(Live(ApiSettings.model_validate(API)), database)
     with TestClient(app, raise_server_exceptions=False) as test_client:
         yield test_client
+
+
+@pytest.fixture
+def monitor(client: TestClient) -> TestClient:
+    """Return a client of the port that is not published; the application runs already."""
+    return TestClient(client.app, "http://testserver:8001", raise_server_exceptions=False)
 
 
 @pytest.fixture

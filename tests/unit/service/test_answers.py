@@ -1,7 +1,9 @@
 """Answers around the database: accepted, not found, unavailable, unexpected, too large."""
 
 import json
+import re
 import threading
+import unicodedata
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -9,8 +11,9 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from pydantic import TypeAdapter, ValidationError
 
-from app.api.models import AssessmentStatus, AssessmentSummary
+from app.api.models import AssessmentStatus, AssessmentSummary, SiteId
 from app.assessments.read_results import UnknownSiteError
 from app.assessments.status import FailedTask, SiteProgress, Status
 from app.assessments.submit import Accepted, Area, ReferenceDataMissingError, SitesOutsideAreaError
@@ -30,15 +33,19 @@ def status_of(state: str = "failed") -> Status:
     return Status(SOME_ID, state, 4, NOW, NOW, ended, (site,), (failure,))
 
 
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [
-        (PoolSaturated("queue full", STATE, 3), "pool_saturated"),
-        (DeadlineExceeded("too late", STATE, 3), "deadline_exceeded"),
-        (CommitOutcomeUnknown("no answer", STATE, 3), "commit_outcome_unknown"),
-        (DatabaseUnavailable("gone", STATE, 3), "database_unavailable"),
-    ],
+REASON = (
+    'OperationalError 08006: connection to server at "10.1.2.3", port 6432 failed: FATAL: '
+    'role "risk_api" is not permitted to log in'
 )
+OUTAGES = [
+    (PoolSaturated(REASON, STATE, 3), "pool_saturated"),
+    (DeadlineExceeded(REASON, STATE, 3), "deadline_exceeded"),
+    (CommitOutcomeUnknown(REASON, STATE, 3), "commit_outcome_unknown"),
+    (DatabaseUnavailable(REASON, STATE, 3), "database_unavailable"),
+]
+
+
+@pytest.mark.parametrize(("error", "code"), OUTAGES)
 def test_an_unavailable_database_is_503_with_the_state_of_the_pool(
     client: TestClient, database: StandInDatabase, error: Exception, code: str
 ) -> None:
@@ -47,7 +54,28 @@ def test_an_unavailable_database_is_503_with_the_state_of_the_pool(
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == "3"
     assert answer.json()["error"]["code"] == code
+    assert answer.json()["error"]["message"].endswith("; try again in 3 s")
     assert answer.json()["error"]["pool"]["waiting"] == 7
+
+
+@pytest.mark.parametrize("error", [error for error, _code in OUTAGES])
+@pytest.mark.parametrize("path", [f"{PATH}/{SOME_ID}", "/health/ready"])
+def test_why_the_database_is_unavailable_is_logged_and_not_told(
+    client: TestClient,
+    database: StandInDatabase,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    path: str,
+) -> None:
+    database.answers |= {"status": error, "ready": error}
+    answer = client.get(path, headers={"X-Request-ID": "abc-1"})
+    assert answer.status_code == 503
+    assert "try again in " in answer.json()["error"]["message"]
+    told = [word for word in ("10.1.2.3", "6432", "risk_api", "08006") if word in answer.text]
+    assert told == []
+    events: list[Any] = [record.msg for record in caplog.records]
+    reasons = {one["request_id"]: one["reason"] for one in events if "reason" in one}
+    assert reasons == {"abc-1": REASON}
 
 
 def test_an_unexpected_error_is_500_without_its_text(
@@ -67,6 +95,7 @@ def test_missing_reference_data_is_503(
     answer = client.post(PATH, json=body)
     assert answer.status_code == 503
     assert answer.json()["error"]["code"] == "reference_data_missing"
+    assert "migrate" not in answer.text
 
 
 def test_a_site_outside_the_area_is_named_with_the_area(
@@ -198,7 +227,7 @@ def test_event_streams_are_bounded(client: TestClient, database: StandInDatabase
 
 
 def test_health_answers_while_every_request_thread_is_stuck(
-    client: TestClient, database: StandInDatabase
+    client: TestClient, monitor: TestClient, database: StandInDatabase
 ) -> None:
     release = threading.Event()
     database.answers["status"] = lambda: release.wait(10) and None
@@ -210,12 +239,13 @@ def test_health_answers_while_every_request_thread_is_stuck(
     for thread in stuck:
         thread.start()
     try:
-        answers = [client.get(path) for path in ("/health/live", "/health/ready", "/metrics")]
+        answers = [client.get(path) for path in ("/health/live", "/health/ready")]
+        answers += [monitor.get(path) for path in ("/health/live", "/health/ready", "/metrics")]
     finally:
         release.set()
         for thread in stuck:
             thread.join()
-    assert [answer.status_code for answer in answers] == [200, 200, 200]
+    assert [answer.status_code for answer in answers] == [200] * 5
 
 
 def test_readiness_gives_up_after_a_second(client: TestClient, database: StandInDatabase) -> None:
@@ -248,14 +278,28 @@ def test_requests_beyond_what_can_be_answered_are_turned_away(
     assert statuses.count(503) == 1
 
 
-def test_metrics_count_requests_by_route(client: TestClient, database: StandInDatabase) -> None:
+def test_metrics_count_requests_by_route(
+    client: TestClient, monitor: TestClient, database: StandInDatabase
+) -> None:
     database.answers["status"] = status_of()
     client.get(f"{PATH}/{SOME_ID}")
     client.get("/nowhere")
-    text = client.get("/metrics").text
+    text = monitor.get("/metrics").text
     route = PATH + "/{assessment_id}"
     assert f'sluice_http_requests_total{{method="GET",route="{route}",status="200"}} 1.0' in text
     assert 'route="unmatched",status="404"' in text
+
+
+def test_metrics_are_on_the_monitor_port_only_and_the_api_is_not(
+    client: TestClient, monitor: TestClient
+) -> None:
+    assert monitor.get("/metrics").status_code == 200
+    # What decides is where the connection came in.
+    for host in ("testserver:8001", "127.0.0.1:8001"):
+        assert client.get("/metrics", headers={"Host": host}).status_code == 404
+    assert "/metrics" not in client.get("/openapi.json").json()["paths"]
+    for path in ("/", "/docs", f"{PATH}/{SOME_ID}", "/metrics/"):
+        assert monitor.get(path, follow_redirects=False).status_code == 404
 
 
 def test_the_root_says_what_this_is_and_where_to_go(
@@ -264,7 +308,7 @@ def test_the_root_says_what_this_is_and_where_to_go(
     database.answers["ready"] = None
     found = client.get("/").json()
     assert (found["name"], found["version"]) == ("Sluice risk service", "1")
-    for link in ("documentation", "openapi", "health", "metrics"):
+    for link in ("documentation", "openapi", "health"):
         assert client.get(found[link]).status_code == 200
     assert client.options(found["api"]).headers["allow"] == "POST"
 
@@ -272,5 +316,41 @@ def test_the_root_says_what_this_is_and_where_to_go(
 def test_the_openapi_document_has_examples_and_errors(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
     post = document["paths"][PATH]["post"]
-    assert {"202", "413", "415", "422", "503"} <= post["responses"].keys()
+    assert {"202", "400", "408", "413", "415", "422", "431", "500", "503"} <= post[
+        "responses"
+    ].keys()
     assert document["components"]["schemas"]["AssessmentRequest"]["examples"]
+
+
+def patterns(part: Any) -> Iterator[str]:
+    """Yield every pattern of a schema."""
+    if isinstance(part, dict):
+        for name, inner in part.items():
+            if name == "pattern" and isinstance(inner, str):
+                yield inner
+            yield from patterns(inner)
+    elif isinstance(part, list):
+        for inner in part:
+            yield from patterns(inner)
+
+
+def test_programs_that_make_requests_can_use_every_pattern(client: TestClient) -> None:
+    found = set(patterns(client.get("/openapi.json").json()))
+    assert len(found) > 1
+    for pattern in found:
+        # Without classes of Unicode, which Python does not know and ECMAScript by a flag only.
+        assert re.compile(pattern).search("seoul 1")
+
+
+@pytest.mark.parametrize(
+    "code", [*range(0x21), 0x7E, 0x7F, 0x80, 0x9F, 0xA0, 0xE9, 0x2028, 0x10FFFF]
+)
+def test_a_site_id_has_no_control_character(code: int) -> None:
+    text = f"a{chr(code)}"
+    wanted = unicodedata.category(chr(code)) != "Cc"
+    try:
+        TypeAdapter(SiteId).validate_python(text)
+    except ValidationError:
+        assert not wanted
+    else:
+        assert wanted

@@ -15,7 +15,14 @@ import pytest
 
 from app import connection as bounds
 from app import server as server_module
-from app.connection import HEAD_BYTES_MAX, HEADERS_MAX, PIECE_BYTES, PIPELINED_MAX, bounded
+from app.connection import (
+    HEAD_BYTES_MAX,
+    HEADERS_MAX,
+    PIECE_BYTES,
+    PIPELINED_BYTES_MAX,
+    PIPELINED_MAX,
+    bounded,
+)
 from tests.fix_stack import during, poll
 from tests.unit.service.serving import LARGE_BYTES, Serving, serving
 
@@ -149,6 +156,51 @@ def test_requests_in_a_pipeline_are_answered_up_to_a_number(found: Serving) -> N
         assert read_all(connection).count(b"200 OK") == 0
 
 
+def posted(size: int) -> bytes:
+    """Return a request with so many bytes of body."""
+    return b"POST /size HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size
+
+
+@pytest.mark.parametrize(
+    ("waiting", "answers"),
+    [
+        ([posted(PIPELINED_BYTES_MAX // 3)] * 2, 3),
+        ([posted(PIPELINED_BYTES_MAX // 3)] * 3, 0),
+        ([posted(PIPELINED_BYTES_MAX)], 0),
+        ([HEAD + b"a: " + b"x" * (PIPELINED_BYTES_MAX // 3) + b"\r\n\r\n"] * 2, 3),
+        ([HEAD + b"a: " + b"x" * (PIPELINED_BYTES_MAX // 3) + b"\r\n\r\n"] * 3, 0),
+    ],
+    ids=["bodies", "too many bodies", "one body", "heads", "too many heads"],
+)
+def test_requests_in_a_pipeline_are_bounded_in_bytes(
+    found: Serving, waiting: list[bytes], answers: int
+) -> None:
+    slow = HEAD.replace(b"/ ", b"/slow ", 1) + b"\r\n"
+    with found.socket() as connection:
+        connection.settimeout(SHORT_SECONDS * 4)
+        connection.sendall(slow + b"".join(waiting))
+        received = b""
+        while received.count(b"200 OK") < max(answers, 1):
+            try:
+                data = connection.recv(65536)
+            except ConnectionError:
+                break
+            if not data:
+                break
+            received += data
+    assert received.count(b"200 OK") == answers
+
+
+def test_those_that_were_answered_wait_no_longer(found: Serving) -> None:
+    pair = HEAD.replace(b"/ ", b"/slow ", 1) + b"\r\n" + posted(PIPELINED_BYTES_MAX // 3)
+    with found.socket() as connection:
+        for _ in range(4):
+            connection.sendall(pair)
+            received = b""
+            while received.count(b"200 OK") < 2:
+                received += connection.recv(65536)
+
+
 @pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("start", [b"G", HEAD, HEAD + b"a: ", POST % b"/size"])
 def test_half_a_request_is_408(found: Serving, start: bytes) -> None:
@@ -200,6 +252,15 @@ def test_a_kept_connection_may_rest(found: Serving) -> None:
         with found.socket() as other:
             assert read_all(other) == b""
         assert is_answered(connection)
+
+
+def test_a_kept_connection_that_rests_for_too_long_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server_module, "KEEP_ALIVE_SECONDS", 1)
+    with serving() as found, found.socket() as connection:
+        assert is_answered(connection)
+        assert read_all(connection) == b""
 
 
 @pytest.mark.usefixtures("short")

@@ -1,11 +1,17 @@
 """What the api refuses, and how it says so. The database is never reached."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from app.api import body as body_module
+from app.api.body import BodyLimit
 
 PATH = "/api/v1/site-assessments"
 JSON = {"Content-Type": "application/json"}
@@ -119,6 +125,47 @@ def test_hostile_json_is_refused(client: TestClient, text: bytes) -> None:
     refused(client.post(PATH, content=text, headers=JSON))
 
 
+async def answered(app: BodyLimit, body: bytes) -> int:
+    """Send a request of so many bytes; return its status."""
+    statuses: list[int] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Message) -> None:
+        statuses.append(message.get("status", 0))
+
+    headers = [(b"content-length", str(len(body)).encode())]
+    await app({"type": "http", "headers": headers}, receive, send)
+    return statuses[0]
+
+
+def test_bodies_in_hand_are_bounded_together_and_small_ones_still_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(body_module, "HELD_BYTES_MAX", 100_000)
+    large, small = b"x" * 60_000, b"x" * body_module.SMALL_BYTES
+
+    async def scenario() -> list[int]:
+        arrived, going_on = asyncio.Event(), asyncio.Event()
+
+        async def handle(scope: Scope, receive: Receive, send: Send) -> None:
+            message = await receive()
+            if message["body"] == large:
+                arrived.set()
+                await going_on.wait()
+            await Response()(scope, receive, send)
+
+        app = BodyLimit(handle, max_bytes=65536, timeout_seconds=5)
+        first = asyncio.create_task(answered(app, large))
+        await arrived.wait()
+        beside = [await answered(app, large), *[await answered(app, small) for _ in range(8)]]
+        going_on.set()
+        return [await first, *beside, await answered(app, large)]
+
+    assert asyncio.run(scenario()) == [200, 503, *[200] * 9]
+
+
 def test_an_infinite_number_is_named_not_echoed_raw(
     client: TestClient, body: dict[str, Any]
 ) -> None:
@@ -133,6 +180,68 @@ def test_another_content_type_is_refused(
 ) -> None:
     headers = {"Content-Type": media_type}
     refused(client.post(PATH, content=json.dumps(body), headers=headers), 415)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "identity, gzip", "", "x" * 1000])
+def test_an_encoded_body_is_refused(
+    client: TestClient, body: dict[str, Any], encoding: str
+) -> None:
+    headers = {"Content-Encoding": encoding}
+    answer = client.post(PATH, json=body, headers=headers)
+    assert "Content-Encoding must be identity" in refused(answer, 415)["message"]
+    assert answer.headers["accept-encoding"] == "identity"
+
+
+def test_the_encoding_identity_is_none(client: TestClient) -> None:
+    answer = client.post(PATH, content=b"{}", headers=JSON | {"Content-Encoding": "Identity"})
+    assert refused(answer)["field"] == "sites"
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ('{"asset_value": 1, "sites": [], "asset_value": 2}', "asset_value"),
+        ('{"sites": [{}, {"site_id": "a", "site_id": "b"}]}', "sites[1].site_id"),
+        ('{"years": {"from": 2021, "from": 2030}}', "years.from"),
+        ('{"\\u0061": 1, "a": 1}', "a"),
+        ('{"sites": [], "sites": 9' + "9" * 4000 + "}", "sites"),
+    ],
+)
+def test_a_name_that_is_twice_in_an_object_is_named_with_its_place(
+    client: TestClient, text: str, field: str
+) -> None:
+    error = refused(client.post(PATH, content=text, headers=JSON))
+    assert (error["field"], error["rule"]) == (field, "named 2 times; name it once")
+
+
+def test_every_name_that_is_there_again_is_listed(client: TestClient) -> None:
+    text = '{"a": 1, "a": 1, "years": {"to": 1, "to": 1, "to": 1}}'
+    faults = refused(client.post(PATH, content=text, headers=JSON))["faults"]
+    assert [fault["field"] for fault in faults] == ["a", "years.to"]
+
+
+@pytest.mark.parametrize("name", ["Idempotency-Key", "Content-Type", "Host"])
+def test_a_header_that_counts_once_is_refused_twice(
+    client: TestClient, body: dict[str, Any], name: str
+) -> None:
+    headers = [(name, "a"), (name.lower(), "b"), *JSON.items()][
+        : 2 if name == "Content-Type" else 3
+    ]
+    error = refused(client.post(PATH, json=body, headers=headers), 400)
+    assert (error["field"], error["value"]) == (f"header.{name}", "a list of 2 items")
+    assert error["rule"] == "must be sent once"
+
+
+def test_of_two_request_ids_none_is_kept(client: TestClient) -> None:
+    answer = client.get("/health/live", headers=[("X-Request-ID", "a"), ("X-Request-ID", "b")])
+    assert answer.headers["x-request-id"] not in ("a", "b")
+
+
+def test_no_answer_leads_to_the_host_that_a_caller_names(client: TestClient) -> None:
+    for path in ("/docs/", f"{PATH}/", "/health/live/", "/"):
+        answer = client.get(path, headers={"Host": "elsewhere.example"}, follow_redirects=False)
+        assert answer.status_code in (200, 404)
+        assert "elsewhere" not in f"{answer.headers}{answer.text}"
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "caf\xe9", "a\tb"])

@@ -104,7 +104,7 @@ def test_pieces_make_one_answer(client: TestClient, database: StandInDatabase) -
 @contextmanager
 def api(database: StandInDatabase) -> Iterator[Serving]:
     """Serve the api with this database, on a socket like the deployed one."""
-    listener = _bound(HTTP.model_copy(update={"port": 0}))
+    listener = _bound(HTTP.host, 0)
     with serving(listener, create_app(Live(ApiSettings.model_validate(API)), database)) as running:
         yield running
 
@@ -222,7 +222,7 @@ def test_who_waits_for_a_place_in_vain_is_told_at_the_deadline(database: StandIn
 
 
 def test_the_kernel_keeps_little_of_an_answer_that_is_not_taken() -> None:
-    with _bound(HTTP.model_copy(update={"port": 0})) as listener:
+    with _bound(HTTP.host, 0) as listener:
         listener.listen()
         with socket.create_connection(listener.getsockname()):
             connection, _ = listener.accept()

@@ -29,7 +29,7 @@ from app.api import supervisor
 supervisor.READY_SECONDS_MAX = float(sys.argv[2])
 supervisor.AGAIN_SECONDS = 0.2
 listener, _, settings, module, form = sys.argv[1:]
-served = supervisor.Supervisor(int(listener), Path(settings), module=module, log_format=form)
+served = supervisor.Supervisor([int(listener)], Path(settings), module=module, log_format=form)
 sys.exit(served.run())
 """
 
