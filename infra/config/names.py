@@ -104,6 +104,8 @@ CLIENTS: Final = (API, WORKER)
 LOGIN_ROLES: Final = (OWNER, API.role, WORKER.role, MONITOR, OPERATOR)
 # Those that PgBouncer lets in; the owner is direct only.
 POOLED_ROLES: Final = (API.role, WORKER.role, MONITOR, OPERATOR)
+# Those whose sessions go through a pool; the operator is at PgBouncer's console only.
+TRACKED_ROLES: Final = (API.role, WORKER.role, MONITOR)
 
 CONTROL_PORT: Final = 9000
 # Where every worker listens for hints of the api, on the pool network.

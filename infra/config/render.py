@@ -152,5 +152,6 @@ def _context(values: Values, verifiers: dict[str, str]) -> dict[str, object]:
         "server_host": names.SERVER_HOSTS[values.text("PGBOUNCER_SERVER_HOP")],
         "roles": documents.login_roles(values, verifiers),
         "pooled_roles": names.POOLED_ROLES,
+        "tracked_roles": names.TRACKED_ROLES,
         "verifiers": verifiers,
     }
