@@ -14,6 +14,9 @@ from typing import Any, Final
 from pglast import parser
 
 Tree = dict[str, Any]
+# Stands for what is known at run time only.
+UNKNOWN: Final = "sluice_unknown"
+_FORMAT: Final = re.compile(r"%(?P<number>\d+\$)?-?\d*(?P<kind>[sIL%])")
 # In a declaration: the name, then a type with its schema or of a column.
 _TYPE: Final = re.compile(
     r'(?P<name>\b\w+\s+(?:constant\s+)?)(?P<type>(?:[\w"]+\.)+[\w"]+(?:%(?:row)?type)?)'
@@ -21,6 +24,13 @@ _TYPE: Final = re.compile(
     re.IGNORECASE,
 )
 _DECLARE: Final = re.compile(r"\bdeclare\b.*?\bbegin\b", re.IGNORECASE | re.DOTALL)
+# Where the text of an EXECUTE is.
+_EXECUTED: Final = (
+    "PLpgSQL_stmt_dynexecute query",
+    "PLpgSQL_stmt_dynfors query",
+    "PLpgSQL_stmt_return_query dynquery",
+    "PLpgSQL_stmt_open dynquery",
+)
 _RECORD: Final = re.compile(r"%rowtype$", re.IGNORECASE)
 
 
@@ -35,7 +45,7 @@ def expressions(statement: str, node: Tree, body: str) -> list[tuple[int, str, b
         found = parser.parse_plpgsql_json(statement)
     except parser.ParseError:
         found = parser.parse_plpgsql_json(_plain(node, body))
-    return list(_walk(json.loads(found), 1, is_dynamic=False))
+    return list(_walk(json.loads(found), 1, inside=""))
 
 
 def _plain(node: Tree, body: str) -> str:
@@ -63,17 +73,61 @@ def _stand_in(found: re.Match[str]) -> str:
     return found["name"] + ("record" if _RECORD.search(found["type"]) else "text")
 
 
-def _walk(node: Any, line: int, *, is_dynamic: bool) -> Iterator[tuple[int, str, bool]]:
+def _walk(node: Any, line: int, *, inside: str) -> Iterator[tuple[int, str, bool]]:
     if isinstance(node, list):
         for one in node:
-            yield from _walk(one, line, is_dynamic=is_dynamic)
+            yield from _walk(one, line, inside=inside)
     if not isinstance(node, dict):
         return
     line = node.get("lineno", line)
     for kind, value in node.items():
         if kind == "PLpgSQL_expr":
-            yield line, value["query"], is_dynamic
+            yield line, value["query"], inside in _EXECUTED
         else:
-            # The text of an EXECUTE, as a statement of its own or in FOR, OPEN and RETURN QUERY.
-            dynamic = kind in ("dynquery", "query") and "PLpgSQL_expr" in value
-            yield from _walk(value, line, is_dynamic=dynamic)
+            # A key such as `query` means another thing in each statement.
+            key = kind if kind.startswith("PLpgSQL") else f"{inside.partition(' ')[0]} {kind}"
+            yield from _walk(value, line, inside=key)
+
+
+def built(tree: Tree) -> str | None:
+    """Return the text that a SELECT of one expression puts together; None where it is unknown."""
+    try:
+        (target,) = tree["stmts"][0]["stmt"]["SelectStmt"]["targetList"]
+        text = _text_of(target["ResTarget"]["val"])
+    except (KeyError, ValueError):
+        return None
+    return None if text.startswith(UNKNOWN) else text
+
+
+def _text_of(node: Tree) -> str:
+    ((kind, inner),) = node.items()
+    if kind == "A_Const" and "sval" in inner:
+        return str(inner["sval"].get("sval", ""))
+    if kind == "TypeCast":
+        return _text_of(inner["arg"])
+    if kind == "A_Expr" and inner.get("name") == [{"String": {"sval": "||"}}]:
+        return _text_of(inner["lexpr"]) + _text_of(inner["rexpr"])
+    if kind == "FuncCall":
+        name = inner["funcname"][-1]["String"]["sval"]
+        arguments = inner.get("args", [])
+        if name == "format" and arguments:
+            return _formatted([_text_of(one) for one in arguments])
+        if name in ("concat", "concat_ws"):
+            return "".join(_text_of(one) for one in arguments)
+        if name in ("quote_literal", "quote_nullable"):
+            return f"'{UNKNOWN}'"
+    return UNKNOWN
+
+
+def _formatted(arguments: list[str]) -> str:
+    """Return what format() makes of its arguments."""
+    values = iter(arguments[1:])
+
+    def filled(found: re.Match[str]) -> str:
+        if found["kind"] == "%":
+            return "%"
+        number = found["number"]
+        value = next(values, UNKNOWN) if number is None else UNKNOWN
+        return f"'{value}'" if found["kind"] == "L" else value
+
+    return _FORMAT.sub(filled, arguments[0])

@@ -14,8 +14,9 @@ from typing import Final
 
 from infra.ops.doctor import findings as rules
 from infra.ops.doctor.findings import Rule
+from infra.ops.doctor.plpgsql import UNKNOWN
 from infra.ops.doctor.scripts import read_with_placeholders
-from infra.ops.doctor.statements import ADVISORY, TRACKED, UNKNOWN, Hit, NotSqlError, settle
+from infra.ops.doctor.statements import ADVISORY, TRACKED, Hit, NotSqlError, settle
 
 # Their first argument is SQL, whatever their object is.
 _EXECUTE: Final = re.compile(

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-from infra.ops.doctor.statements import UNKNOWN, NotSqlError, Statement, read
+from infra.ops.doctor.plpgsql import UNKNOWN
+from infra.ops.doctor.statements import NotSqlError, Statement, read
 
 _TOKEN: Final = re.compile(
     r"""
@@ -32,9 +33,9 @@ _COPY_ROWS: Final = re.compile(r"\\?copy\b.*\bfrom\s+p?stdin\b", re.IGNORECASE |
 # Of psql's commands those that send what was typed so far.
 _SENDS: Final = re.compile(r"\\(?:g\w*|watch|crosstabview|sendpipeline)\b")
 
-# What may stand for what is not known: a name, a literal, a number, a list, a query, a column,
-# nothing.
-_STAND_INS: Final = (UNKNOWN, "'0'", "0", "(0)", "SELECT 0", "x int", "")
+# What may stand for what is not known: a name, a literal, a number, a list, an assignment or a
+# condition, a query, a column, what ON CONFLICT does, nothing.
+_STAND_INS: Final = (UNKNOWN, "'0'", "0", "(0)", "x = 0", "SELECT 0", "x int", "NOTHING", "")
 # Each try changes one placeholder.
 _TRIES: Final = 60
 _PLACEHOLDER: Final = re.compile(
@@ -43,7 +44,7 @@ _PLACEHOLDER: Final = re.compile(
     | (?P<keep>'(?:[^']|'')*' | "(?:[^"]|"")*" | --[^\n]* | /\*.*?\*/ | ::)
     | (?P<percent>%%) | (?P<block>\{%.*?%\} | \{\#.*?\#\})
     | (?P<value>%(?:\(\w+\))?[-#0\ +]*\d*(?:\.\d+)?[sdrifbtx]\b | \{\{.*?\}\} | \$?\{[^{}]*\}
-        | (?<![:\w]):[^\W\d]\w*)
+        | (?<![:\w]):[^\W\d]\w* | @[^\W\d]\w*(?::\w+)?@)
     | (?P<question>\?)
     """,
     re.VERBOSE | re.DOTALL,

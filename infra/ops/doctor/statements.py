@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -16,12 +17,10 @@ from pglast import parser
 
 from infra.ops.doctor import findings as rules
 from infra.ops.doctor.findings import Rule
-from infra.ops.doctor.plpgsql import expressions
+from infra.ops.doctor.plpgsql import built, expressions
 
 # A longer statement is data. Its tree would take hundreds of times its length in memory.
 STATEMENT_BYTES: Final = 256 << 10
-# Stands for what is known at run time only.
-UNKNOWN: Final = "sluice_unknown"
 
 ADVISORY: Final = re.compile(r"pg_(try_)?advisory_(lock|unlock)(_shared|_all)?")
 # PgBouncer sees a change of these in what the server reports, and gives each client its own value.
@@ -33,7 +32,6 @@ _CURSOR_HOLD: Final = 0x0020
 # What the parser gives as a SET that is not one of this session.
 _SET_OF_OTHERS: Final = ("AlterRoleSetStmt", "AlterDatabaseSetStmt", "AlterSystemStmt")
 _BLANK: Final = re.compile(r"(?:\s|--[^\n]*(?:\n|\Z)|/\*.*?\*/)*", re.DOTALL)
-_FORMAT: Final = re.compile(r"%(?:\d+\$)?-?\d*([sIL%])")
 
 Tree = dict[str, Any]
 
@@ -278,6 +276,7 @@ class _Reader:
             return
         for at, one in inner:
             one.move(at)
+            self._made.unjudged += one.unjudged
         # A body runs in one transaction.
         hits = settle((one for _, one in inner), one_transaction=True)
         self._made.hits += [one for one in hits if one.rule is not rules.SEQUENCE_VALUE]
@@ -297,52 +296,21 @@ class _Reader:
 
 def _statements_of(text: str, *, is_dynamic: bool) -> list[Statement]:
     """Return the statements of an expression of PL/pgSQL; of a dynamic one, what it comes to."""
-    for form in (text, f"SELECT {text}", re.sub(r"^[^'(]*?:?=", "SELECT ", text, count=1)):
+    refused = NotSqlError("")
+    # A statement, an expression, an assignment.
+    for form in (text, f"SELECT {text}", re.sub(r"^.*?:?=", "SELECT ", text, count=1)):
         try:
             inner = read(form)
-        except NotSqlError:
+        except NotSqlError as error:
+            refused = error
             continue
-        if not is_dynamic:
-            return inner
-        built = _built(json.loads(parser.parse_sql_json(form)))
-        if built is None:
-            return inner
-        try:
-            return inner + read(built)
-        except NotSqlError:
-            return inner
-    return []
-
-
-def _built(tree: Tree) -> str | None:
-    """Return the text that a SELECT of one expression puts together; None where it is unknown."""
-    try:
-        (target,) = tree["stmts"][0]["stmt"]["SelectStmt"]["targetList"]
-        text = _text_of(target["ResTarget"]["val"])
-    except (KeyError, ValueError):
-        return None
-    return None if text.startswith(UNKNOWN) else text
-
-
-def _text_of(node: Tree) -> str:
-    ((kind, inner),) = node.items()
-    if kind == "A_Const" and "sval" in inner:
-        return str(inner["sval"].get("sval", ""))
-    if kind == "TypeCast":
-        return _text_of(inner["arg"])
-    if kind == "A_Expr" and inner.get("name") == [{"String": {"sval": "||"}}]:
-        return _text_of(inner["lexpr"]) + _text_of(inner["rexpr"])
-    if kind == "FuncCall":
-        name = inner["funcname"][-1]["String"]["sval"]
-        arguments = inner.get("args", [])
-        if name == "format" and arguments:
-            forms = {"s": UNKNOWN, "I": UNKNOWN, "L": f"'{UNKNOWN}'", "%": "%"}
-            return _FORMAT.sub(lambda found: forms[found[1]], _text_of(arguments[0]))
-        if name in ("concat", "concat_ws"):
-            return "".join(_text_of(one) for one in arguments)
-        if name in ("quote_literal", "quote_nullable"):
-            return f"'{UNKNOWN}'"
-    return UNKNOWN
+        put_together = built(json.loads(parser.parse_sql_json(form))) if is_dynamic else None
+        if put_together is not None:
+            # It may be a part only, of which nothing is known.
+            with suppress(NotSqlError):
+                inner += read(put_together)
+        return inner
+    return [Statement(unjudged=[f"in PL/pgSQL: {refused}"])]
 
 
 _FALSE: Final = ("false", "f", "off", "no", "0")

@@ -12,8 +12,8 @@ from infra.ops.doctor.findings import Diagnosis, Finding
 from infra.ops.outcome import Exit, Outcome, plain_console, print_document, report
 
 WIDTH: Final = 80
-# The document has all of them.
-_NOT_JUDGED_LINES: Final = 20
+# Of each rule, and of what was not judged; the document has all of them.
+_LINES: Final = 20
 
 
 def show(examine: Callable[[], Diagnosis], *, as_json: bool) -> int:
@@ -40,13 +40,16 @@ def lines(made: Diagnosis) -> Iterator[str]:
         yield f"{severity}: {rule}"
         for (meaning, remedy), same in groupby(group, key=lambda one: (one.meaning, one.remedy)):
             yield from _indented(meaning)
-            for one in same:
+            places = list(same)
+            for one in places[:_LINES]:
                 yield from _place(one)
+            if len(places) > _LINES:
+                yield f"  {len(places) - _LINES} more, see JSON=yes"
             yield from _indented(f"Do: {remedy}")
         yield ""
-    for skipped in made.not_judged[:_NOT_JUDGED_LINES]:
+    for skipped in made.not_judged[:_LINES]:
         yield from _indented(f"{skipped.what}: {skipped.reason}", first="not judged: ")
-    if (more := len(made.not_judged) - _NOT_JUDGED_LINES) > 0:
+    if (more := len(made.not_judged) - _LINES) > 0:
         yield f"not judged: {more} more, see JSON=yes"
     yield _summary(made)
 

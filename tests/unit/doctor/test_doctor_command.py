@@ -63,15 +63,16 @@ def test_notes_alone_are_no_failure(tmp_path: Path) -> None:
 
 
 def test_what_a_person_reads_fits_eighty_columns(sources: Path) -> None:
-    (sources / "bad.sql").write_text("SELECT FROM WHERE;\n" * 30)
+    (sources / "bad.sql").write_text("SELECT FROM WHERE;\n" * 30 + "SELECT lastval();\n" * 25)
     result = CliRunner().invoke(APP, ["doctor", "--sql", str(sources)])
     lines = result.stdout.splitlines()
     assert all(len(line) <= 80 for line in lines)
     assert lines[0] == "critical: listen"
     assert "  migrations/0001.sql:2  LISTEN a" in lines
     assert "not judged: 10 more, see JSON=yes" in lines
+    assert "  5 more, see JSON=yes" in lines
     assert lines[-1].endswith(
-        "1 critical, 1 warning, 1 note; judged: 3 files, 4 statements; not judged: 30"
+        "1 critical, 1 warning, 26 note; judged: 3 files, 29 statements; not judged: 30"
     )
 
 
