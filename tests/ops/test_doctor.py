@@ -21,7 +21,6 @@ LEAKS = {
     "SET ROLE risk_api": "session-role",
     "SET TIME ZONE 'Europe/Vienna'": "tracked-setting",
     "LISTEN doctor": "listen",
-    "PREPARE doctor AS SELECT 1": "sql-prepare",
     "SELECT pg_advisory_lock(4711)": "session-advisory-lock",
     "DECLARE doctor CURSOR WITH HOLD FOR SELECT 1": "cursor-with-hold",
     "CREATE TEMPORARY TABLE doctor (id int)": "temporary-object",

@@ -95,9 +95,8 @@ FROM pg_catalog.pg_sequences WHERE NOT cycle
 """
 # A last value that is NULL is one not taken yet, or one that may not be read.
 HIDDEN_SEQUENCES: Final = """
-SELECT c.oid::regclass::text AS name FROM pg_catalog.pg_class AS c
-WHERE c.relkind = 'S' AND c.relpersistence <> 't'
-  AND NOT has_sequence_privilege(c.oid, 'SELECT, USAGE')
+SELECT seqrelid::regclass::text AS name FROM pg_catalog.pg_sequence
+WHERE NOT has_sequence_privilege(seqrelid, 'SELECT, USAGE')
 """
 
 
@@ -232,6 +231,6 @@ def _judge_statements(admin: PostgresAdmin, made: Diagnosis) -> None:
             if hit.rule is not rules.SEQUENCE_VALUE:
                 calls[row["rolname"], hit.rule, hit.evidence] += row["calls"]
     made.add(
-        found(rule, role, f"{evidence}, {number} times")
+        found(rule, role, f"{evidence}; calls: {number}")
         for (role, rule, evidence), number in calls.items()
     )

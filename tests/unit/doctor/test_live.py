@@ -94,8 +94,8 @@ def test_statements_are_judged_by_the_rules_of_sources_and_counted_by_role() -> 
         )
     )
     assert [(one.rule, one.where, one.evidence) for one in made.ordered()] == [
-        ("listen", WORKER.role, "LISTEN cache, 3 times"),
-        ("session-advisory-lock", API.role, "pg_advisory_lock(), 7 times"),
+        ("listen", WORKER.role, "LISTEN cache; calls: 3"),
+        ("session-advisory-lock", API.role, "pg_advisory_lock(); calls: 7"),
     ]
 
 
