@@ -63,6 +63,7 @@ def test_what_a_client_leaves_is_found_and_a_clean_stack_is_clean(
 ) -> None:
     # What ran before may have left dead rows for autovacuum.
     before = poll(lambda: is_clean(ops, env), seconds=60, what="no finding above a note", every=1)
+    assert before
     assert before.document["not_judged"] == []
     assert before.exit_code == Exit.OK, before.text
 
