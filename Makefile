@@ -18,7 +18,7 @@ ifeq ($(CA_BUNDLE),)
 unexport CA_BUNDLE
 endif
 
-.PHONY: help assess up build check project plan apply preset client client-url down destroy logs ps status restart-postgres restart-pgbouncer restart-app rotate-passwords rotate-certificates restore-secrets scale-pgbouncer reconnect load-reference psql free-disk lint test test-all test-unit engine bench-pool bench-writes load load-sql compare isolation tune soak report results
+.PHONY: help assess up build check project plan apply preset client client-url down destroy logs ps status doctor restart-postgres restart-pgbouncer restart-app rotate-passwords rotate-certificates restore-secrets scale-pgbouncer reconnect load-reference psql free-disk lint test test-all test-unit engine bench-pool bench-writes load load-sql compare isolation tune soak report results
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,9 @@ ps: project ## Show every container and its health
 
 status: project ## The whole path on one screen; repeatedly: WATCH=yes
 	@SLUICE_CONTAINERS="$$(infra/host/containers.sh)" $(RUN) --env SLUICE_CONTAINERS ops status $(AS_JSON) $(if $(WATCH),--watch)
+
+doctor: project ## What breaks behind the pool, live or in files: SQL=path
+	@infra/host/operate.sh doctor $(AS_JSON) $(if $(SQL),"$(SQL)")
 
 restart-postgres: check ## Apply and restart PostgreSQL; no request fails
 	@infra/host/operate.sh restart-postgres $(AS_JSON)

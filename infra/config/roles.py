@@ -109,10 +109,15 @@ def _settings(values: Values) -> dict[str, dict[str, str]]:
     found |= {client.role: _of_client(values, client) for client in clients.every(values)}
     # It reads by key, a whole table never: that plan comes of statistics that are behind.
     found[names.WORKER.role] |= {"enable_seqscan": "off"}
+    # `make doctor` looks there for SET, LISTEN and the like. Of these roles only: what the operator
+    # and the superuser send has verifiers in it, which would be kept with the statement.
+    tracked = {"pg_stat_statements.track_utility": "on"}
+    for client in clients.every(values):
+        found[client.role] |= tracked
     # A health check that takes longer has failed. Operator commands look and signal; CHECKPOINT
     # is the longest of them.
     return found | {
-        names.MONITOR: _timeouts(500, 2000, 3000, 5000),
+        names.MONITOR: _timeouts(500, 2000, 3000, 5000) | tracked,
         names.OPERATOR: _timeouts(2000, 60_000, 70_000, 80_000),
     }
 

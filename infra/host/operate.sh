@@ -27,11 +27,13 @@
 #       write a lost secrets volume back from the compiled files
 #   load-reference [--json] [--replace] TABLE FILE (make load-reference TABLE=buildings FILE=b.csv)
 #       load a CSV file into a table of reference data; --replace: also remove all other rows
+#   doctor [--json] [PATH] (make doctor SQL=path)
+#       find what breaks behind transaction pooling: in the running path, or in the files of PATH
 #   url
 #       print where this host reaches the api of the running stack
 #
-# Exit codes: 0 done, 1 a process differs or failed, 2 the env file, a certificate or an argument is
-# at fault, 3 refused, 4 the rest takes a restart.
+# Exit codes: 0 done, 1 a process differs or failed, or doctor found more than notes, 2 the env file,
+# a certificate or an argument is at fault, 3 refused, 4 the rest takes a restart.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=infra/host/common.sh
@@ -429,6 +431,33 @@ run_load_reference() {
         >&"${document:-1}"
 }
 
+# Its document is that of the command in the container. Files are judged by the user who asks, who
+# may read them, in a container without network; the running path by the service `ops`.
+run_doctor() {
+    local path asked=()
+    parse '' "$@"
+    ((${#values[@]} <= 1)) || usage
+    [[ -z $json ]] || asked+=(--json)
+    if ((${#values[@]})); then
+        path=$(realpath --canonicalize-existing -- "${values[0]}" 2>/dev/null) \
+            || die "${values[0]}: no such file or directory" 2
+        [[ -r $path ]] || die "$path: cannot be read" 2
+        ensure_image
+        json=''
+        docker run --rm --read-only --cap-drop ALL --security-opt no-new-privileges:true \
+            --network none --memory 512m --pids-limit 256 --user "$(id --user):$(id --group)" \
+            --mount "type=bind,src=$path,dst=/given/$(basename -- "$path"),readonly" \
+            "$image" doctor "${asked[@]}" --sql "/given/$(basename -- "$path")" >&"${document:-1}"
+        return
+    fi
+    ensure_image
+    SLUICE_CONTAINERS=$(infra/host/containers.sh)
+    export SLUICE_CONTAINERS
+    json=''
+    look_run --no-deps --no-TTY --env SLUICE_CONTAINERS ops doctor "${asked[@]}" \
+        </dev/null >&"${document:-1}"
+}
+
 run_url() {
     local published address
     published=$(look port api 8000)
@@ -444,7 +473,7 @@ run_url() {
 _main() {
     case $OPERATION in
         check | plan | apply | preset | client | client-url | restart-postgres | restart-pgbouncer | restart-app) ;;
-        scale-pgbouncer | rotate-certificates | restore-secrets | load-reference | url) ;;
+        scale-pgbouncer | rotate-certificates | restore-secrets | load-reference | doctor | url) ;;
         *) die "usage: operate.sh NAME OPTION...; the names are in its first lines" 2 ;;
     esac
     "run_${OPERATION//-/_}" "${@:2}"

@@ -1,8 +1,10 @@
 """The command line of the operator: one module per command, imported when it runs."""
 
+from __future__ import annotations
+
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,7 +24,18 @@ from infra.ops.cli_options import (
     read_settings,
 )
 
+if TYPE_CHECKING:
+    from infra.ops.status import sample
+
 _COMPILED = Path("/etc/sluice/ops/compiled.json")
+
+Compiled = Annotated[
+    Path,
+    typer.Option(help="Record of the last compile, for differences.", envvar="SLUICE_COMPILED"),
+]
+Containers = Annotated[
+    str, typer.Option(help="What the host knows; make fills it.", envvar="SLUICE_CONTAINERS")
+]
 
 
 def main() -> None:
@@ -49,6 +62,7 @@ def create_app() -> typer.Typer:
     client.command("url")(_client_url)
     client.command("files")(_client_files)
     app.add_typer(client, name="client")
+    app.command("doctor")(_doctor)
     cli_operations.register(app)
     return app
 
@@ -59,10 +73,7 @@ def _operate() -> None:
 
 def _plan(
     env_file: EnvFile = None,
-    compiled: Annotated[
-        Path,
-        typer.Option(help="Record of the last compile, for differences.", envvar="SLUICE_COMPILED"),
-    ] = _COMPILED,
+    compiled: Compiled = _COMPILED,
     settings: Settings = SETTINGS,
     out: Out = OUT,
     secrets: Secrets = SECRETS,
@@ -106,10 +117,7 @@ def _apply(
 def _preset(
     name: Annotated[str, typer.Argument(help="laptop, small, medium or large.")],
     settings: Settings = SETTINGS,
-    compiled: Annotated[
-        Path,
-        typer.Option(help="Record of the last compile, for differences.", envvar="SLUICE_COMPILED"),
-    ] = _COMPILED,
+    compiled: Compiled = _COMPILED,
     as_json: AsJson = False,
     text: Annotated[
         bool, typer.Option("--print", help="Print the preset as stack.env would have it.")
@@ -138,27 +146,55 @@ def _status(
         bool, typer.Option(help="Refresh until interrupted, all but what the host knows.")
     ] = False,
     every: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.2)] = 1.0,
-    containers: Annotated[
-        str,
-        typer.Option(help="What the host knows; make status fills it.", envvar="SLUICE_CONTAINERS"),
-    ] = "",
+    containers: Containers = "",
     settings: Settings = SETTINGS,
 ) -> None:
     """Show the whole path, and its current bottleneck. Exit code 1: a process does not answer."""
     from infra.ops.running import read_record
-    from infra.ops.status import collect, view
+    from infra.ops.status import view
 
-    read = read_settings(settings, as_json=as_json)
-    try:
-        host = collect.host_facts(containers)
-    except ValueError as error:
-        # The rest of the screen is worth more at night than a refusal.
-        typer.echo(f"SLUICE_CONTAINERS is not what the host prints ({error}); ignored", err=True)
-        host = None
+    read, host = read_settings(settings, as_json=as_json), _host_facts(containers)
     recorded = read_record(_COMPILED)
     sys.exit(
         view.show(read, recorded, as_json=as_json, watch=watch, every_seconds=every, host=host)
     )
+
+
+def _doctor(
+    sql: Annotated[
+        Path | None,
+        typer.Option(help="Judge this SQL script or Python source, or those of a directory."),
+    ] = None,
+    containers: Containers = "",
+    compiled: Compiled = _COMPILED,
+    settings: Settings = SETTINGS,
+    as_json: AsJson = False,
+) -> None:
+    """Find what breaks behind transaction pooling, in files or in the running path.
+
+    Exit code 1: a finding above a note.
+    """
+    # The parser is a large library: no other command loads it.
+    from infra.ops.doctor import live, sources, view
+    from infra.ops.running import read_record
+
+    if sql:
+        sys.exit(view.show(lambda: sources.examine(sql), as_json=as_json))
+    read, host = read_settings(settings, as_json=as_json), _host_facts(containers)
+    recorded = read_record(compiled)
+    code = view.show(lambda: live.examine(read, host=host, recorded=recorded), as_json=as_json)
+    sys.exit(code)
+
+
+def _host_facts(containers: str) -> sample.HostFacts | None:
+    from infra.ops.status import collect
+
+    try:
+        return collect.host_facts(containers)
+    except ValueError as error:
+        # The rest of the screen is worth more at night than a refusal.
+        typer.echo(f"SLUICE_CONTAINERS is not what the host prints ({error}); ignored", err=True)
+        return None
 
 
 _ClientName = Annotated[str, typer.Argument(help="Name of the client: that of its file.")]

@@ -281,6 +281,10 @@ class PostgresAdmin:
         """Write everything to disk now, so that a restart is short."""
         self._execute(sql.SQL("CHECKPOINT"), seconds=seconds)
 
+    def read(self, query: str, parameters: list[Any] | None = None) -> list[Row]:
+        """Return the rows of a query that only one command has."""
+        return self._rows(query, parameters)
+
     def ping(self) -> None:
         """Have a query answered."""
         self._rows("SELECT 1")

@@ -209,6 +209,15 @@ def test_the_timeouts_of_each_role_come_from_the_settings(tmp_path: Path) -> Non
     assert "ALTER ROLE \"risk_worker\" SET statement_timeout = '15555ms';" in roles
 
 
+def test_utility_statements_are_kept_of_pooled_roles_alone(compiled: Compiled) -> None:
+    roles = _text(compiled, "postgres/roles.sql")
+    setting = "SET pg_stat_statements.track_utility = on"
+    tracked = [line.split()[2] for line in roles.splitlines() if setting in line]
+    assert tracked == ["risk_api", "risk_worker", "sluice_monitor"]
+    server = _text(compiled, "postgres/postgresql.conf")
+    assert "pg_stat_statements.track_utility = off" in server
+
+
 @pytest.mark.parametrize("service", ["api", "worker", "migrate"])
 def test_the_app_connects_only_over_verified_tls(compiled: Compiled, service: str) -> None:
     database = json.loads(_text(compiled, f"app/{service}.json"))["database"]

@@ -600,3 +600,43 @@ def test_the_url_is_the_one_by_which_this_host_reaches_the_api(
 ) -> None:
     docker.answer("port api 8000", stdout=f"{published}\n")
     assert docker.run("url").stdout == f"{url}\n"
+
+
+def test_doctor_judges_files_as_the_user_and_without_network(
+    docker: Docker, tmp_path: Path
+) -> None:
+    docker.tell("doctor --json --sql", code=1, findings=[])
+    docker.answer("images", stdout="abc\n")
+    sources = tmp_path / "some sources"
+    sources.mkdir()
+    ran = docker.run("doctor", "--json", str(sources))
+    assert (ran.exit_code, ran.document) == (1, {"exit_code": 1, "findings": []})
+    (call,) = [one for one in ran.calls if one.startswith("run ")]
+    assert f"--user {os.getuid()}:{os.getgid()} " in call
+    assert f"src={sources},dst=/given/some sources,readonly" in call
+    assert "--network none" in call
+    assert call.endswith("doctor --json --sql /given/some sources")
+
+
+def test_doctor_without_a_path_asks_the_host_and_the_stack(docker: Docker) -> None:
+    docker.answer("images", stdout="abc\n")
+    docker.tell("doctor", not_judged=[])
+    ran = docker.run("doctor", "--json")
+    assert (ran.exit_code, ran.document) == (0, {"exit_code": 0, "not_judged": []})
+    assert any("--env SLUICE_CONTAINERS ops doctor --json" in call for call in ran.calls)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (["nowhere"], "nowhere: no such file or directory"),
+        (["a", "b"], "usage: operate.sh doctor [--json] [PATH]"),
+    ],
+)
+def test_doctor_refuses_a_path_that_is_not_there(
+    docker: Docker, arguments: list[str], fault: str
+) -> None:
+    ran = docker.run("doctor", "--json", *arguments)
+    assert ran.exit_code == 2
+    assert fault in ran.document["faults"][0]
+    assert not [call for call in ran.calls if call.startswith("run")]
