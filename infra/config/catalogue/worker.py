@@ -220,8 +220,8 @@ SETTINGS: Final = (
                 "WORKER_BATCH_DEADLINE_SECONDS",
                 "API_REQUEST_DEADLINE_SECONDS",
             ),
-            "0.4 x WORKER_BATCH_DEADLINE_SECONDS, less where the statement would not fit; 0 below "
-            "PAUSE_QUERY_WAIT_TIMEOUT_SECONDS, or 1.5 x API_REQUEST_DEADLINE_SECONDS for it",
+            "0.4 x WORKER_BATCH_DEADLINE_SECONDS, or what the statement leaves of it; 0 below "
+            "1.5 x API_REQUEST_DEADLINE_SECONDS",
             _query_wait,
         ),
     ),

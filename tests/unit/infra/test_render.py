@@ -211,8 +211,8 @@ def test_the_timeouts_of_each_role_come_from_the_settings(tmp_path: Path) -> Non
 
 def test_utility_statements_are_kept_of_pooled_roles_alone(compiled: Compiled) -> None:
     roles = _text(compiled, "postgres/roles.sql")
-    setting = "SET pg_stat_statements.track_utility = on"
-    tracked = [line.split()[2] for line in roles.splitlines() if setting in line]
+    setting = "SET pg_stat_statements.track_utility = 'on'"
+    tracked = [line.split()[2].strip('"') for line in roles.splitlines() if setting in line]
     assert tracked == ["risk_api", "risk_worker", "sluice_monitor"]
     server = _text(compiled, "postgres/postgresql.conf")
     assert "pg_stat_statements.track_utility = off" in server

@@ -140,12 +140,14 @@ def test_a_piece_that_cannot_be_read_cuts_the_answer(database: StandInDatabase) 
     assert cut.value.partial == HEAD + PIECE
 
 
-def test_a_cut_answer_counts_as_an_error(client: TestClient, database: StandInDatabase) -> None:
+def test_a_cut_answer_counts_as_an_error(
+    client: TestClient, monitor: TestClient, database: StandInDatabase
+) -> None:
     database.answers["results"] = pieces(ROW, DatabaseUnavailable("gone", STATE))
     client.get(RESULTS)
     services: Any = client.app.state.services  # type: ignore[attr-defined]
     assert services.last_minute.state()["errors"] == 1
-    assert 'results",status="503"} 1.0' in client.get("/metrics").text
+    assert 'results",status="503"} 1.0' in monitor.get("/metrics").text
 
 
 def test_a_first_piece_that_cannot_be_read_is_503(database: StandInDatabase) -> None:
