@@ -9,6 +9,7 @@ from decimal import Decimal
 from types import MappingProxyType
 
 from infra.config import names, roles, sizing
+from infra.config.derived import derived_settings
 from infra.config.names import (
     API,
     CONTROL_ALIASES,
@@ -253,7 +254,7 @@ def compiled(values: Values) -> Section:
     """Return every setting and derived setting as this run compiled them."""
     return {
         "settings": {name: plain(value) for name, value in values.as_dict().items()},
-        "derived": {item.name: item.value for item in sizing.derived_settings(values)},
+        "derived": {item.name: item.value for item in derived_settings(values)},
         "role_connection_limits": sizing.role_limits(values),
         "budget": budget(values),
     }

@@ -16,7 +16,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Final
 
-from infra.config import catalogue, clients, envfile, sizing
+from infra.config import catalogue, clients, envfile
+from infra.config.derived import derived_settings
 from infra.config.envfile import Entry
 from infra.config.faults import Fault
 from infra.config.settings import (
@@ -309,7 +310,7 @@ def _value(file: str, entry: Entry) -> str:
 
 def _postgres() -> Iterator[Parameter]:
     rendered = _owned(POSTGRES_FILE)
-    derived = {one.name: one for one in sizing.derived_settings(catalogue.defaults())}
+    derived = {one.name: one for one in derived_settings(catalogue.defaults())}
     for row in _rows("postgresql.tsv"):
         name, kind, context = row["name"], row["type"], row["context"]
         number = kind in ("integer", "real")

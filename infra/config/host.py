@@ -13,8 +13,8 @@ from typing import Final
 
 from infra.config import catalogue
 from infra.config.faults import Fault
-from infra.config.rules import shown
 from infra.config.settings import BadValueError, UnavailableError, Values
+from infra.config.times import shown
 
 HOST_SHOWN: Final = "this host"
 # Engine: health checks with start_interval. Compose: the oldest that is tested.

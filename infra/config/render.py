@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from infra.config import clients, documents, extra, names, roles, sizing
 from infra.config.certificates import Certificates
+from infra.config.derived import derived_settings
 from infra.config.settings import Values
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -152,7 +153,7 @@ def _context(values: Values, verifiers: dict[str, str]) -> dict[str, object]:
         "generated": GENERATED,
         "setting": values,
         "extra": {file: extra.lines(file, values) for file in extra.FILES},
-        "derived": sizing.derived_settings(values),
+        "derived": derived_settings(values),
         "databases": clients.databases(values),
         "pools": sizing.pools(values),
         "server_host": names.SERVER_HOSTS[values.text("PGBOUNCER_SERVER_HOP")],

@@ -1,12 +1,12 @@
 """The sizes that follow from the settings: connections, memory and disk, each counted once.
 
-The rules judge these numbers, plan shows them, and PostgreSQL's derived settings are made of
-them, each with its formula beside it.
+The rules judge these numbers, plan shows them, and PostgreSQL's derived settings (derived.py) are
+made of them.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, Decimal
+from decimal import ROUND_CEILING
 
 from infra.config import clients, names
 from infra.config.names import Client
@@ -283,15 +283,6 @@ _MAINTENANCE_MAX_KB = 2048 * KB_PER_MB
 _WORK_MEM_MAX_KB = 256 * KB_PER_MB
 
 
-@dataclass(frozen=True, slots=True)
-class Derived:
-    """One server setting: name, value as PostgreSQL reads it, and how it came about."""
-
-    name: str
-    value: str
-    formula: str
-
-
 def memory_kb(values: Values) -> int:
     """Return the memory limit of the PostgreSQL container in kB."""
     return values.integer("POSTGRES_MEMORY_MB") * KB_PER_MB
@@ -426,124 +417,3 @@ def pgbouncer_memory_kb(values: Values) -> int:
 def app_packet_kb(values: Values) -> int:
     """Return the longest statement of the app with its values, in kB: a batch's results."""
     return values.integer("WORKER_BATCH_TASKS") * TASK_PACKET_KB
-
-
-def derived_settings(values: Values) -> tuple[Derived, ...]:
-    """Return every derived server setting, in the order of postgresql.conf."""
-    return (
-        *_connection_settings(values),
-        *_memory_settings(values),
-        *_log_settings(values),
-        *_process_settings(values),
-        *_disk_settings(values),
-    )
-
-
-def _connection_settings(values: Values) -> tuple[Derived, ...]:
-    names = {
-        "max_connections": "POSTGRES_MAX_CONNECTIONS",
-        "superuser_reserved_connections": "POSTGRES_SUPERUSER_RESERVED_CONNECTIONS",
-        "reserved_connections": "POSTGRES_RESERVED_CONNECTIONS",
-        "max_wal_senders": "POSTGRES_BACKUP_CONNECTIONS",
-    }
-    return tuple(
-        Derived(name, str(values.integer(setting)), setting) for name, setting in names.items()
-    )
-
-
-def _memory_settings(values: Values) -> tuple[Derived, ...]:
-    cache = memory_kb(values) - total(fixed_parts(values)) + shared_buffers_kb(values)
-    return (
-        Derived(
-            "shared_buffers",
-            f"{shared_buffers_kb(values)}kB",
-            "POSTGRES_MEMORY_MB x POSTGRES_SHARED_BUFFERS_PERCENT / 100",
-        ),
-        Derived(
-            "effective_cache_size",
-            f"{max(cache, shared_buffers_kb(values))}kB",
-            "memory - session overhead - autovacuum: shared_buffers + page cache left to the tier",
-        ),
-        Derived("work_mem", f"{work_mem_kb(values)}kB", _work_mem_formula(values)),
-        Derived(
-            "maintenance_work_mem",
-            f"{maintenance_work_mem_kb(values)}kB",
-            "POSTGRES_MAINTENANCE_WORK_MEM_MB, or memory / 8 / POSTGRES_AUTOVACUUM_WORKERS, "
-            "1 MB..2 GB",
-        ),
-        Derived(
-            "autovacuum_work_mem",
-            f"{maintenance_work_mem_kb(values)}kB",
-            "maintenance_work_mem",
-        ),
-        Derived(
-            "wal_buffers",
-            f"{min(max(shared_buffers_kb(values) // 32, 64), 16 * KB_PER_MB)}kB",
-            "shared_buffers / 32, 64 kB..16 MB",
-        ),
-    )
-
-
-def _work_mem_formula(values: Values) -> str:
-    if values.integer("POSTGRES_WORK_MEM_KB"):
-        return "POSTGRES_WORK_MEM_KB"
-    busy = pooled(values) + direct(values)
-    return (
-        f"(memory - fixed) / 2 / ({busy} pooled and direct sessions x {WORK_MEM_FACTOR}), "
-        f"bounded so that POSTGRES_MAX_CONNECTIONS sessions fit"
-    )
-
-
-def _log_settings(values: Values) -> tuple[Derived, ...]:
-    chosen = values.integer("POSTGRES_SLOW_STATEMENT_MS")
-    slow = f"{chosen}ms" if chosen >= 0 else str(chosen)
-    return (
-        Derived("log_min_duration_statement", slow, "POSTGRES_SLOW_STATEMENT_MS"),
-        Derived("auto_explain.log_min_duration", slow, "POSTGRES_SLOW_STATEMENT_MS"),
-    )
-
-
-def _process_settings(values: Values) -> tuple[Derived, ...]:
-    cpus = processors(values)
-    gather = min(cpus // 2, 4)
-    return (
-        Derived("max_worker_processes", str(cpus + 4), "POSTGRES_CPUS rounded up + 4"),
-        Derived("max_parallel_workers", str(cpus), "POSTGRES_CPUS rounded up"),
-        Derived("max_parallel_workers_per_gather", str(gather), "POSTGRES_CPUS / 2, at most 4"),
-        Derived("max_parallel_maintenance_workers", str(gather), "POSTGRES_CPUS / 2, at most 4"),
-        Derived(
-            "autovacuum_max_workers",
-            str(values.integer("POSTGRES_AUTOVACUUM_WORKERS")),
-            "POSTGRES_AUTOVACUUM_WORKERS",
-        ),
-    )
-
-
-def _disk_settings(values: Values) -> tuple[Derived, ...]:
-    maximum = values.integer("POSTGRES_MAX_WAL_MB")
-    solid = values.text("POSTGRES_STORAGE") == "ssd"
-    cost, concurrency = (Decimal("1.1"), 200) if solid else (Decimal("4.0"), 2)
-    return (
-        Derived("max_wal_size", f"{maximum}MB", "POSTGRES_MAX_WAL_MB"),
-        Derived(
-            "min_wal_size", f"{maximum}MB", "max_wal_size: data cannot take the space of the log"
-        ),
-        Derived(
-            "temp_file_limit",
-            f"{temp_file_limit_kb(values)}kB",
-            f"POSTGRES_DISK_MB / {DISK_SHARE} / ({spilling_processes(values)} pooled, direct and "
-            "parallel processes); owners have none",
-        ),
-        Derived(
-            "sluice.ballast",
-            f"{ballast_mb(values)}MB",
-            "POSTGRES_DISK_MB / 64, 64 MB..1 GB: the file that `make free-disk` gives back",
-        ),
-        Derived(
-            "checkpoint_timeout",
-            f"{values.integer('POSTGRES_CHECKPOINT_TIMEOUT_SECONDS')}s",
-            "POSTGRES_CHECKPOINT_TIMEOUT_SECONDS",
-        ),
-        Derived("random_page_cost", str(cost), "POSTGRES_STORAGE: ssd 1.1, hdd 4.0"),
-        Derived("effective_io_concurrency", str(concurrency), "POSTGRES_STORAGE: ssd 200, hdd 2"),
-    )

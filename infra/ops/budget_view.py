@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 
 from infra.config import extra, sizing
+from infra.config.derived import derived_settings
 from infra.config.names import SERVICES
 from infra.config.settings import Values
 from infra.config.sizing import Part
@@ -110,7 +111,7 @@ def _parts(
 
 def _derived(values: Values) -> Table:
     shown = table("Derived PostgreSQL settings", "Setting", "From")
-    for item in sizing.derived_settings(values):
+    for item in derived_settings(values):
         shown.add_row(f"{item.name}={item.value}", item.formula)
     return shown
 

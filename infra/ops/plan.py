@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from infra.config import catalogue, clients, extra, rules, sizing
+from infra.config import catalogue, clients, extra, rules
 from infra.config import host as host_rules
 from infra.config.build import ENV_FILE_NAME, ENV_FILE_SHOWN, Checked, check, check_secrets
+from infra.config.derived import Derived, derived_settings
 from infra.config.faults import Fault
 from infra.config.host import Host
 from infra.config.names import SERVICES
 from infra.config.settings import SERVER_DEFAULT, Change, Value, Values
-from infra.config.sizing import Derived
 from infra.ops import running
 from infra.ops.clients.processes import OpsSettings, OtherVersionError
 from infra.ops.running import Deviation, Running, SettingChange, read_record
@@ -164,7 +164,7 @@ class Plan:
     @property
     def derived(self) -> tuple[Derived, ...]:
         """The derived server settings; only of a plan without faults."""
-        return sizing.derived_settings(self.values)
+        return derived_settings(self.values)
 
     @property
     def running(self) -> bool:

@@ -8,6 +8,7 @@ import pytest
 
 from infra.config import catalogue, measured, sizing
 from infra.config.build import check
+from infra.config.derived import derived_settings
 from infra.config.settings import Values
 from tests.unit.infra.support import REPOSITORY, judge, messages, write_env
 
@@ -407,7 +408,7 @@ def test_the_ballast_follows_the_disk_within_bounds(disk: int, ballast: int) -> 
 
 
 def test_every_derived_setting_has_a_formula() -> None:
-    for item in sizing.derived_settings(catalogue.defaults()):
+    for item in derived_settings(catalogue.defaults()):
         assert item.value
         assert item.formula
 
