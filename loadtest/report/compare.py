@@ -122,8 +122,8 @@ def _findings(all_rows: Sequence[Row], lab: Data, stack: Data) -> list[Finding]:
     sluice = by_name.get("sluice")
     found = []
     for name, claim, bound in (
-        ("per_operation", "one site: (d) faster than (a), times (>= 500)", 500),
-        ("pool_direct", "one site: (d) faster than (b), times (>= 25)", 25),
+        ("per_operation", "one site: (d) faster than (a), times (>= 2,000)", 2000),
+        ("pool_direct", "one site: (d) faster than (b), times (>= 50)", 50),
     ):
         other = by_name.get(name)
         ratio = other.seconds / sluice.seconds if other and sluice else None

@@ -17,6 +17,13 @@ MICROSECONDS = 1e6
 BASE_CLIENTS = 8
 DIRECT_BASE_CLIENTS = 380
 READ = "read extended"
+# What is to pass PgBouncer of a direct connection's throughput, in per cent.
+WANTED = {
+    (READ, 8): 88,
+    ("read prepared", 8): 75,
+    (READ, 64): 100,
+    (READ, 1000): 150,
+}
 TIERS = ("postgres", "pgbouncer", "pgbench")
 COLUMNS = (
     "clients",
@@ -114,36 +121,47 @@ def find(all_lines: Iterable[Line], kind: str, path: str, clients: int) -> Line 
 
 
 def findings(all_lines: Sequence[Line]) -> list[Finding]:
-    """Return what the run says about ten thousand clients and a thousand backends."""
+    """Return what the run says about ten thousand clients and a thousand backends.
+
+    Nothing of a client count that the run did not have.
+    """
     read = {(line.path, line.clients): line for line in all_lines if line.kind == READ and line.tps}
     most = max((clients for path, clients in read if path == "pgbouncer"), default=0)
-    found = [
-        at_least(
-            f"reads through PgBouncer with {most:,} clients, of those with {BASE_CLIENTS} "
-            "(>= 90 %)",
-            _percent(read.get(("pgbouncer", most)), read.get(("pgbouncer", BASE_CLIENTS))),
-            90,
-            " %",
-        ),
-    ]
-    found += _profile(read.get(("pgbouncer", BASE_CLIENTS)), read.get(("pgbouncer", most)))
+    few, many = read.get(("pgbouncer", BASE_CLIENTS)), read.get(("pgbouncer", most))
+    found = _pooled_against_direct(all_lines)
+    if few and many and many is not few:
+        claim = (
+            f"reads through PgBouncer with {most:,} clients, of those with {BASE_CLIENTS} (>= 90 %)"
+        )
+        found += [at_least(claim, _percent(many, few), 90, " %"), *_profile(few, many)]
     direct = read.get(("direct", DIRECT_BASE_CLIENTS))
     share = _percent(direct, read.get(("direct", BASE_CLIENTS)))
-    found.append(
-        Finding(
-            f"beside it: reads direct with {DIRECT_BASE_CLIENTS} clients, of those with "
-            f"{BASE_CLIENTS}",
-            "-" if share is None else f"{share:.3g} %",
-            None if share is None else True,
+    if share is not None:
+        found.append(
+            Finding(
+                f"beside it: reads direct with {DIRECT_BASE_CLIENTS} clients, of those with "
+                f"{BASE_CLIENTS}",
+                f"{share:.3g} %",
+                True,
+            )
         )
-    )
     return [*found, *_memory(read)]
 
 
-def _profile(few: Line | None, many: Line | None) -> list[Finding]:
+def _pooled_against_direct(all_lines: Sequence[Line]) -> list[Finding]:
+    """Return what of a direct connection's throughput passes PgBouncer; see WANTED."""
+    found = []
+    for (kind, clients), wanted in WANTED.items():
+        pooled, direct = (find(all_lines, kind, path, clients) for path in PATHS)
+        share = _percent(pooled, direct)
+        if share is not None:
+            claim = f"{kind} through PgBouncer with {clients:,} clients, of direct (>= {wanted} %)"
+            found.append(at_least(claim, share, wanted, " %"))
+    return found
+
+
+def _profile(few: Line, many: Line) -> list[Finding]:
     """Return where the processors' time goes, with few clients and with many."""
-    if few is None or many is None or few is many:
-        return []
     parts = [
         f"{tier} {before:.0f} -> {after:.0f}"
         for tier in TIERS
@@ -160,7 +178,9 @@ def _memory(read: dict[tuple[str, int], Line]) -> list[Finding]:
     both = sorted(
         clients for path, clients in read if path == "direct" and ("pgbouncer", clients) in read
     )
-    clients = both[-1] if both else 0
+    if not both or both[-1] == BASE_CLIENTS:
+        return []
+    clients = both[-1]
     direct, pooled = read.get(("direct", clients)), read.get(("pgbouncer", clients))
     own, whole = (_saved_percent(direct, pooled, f"backends_{kind}_mib") for kind in ("own", "pss"))
     claim = f"memory that all backends add at {clients:,} clients, below direct"

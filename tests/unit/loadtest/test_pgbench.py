@@ -119,6 +119,19 @@ def test_ten_thousand_clients_are_set_against_eight() -> None:
     assert found.verdict == "NO"
 
 
+def test_what_passes_is_set_against_direct_connections_at_each_count_that_was_run() -> None:
+    runs = [run("pgbouncer", 8, 900.0), run("direct", 8, 1000.0)]
+    runs += [run("pgbouncer", 64, 900.0), run("direct", 64, 1000.0)]
+    found = {one.claim: one.verdict for one in page.findings(page.lines(runs, []))}
+    assert found["read extended through PgBouncer with 8 clients, of direct (>= 88 %)"] == "yes"
+    assert found["read extended through PgBouncer with 64 clients, of direct (>= 100 %)"] == "NO"
+    assert not any("1,000" in claim or "prepared" in claim for claim in found)
+
+
+def test_nothing_is_said_of_what_was_not_run() -> None:
+    assert page.findings(page.lines([run("pgbouncer", 8, 900.0)], memory(1.0))) == []
+
+
 def test_the_profile_says_whose_time_grew() -> None:
     runs = [run("pgbouncer", 8, 1000.0), run("pgbouncer", 10_000, 500.0)]
     claims = {one.claim: one.measured for one in page.findings(page.lines(runs, []))}
