@@ -233,6 +233,7 @@ def _measure_processes(target: str, processes: int, seconds: float, cell_id: int
         "done": done,
         "failed_operations": sum(errors.values()),
         "timeouts": sum(part["timeouts"] for part in parts),
+        "pool_connections": sum(part["connections"] for part in parts),
         "errors": dict(errors),
         "acquisition": summary_ms(acquired),
     }
@@ -251,6 +252,8 @@ def _process(target: str, begin: float, seconds: float, cell_id: int) -> dict[st
         thread.start()
     for thread in threads:
         thread.join()
+    # A pool this young has given none back; a sampler has no turn while so many processes run.
+    connections = way.connections
     way.close()
     total = Tally()
     for tally in tallies:
@@ -260,6 +263,7 @@ def _process(target: str, begin: float, seconds: float, cell_id: int) -> dict[st
         "errors": dict(total.errors),
         "timeouts": total.timeouts,
         "histogram": total.acquired.to_json(),
+        "connections": connections,
     }
 
 

@@ -133,6 +133,11 @@ class PooledStatement:
         finally:
             self._pool.putconn(connection)
 
+    @property
+    def connections(self) -> int:
+        """How many connections the pool has open now."""
+        return int(self._pool.get_stats()["pool_size"])
+
     def task_ended(self) -> None:
         """Nothing is held."""
 

@@ -213,11 +213,16 @@ def _processes_table(processes: Sequence[Mapping[str, Any]], series: Sequence[Se
                 one["timeouts"],
                 one["acquisition"]["p50_ms"],
                 one["acquisition"]["p99_ms"],
-                reduced(inside, "lab-postgres", "connections", max),
+                _peak(one, reduced(inside, "lab-postgres", "connections", max)),
                 reduced(inside, "lab-postgres", "backends_pss_kb", max, per=KB_PER_MIB),
             ]
         )
     return Table("N application processes at once", PROCESS_COLUMNS, rows)
+
+
+def _peak(one: Mapping[str, Any], sampled: float | None) -> float | None:
+    """Return the most connections at the server; direct, the pools themselves know of theirs."""
+    return max(sampled or 0, one["pool_connections"]) if one["target"] == "direct" else sampled
 
 
 def _row(row: Row, sluice: float | None) -> list[Any]:
