@@ -37,7 +37,12 @@ def server_connections(values: Values) -> Iterator[str]:
 
 
 def _pool_sizes(values: Values) -> str:
-    sizes = [name for client in clients.every(values) for name in client.sizes[:2]]
+    sizes = [
+        name
+        for client in clients.every(values)
+        for name in client.sizes[:2]
+        if values.integer(name)
+    ]
     return f"{shown(values, *sizes)}, monitor={sizing.MONITOR_POOL_SIZE}"
 
 
