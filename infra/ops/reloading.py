@@ -14,7 +14,7 @@ from infra.ops.clients.pgbouncer import PgBouncerAdmin
 from infra.ops.clients.postgres import PostgresAdmin
 from infra.ops.clients.processes import Answer, OpsSettings, Target, everywhere, first_line
 from infra.ops.outcome import FailedError
-from infra.ops.process_settings import expected
+from infra.ops.process_settings import expected, fact
 from infra.ops.waiting import gone, wait_until
 
 T = TypeVar("T")
@@ -133,22 +133,32 @@ class Reloader:
             self.reconnect()
 
     def _make_roles(self, admin: PostgresAdmin, values: Values) -> None:
-        """Have the host's superuser make what new clients need: roles, databases, grants."""
+        """Have the host's superuser run roles.sql where a client has come or gone.
+
+        Only it makes roles, databases and grants, and the operator a member of their roles.
+        """
         wanted = {
             (role, database.name)
             for database in clients.databases(values)
             for role in (database.owner, *database.users)
         }
+        member_of = f"roles.{names.OPERATOR}.member_of"
 
-        def missing() -> set[tuple[str, str]]:
-            return wanted - admin.may_connect()
+        def lacking() -> list[str]:
+            missing = sorted(wanted - admin.may_connect())
+            operator = admin.roles([names.OPERATOR])[names.OPERATOR]
+            is_member = fact(operator.attributes["member_of"])
+            differs = is_member != expected(values)["postgres"][member_of]
+            return [
+                *(f"{role} may not connect to {database}" for role, database in missing),
+                *([f"{names.OPERATOR} is a member of {is_member}"] if differs else []),
+            ]
 
-        if not missing():
+        if not lacking():
             return
         self.ask_host(GIVE_ROLES)
-        if left := wait_until(missing, gone, seconds=ROLES_SECONDS, every=_POLL_SECONDS):
-            shown = ", ".join(f"{role} to {database}" for role, database in sorted(left))
-            raise StepError([f"postgres: these roles may not connect: {shown}"])
+        if left := wait_until(lacking, gone, seconds=ROLES_SECONDS, every=_POLL_SECONDS):
+            raise StepError([f"postgres: {line}" for line in left])
 
     def _set_roles(self, admin: PostgresAdmin, values: Values) -> bool:
         """Set what differs; return True if open sessions have other timeouts than new ones now.
