@@ -20,7 +20,6 @@ LEAKS = {
     "SET work_mem = '5MB'": "session-setting",
     "SET search_path TO risk": "session-search-path",
     "SET ROLE risk_api": "session-role",
-    "SET TIME ZONE 'Europe/Vienna'": "tracked-setting",
     "LISTEN doctor": "listen",
     "SELECT pg_advisory_lock(4711)": "session-advisory-lock",
     "DECLARE doctor CURSOR WITH HOLD FOR SELECT 1": "cursor-with-hold",

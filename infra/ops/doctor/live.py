@@ -100,6 +100,11 @@ WHERE NOT has_sequence_privilege(seqrelid, 'SELECT, USAGE')
 """
 
 
+# PgBouncer itself sends the SET of what it keeps for each client; and which statements were in one
+# transaction is not known.
+_NOT_OF_STATEMENTS: Final = (rules.TRACKED, rules.SEQUENCE_VALUE)
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """A query and what judges its rows; with `pooled` it takes the names of the pooled roles."""
@@ -232,8 +237,7 @@ def _judge_statements(admin: PostgresAdmin, made: Diagnosis, pooled: list[str]) 
             continue
         made.count("statements")
         for hit in settle(statements):
-            # Which statements one transaction had is not known here.
-            if hit.rule is not rules.SEQUENCE_VALUE:
+            if hit.rule not in _NOT_OF_STATEMENTS:
                 calls[row["rolname"], hit.rule, hit.evidence] += row["calls"]
     made.add(
         found(rule, role, f"{evidence}; calls: {number}")

@@ -23,7 +23,7 @@ _TYPE: Final = re.compile(
     r"(?=\s*(?:\[\]|;|:=|=|default\b|not\s+null\b))",
     re.IGNORECASE,
 )
-_DECLARE: Final = re.compile(r"\bdeclare\b.*?\bbegin\b", re.IGNORECASE | re.DOTALL)
+_DECLARE_OR_BEGIN: Final = re.compile(r"\b(declare|begin)\b", re.IGNORECASE)
 # Where the text of an EXECUTE is.
 _EXECUTED: Final = (
     "PLpgSQL_stmt_dynexecute query",
@@ -50,7 +50,11 @@ def expressions(statement: str, node: Tree, body: str) -> list[tuple[int, str, b
 
 def _plain(node: Tree, body: str) -> str:
     """Return the body under a head and with declarations that need no catalog."""
-    body = _DECLARE.sub(lambda part: _TYPE.sub(_stand_in, part[0]), body)
+    parts = _DECLARE_OR_BEGIN.split(body)
+    for index in range(2, len(parts), 2):
+        if parts[index - 1].lower() == "declare":
+            parts[index] = _TYPE.sub(_stand_in, parts[index])
+    body = "".join(parts)
     quoted = f"$sluice_body${body}$sluice_body$"
     if "funcname" not in node:
         return f"DO {quoted}"

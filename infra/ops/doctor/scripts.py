@@ -36,14 +36,14 @@ _SENDS: Final = re.compile(r"\\(?:g\w*|watch|crosstabview|sendpipeline)\b")
 # What may stand for what is not known: a name, a literal, a number, a list, an assignment or a
 # condition, a query, a column, what ON CONFLICT does, nothing.
 _STAND_INS: Final = (UNKNOWN, "'0'", "0", "(0)", "x = 0", "SELECT 0", "x int", "NOTHING", "")
-# Each try changes one placeholder.
-_TRIES: Final = 60
+# Each try changes one placeholder, and reads the whole text again.
+_TRIES, _TRIES_OF_LONG, _LONG = 60, 6, 8192
 _PLACEHOLDER: Final = re.compile(
     r"""
     (?P<variable>(?<![:\w]):(?P<mark>['"])\w+(?P=mark))
-    | (?P<keep>'(?:[^']|'')*' | "(?:[^"]|"")*" | --[^\n]* | /\*.*?\*/ | ::)
-    | (?P<percent>%%) | (?P<block>\{%.*?%\} | \{\#.*?\#\})
-    | (?P<value>%(?:\(\w+\))?[-#0\ +]*\d*(?:\.\d+)?[sdrifbtx]\b | \{\{.*?\}\} | \$?\{[^{}]*\}
+    | (?P<keep>'(?:[^']|'')*' | "(?:[^"]|"")*" | --[^\n]* | /\*.*?(?:\*/|\Z) | ::)
+    | (?P<percent>%%) | (?P<block>\{%[^{}]*%\} | \{\#[^{}]*\#\})
+    | (?P<value>%(?:\(\w+\))?[-#0\ +]*\d*(?:\.\d+)?[sdrifbtx]\b | \{\{[^{}]*\}\} | \$?\{[^{}]*\}
         | (?<![:\w]):[^\W\d]\w* | @[^\W\d]\w*(?::\w+)?@)
     | (?P<question>\?)
     """,
@@ -144,7 +144,7 @@ def read_with_placeholders(text: str) -> list[Statement]:
     first: NotSqlError | None = None
     best: list[Statement] | None = None
     form: _Form | None = None
-    for _ in range(_TRIES):
+    for _ in range(_TRIES if len(text) < _LONG else _TRIES_OF_LONG):
         try:
             found = read(text if form is None else form.text)
         except NotSqlError as error:
@@ -197,24 +197,17 @@ class _Form:
 
         Without a place all are changed.
         """
-        left = [
-            index
-            for index, (stand_ins, choice) in enumerate(
-                zip(self._choosable, self._choices, strict=True)
-            )
-            if choice + 1 < len(stand_ins)
-        ]
-        if at is not None:
-            position, before = 0, []
-            for index, part in enumerate(self._parts()):
-                position += len(part)
-                stand_in = self._choosable[index][self._choices[index]]
-                if position - len(stand_in) <= at:
-                    before.append(index)
-            left = [index for index in before if index in left][-1:]
-        for index in left:
+        changeable, position = [], 0
+        for index, part in enumerate(self._parts()):
+            position += len(part)
+            stand_ins, choice = self._choosable[index], self._choices[index]
+            if at is not None and position - len(stand_ins[choice]) > at:
+                break
+            if choice + 1 < len(stand_ins):
+                changeable.append(index)
+        for index in changeable if at is None else changeable[-1:]:
             self._choices[index] += 1
-        return bool(left)
+        return bool(changeable)
 
 
 def _stand_ins(found: re.Match[str]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from infra.config.faults import Fault, FaultyInputError
+from infra.ops.clients.processes import first_line
 from infra.ops.doctor.findings import Diagnosis, found
 from infra.ops.doctor.python_files import read_source
 from infra.ops.doctor.scripts import read_with_placeholders, split
@@ -107,8 +108,8 @@ def _examine_source(data: bytes, name: str, made: Diagnosis) -> None:
     try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
         read = read_source(data.decode(encoding))
-    except (SyntaxError, ValueError, RecursionError) as error:
-        made.skip(name, f"is not Python that can be read here: {str(error).splitlines()[0]}")
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        made.skip(name, f"is not Python that can be read here: {first_line(error)}")
         return
     made.count("statements", read.judged)
     for line, reason in read.unjudged:
