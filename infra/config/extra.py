@@ -117,7 +117,6 @@ _PGBOUNCER_NAMES: Final = {
     r"(logfile|syslog)": _LOG,
     r"max_(db|user)_": _POOL_LIMITS,
     r"pkt_buf": "it is memory of the budget: set PGBOUNCER_MEMORY_MB",
-    r"max_packet_size": "the app's larger statements would be refused, the admin console's too",
     r"disable_pqexec": "Sluice operates PgBouncer by its admin console, which speaks it",
     r"(conffile|job_name|peer_id|pidfile|so_reuseport|unix_socket_group|user)\Z": _IN_CONTAINER,
 }

@@ -23,6 +23,10 @@ def server_hop(host: str) -> str:
     return next((hop for hop, ours in SERVER_HOSTS.items() if ours == host), host)
 
 
+# PGBOUNCER_IGNORE_STARTUP_PARAMETERS: the word for an empty list.
+NO_PARAMETERS: Final = "none"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Client:
     """What comes through PgBouncer under a role of its own; sizes and times: their settings.

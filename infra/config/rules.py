@@ -233,13 +233,25 @@ def open_files(values: Values) -> Iterator[str]:
 
 
 def pgbouncer_memory(values: Values) -> Iterator[str]:
-    """Check that a replica full of TLS clients fits into its memory limit."""
+    """Check that a replica full of TLS clients, and one long message, fit into its memory."""
     demand = sizing.pgbouncer_memory_kb(values)
     if demand > values.integer("PGBOUNCER_MEMORY_MB") * 1024:
         yield (
-            f"{shown(values, 'PGBOUNCER_MAX_CLIENT_CONNECTIONS')} TLS clients need about "
-            f"{-(-demand // 1024)} MB, which exceeds {shown(values, 'PGBOUNCER_MEMORY_MB')}; "
-            "a full replica would be killed"
+            f"{shown(values, 'PGBOUNCER_MAX_CLIENT_CONNECTIONS')} TLS clients and "
+            f"{sizing.PGBOUNCER_PACKET_COPIES} x {shown(values, 'PGBOUNCER_MAX_PACKET_KB')} need "
+            f"about {-(-demand // 1024)} MB, which exceeds "
+            f"{shown(values, 'PGBOUNCER_MEMORY_MB')}; a full replica would be killed"
+        )
+
+
+def longest_packet(values: Values) -> Iterator[str]:
+    """Check that PgBouncer lets the results of a batch pass."""
+    demand = sizing.app_packet_kb(values)
+    if demand > values.integer("PGBOUNCER_MAX_PACKET_KB"):
+        yield (
+            f"{shown(values, 'WORKER_BATCH_TASKS')} x {sizing.TASK_PACKET_KB} kB of results = "
+            f"{demand} kB exceeds {shown(values, 'PGBOUNCER_MAX_PACKET_KB')}; PgBouncer would end "
+            "the connection"
         )
 
 
@@ -437,6 +449,7 @@ RULES: Final[tuple[Rule, ...]] = (
     client_connections,
     open_files,
     pgbouncer_memory,
+    longest_packet,
     pool_sizes,
     application_names,
     session_pools,

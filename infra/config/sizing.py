@@ -235,6 +235,10 @@ KB_PER_MB = 1024
 # Measured: 5,000 TLS clients took 187 MiB in one process.
 PGBOUNCER_BASE_KB = 16 * KB_PER_MB
 PGBOUNCER_CLIENT_KB = 40
+# Measured: a prepared statement of 20 MB took 77 MB while it was prepared.
+PGBOUNCER_PACKET_COPIES = 4
+# A row of results has 13 columns, and a task has 9 rows.
+TASK_PACKET_KB = 4
 # One statement can hold several sorts and hashes, and a hash may take twice work_mem
 # (hash_mem_multiplier): two full allocations per session are taken as the worst case.
 WORK_MEM_FACTOR = 2
@@ -385,9 +389,15 @@ def data_mb(values: Values) -> int:
 
 
 def pgbouncer_memory_kb(values: Values) -> int:
-    """Return the memory of a replica with as many TLS clients as it accepts, in kB."""
-    accepted = values.integer("PGBOUNCER_MAX_CLIENT_CONNECTIONS")
-    return PGBOUNCER_BASE_KB + accepted * PGBOUNCER_CLIENT_KB
+    """Return the memory of a replica full of TLS clients, one with its longest message, in kB."""
+    clients = values.integer("PGBOUNCER_MAX_CLIENT_CONNECTIONS") * PGBOUNCER_CLIENT_KB
+    packet = values.integer("PGBOUNCER_MAX_PACKET_KB") * PGBOUNCER_PACKET_COPIES
+    return PGBOUNCER_BASE_KB + clients + packet
+
+
+def app_packet_kb(values: Values) -> int:
+    """Return the longest statement of the app with its values, in kB: a batch's results."""
+    return values.integer("WORKER_BATCH_TASKS") * TASK_PACKET_KB
 
 
 def derived_settings(values: Values) -> tuple[Derived, ...]:

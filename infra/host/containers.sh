@@ -11,10 +11,23 @@ readonly DISK_SECONDS=5
 readonly DF=(df --block-size=1 '--output=size,avail' /var/lib/postgresql/data)
 readonly FORMAT='{"service": {{json (index .Config.Labels "com.docker.compose.service")}}, "name": {{json .Name}},
 "state": {{json .State.Status}}, "started": {{json .State.StartedAt}}, "finished": {{json .State.FinishedAt}},
-"exit_code": {{.State.ExitCode}}, "restarts": {{.RestartCount}}, "oom_killed": {{.State.OOMKilled}},
+"memory_limit": {{.HostConfig.Memory}}, "exit_code": {{.State.ExitCode}}, "restarts": {{.RestartCount}}, "oom_killed": {{.State.OOMKilled}},
 "health": {{if .State.Health}}{{json .State.Health.Status}}{{else}}""{{end}}}'
 
 within() { timeout "$DISK_SECONDS" docker compose --env-file infra/env/presets/laptop.env "$@"; }
+
+# What the processes of each PgBouncer hold. Its console does not know it; `docker stats` would take
+# two seconds, and one that is frozen cannot be asked inside.
+memory() {
+    local name
+    while read -r name; do
+        docker top "$name" -eo pid,rss 2>/dev/null | awk -v name="$name" '
+            NR > 1 { sum += $2 }
+            END { if (sum) printf "{\"memory\": {\"name\": \"/%s\", \"bytes\": %d}}\n", name, sum * 1024 }' \
+            || true
+    done < <(docker ps --filter "label=com.docker.compose.project=$project" \
+        --filter label=com.docker.compose.service=pgbouncer --format '{{.Names}}')
+}
 
 _main() {
     local ids disk status=0
@@ -22,6 +35,7 @@ _main() {
     # An empty object: the host was asked, and there is none.
     ((${#ids[@]})) || { echo '{}'; return 0; }
     docker inspect --format "${FORMAT//$'\n'/ }" "${ids[@]}"
+    memory
     # A full disk ends the server, so its container may not run.
     disk=$({ within exec --no-TTY postgres "${DF[@]}" || within --progress quiet run --rm --no-deps --no-TTY --entrypoint "${DF[0]}" \
         postgres "${DF[@]:1}"; } </dev/null 2>&1) || status=$?

@@ -5,6 +5,7 @@ Connections of each tier, memory, disk and timeouts.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from rich import box
 from rich.table import Table
@@ -13,6 +14,9 @@ from infra.config import extra, sizing
 from infra.config.names import SERVICES
 from infra.config.settings import Values
 from infra.config.sizing import Part
+
+# A list leaves no room for the second column.
+_SETTING_WIDTH: Final = 44
 
 
 def whole(values: Values) -> list[Table]:
@@ -37,7 +41,10 @@ def _settings(values: Values) -> Table:
         file = setting.name.partition(":")[0] if ":" in setting.name else "stack.env"
         origin = formula or ("default" if usual else f"{file}; default {setting.default}")
         style = "" if usual or formula else "bold"
-        shown.add_row(f"{setting.name}={value}", origin, style=style)
+        text = f"{setting.name}={value}"
+        if len(text) > _SETTING_WIDTH:
+            text = text.replace("=", "=\n", 1)
+        shown.add_row(text, origin, style=style)
     return shown
 
 

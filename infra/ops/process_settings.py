@@ -155,7 +155,8 @@ def read(setting: Setting, source: Source, found: Fact) -> Value:
     """Return a fact as a value of its setting."""
     if isinstance(setting.default, str):
         choices = {choice.lower(): choice for choice in setting.choices}
-        return choices.get(str(found), str(found))
+        # Only a list can be empty.
+        return choices.get(str(found), str(found)) or names.NO_PARAMETERS
     number = Decimal(found) * source.unit
     return int(number) if isinstance(setting.default, int) else number
 
@@ -214,9 +215,14 @@ def _pgbouncer_sources() -> dict[str, Source]:
         "PGBOUNCER_DNS_MAX_TTL_SECONDS": "dns_max_ttl",
         "PGBOUNCER_LOG_VERBOSITY": "verbose",
         "PGBOUNCER_MAX_PREPARED_STATEMENTS": "max_prepared_statements",
+        "PGBOUNCER_SERVER_RESET_QUERY_ALWAYS": "server_reset_query_always",
+        "PGBOUNCER_IGNORE_STARTUP_PARAMETERS": "ignore_startup_parameters",
         "API_QUERY_TIMEOUT_SECONDS": "query_timeout",
     }
     found = {name: Source("pgbouncer", f"config.{key}") for name, key in config.items()}
+    found["PGBOUNCER_MAX_PACKET_KB"] = Source(
+        "pgbouncer", "config.max_packet_size", Decimal(1) / 1024
+    )
     found["PGBOUNCER_SERVER_HOP"] = Source("pgbouncer", f"databases.{API.entry}.server_hop")
     for client in SERVICES:
         fields = {

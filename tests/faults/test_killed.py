@@ -20,6 +20,7 @@ from tests.faults.oracle import (
 from tests.fix_api import ASSESSMENTS, Api
 from tests.fix_faults import MakeLoad, hold, killed, wait_for_traffic
 from tests.fix_host import UseHop
+from tests.fix_probe import Probe
 from tests.fix_sql import AdminConsole, Sql
 from tests.fix_stack import Stack, poll, run_in
 
@@ -81,6 +82,33 @@ def test_one_killed_pooler_is_felt_by_its_own_requests_only(
             died = time.monotonic()
             hold(10)
         hold(5)
+    check_answers(load)
+    check_deadlines(load, deadline_seconds)
+    check_recovery(load, died, 2)
+    check_writes(load, sql)
+    check_nothing_left(sql)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("whole_again")
+def test_a_client_that_fills_the_memory_of_one_pooler_is_felt_by_its_own_requests_only(
+    stack: Stack, sql: Sql, probe: Probe, make_load: MakeLoad, deadline_seconds: float
+) -> None:
+    victim, *others = stack.containers("pgbouncer")
+    restarts = victim.attrs["RestartCount"]
+    network = victim.attrs["NetworkSettings"]["Networks"][f"{stack.project}_pool"]
+    before = [one.attrs["State"]["StartedAt"] for one in others]
+    with make_load() as load:
+        wait_for_traffic(load)
+        prepared = probe("prepare_endlessly", network["IPAddress"])["prepared"]
+        died = time.monotonic()
+        hold(10)
+    victim.reload()
+    for one in others:
+        one.reload()
+    assert prepared > 100
+    assert victim.attrs["RestartCount"] == restarts + 1
+    assert [one.attrs["State"]["StartedAt"] for one in others] == before
     check_answers(load)
     check_deadlines(load, deadline_seconds)
     check_recovery(load, died, 2)

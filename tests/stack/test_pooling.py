@@ -71,3 +71,52 @@ def test_both_pools_reach_postgresql_as_their_own_role(sql: Sql, console: AdminC
         "risk_worker",
         "sluice_monitor",
     }
+
+
+def peers(console: AdminConsole, *, replica: int) -> set[str]:
+    """Return the addresses of the peers of one replica."""
+    return {row["host"] for row in console.show("PEERS", replica=replica)}
+
+
+def test_every_replica_knows_every_replica_as_its_peer(stack: Stack, console: AdminConsole) -> None:
+    containers = stack.containers("pgbouncer")
+    known = [peers(console, replica=replica) for replica in range(len(containers))]
+    assert all(one == known[0] for one in known)
+    assert len(known[0]) == len(containers)
+    for container in containers:
+        networks = container.attrs["NetworkSettings"]["Networks"]
+        assert known[0] & {one["IPAddress"] for one in networks.values()}, container.name
+
+
+def test_a_cancel_request_that_reaches_another_replica_ends_its_own_statement(
+    probe: Probe,
+) -> None:
+    found = probe("cancels", "40")
+    assert (found["sent"], found["lost"], found["other"]) == (40, 0, [])
+    assert found["wrong"] == 0
+    assert found["beside"] > 40
+
+
+def test_what_drivers_send_with_a_login_is_taken_and_the_rest_refused(probe: Probe) -> None:
+    found = probe("startup", "extra_float_digits=3", "application_name=x", "statement_timeout=0")
+    refused = found.pop("statement_timeout")
+    assert found == {"extra_float_digits": "", "application_name": ""}
+    assert "unsupported startup parameter: statement_timeout" in refused
+
+
+def test_options_of_a_login_are_dropped_and_the_limits_of_the_role_stay(probe: Probe) -> None:
+    limit = "SELECT 1 / (current_setting('statement_timeout') <> '0')::integer"
+    found = probe("connect", "options=-c statement_timeout=0", f"sql:{limit}")
+    assert (found["connected"], found["errors"]) == (True, [""])
+
+
+def test_a_statement_longer_than_a_packet_may_be_ends_its_connection_alone(
+    stack: Stack, probe: Probe, console: AdminConsole
+) -> None:
+    (limit,) = (row for row in console.show("CONFIG") if row["key"] == "max_packet_size")
+    restarts = [one.attrs["RestartCount"] for one in stack.containers("pgbouncer")]
+    found = probe("long_statement", limit["value"])
+    assert found["within"] == ""
+    # Cut while it still sends, the client may see the end of the connection only.
+    assert found["beyond"]
+    assert [one.attrs["RestartCount"] for one in stack.containers("pgbouncer")] == restarts

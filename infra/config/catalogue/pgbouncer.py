@@ -1,14 +1,29 @@
 """Settings of the PgBouncer replicas; each value holds for one replica."""
 
+import re
 from decimal import Decimal
 from typing import Final
 
-from infra.config.names import SERVER_HOSTS
-from infra.config.settings import Change, Derivation, Setting, Tier, share
+from infra.config.names import NO_PARAMETERS, SERVER_HOSTS
+from infra.config.settings import Change, Derivation, Form, Setting, Tier, share
+
+_PARAMETER: Final = re.compile(r"[a-z_][a-z0-9_.]*\Z")
 
 
 def _kept_open(size: Decimal) -> Decimal:
     return min(size, max(size // 2, Decimal(4)))
+
+
+def _ignored(text: str) -> str:
+    names = text.split(",")
+    if text == NO_PARAMETERS:
+        return text
+    for name in names:
+        if not _PARAMETER.match(name):
+            raise ValueError(f"has {name[:40]!r}, which is no parameter's name")
+    if "options" not in names:
+        raise ValueError("lacks options, without which a list is not safe (CVE-2026-107349)")
+    return text
 
 
 SETTINGS: Final = (
@@ -34,7 +49,8 @@ SETTINGS: Final = (
         maximum=65_536,
         default=128,
         change=Change.RECREATE,
-        rule="at least 16 MB + 40 kB for each of PGBOUNCER_MAX_CLIENT_CONNECTIONS (TLS)",
+        rule="at least 16 MB + 40 kB for each of PGBOUNCER_MAX_CLIENT_CONNECTIONS (TLS) + 4 x "
+        "PGBOUNCER_MAX_PACKET_KB",
         compose=True,
         listed=True,
     ),
@@ -219,9 +235,11 @@ SETTINGS: Final = (
         unit="seconds",
         minimum=2,
         maximum=120,
-        default=10,
+        default=5,
         change=Change.LIVE,
-        rule="at least APP_CONNECT_TIMEOUT_SECONDS",
+        rule="at least APP_CONNECT_TIMEOUT_SECONDS; until then a silent one takes one of "
+        "PGBOUNCER_MAX_CLIENT_CONNECTIONS, and longer than that a burst of logins must not take",
+        derivation=share("0.5", "API_REQUEST_DEADLINE_SECONDS"),
     ),
     Setting(
         name="PGBOUNCER_SERVER_LIFETIME_SECONDS",
@@ -266,13 +284,54 @@ SETTINGS: Final = (
     Setting(
         name="PGBOUNCER_MAX_PREPARED_STATEMENTS",
         tier=Tier.PGBOUNCER,
-        meaning="Prepared statements kept on each server connection.",
+        meaning="Prepared statements kept on each server connection; a client may name more.",
         unit="statements",
         minimum=1,
         maximum=10_000,
         default=200,
         change=Change.LIVE,
         rule="at least APP_PREPARED_MAX",
+    ),
+    Setting(
+        name="PGBOUNCER_MAX_PACKET_KB",
+        tier=Tier.PGBOUNCER,
+        meaning="Longest message of the protocol, as one statement or one row; a longer one ends "
+        "its connection (max_packet_size).",
+        unit="kB",
+        minimum=1024,
+        maximum=1_048_576,
+        default=8192,
+        change=Change.LIVE,
+        rule="at least 4 kB for each of WORKER_BATCH_TASKS; 4 times this fits into "
+        "PGBOUNCER_MEMORY_MB: so much one long prepared statement takes",
+        derivation=Derivation(
+            ("PGBOUNCER_MEMORY_MB",),
+            "PGBOUNCER_MEMORY_MB / 16",
+            lambda values: values.number("PGBOUNCER_MEMORY_MB") * 1024 // 16,
+        ),
+    ),
+    Setting(
+        name="PGBOUNCER_SERVER_RESET_QUERY_ALWAYS",
+        tier=Tier.PGBOUNCER,
+        meaning="1: after each transaction its server connection runs DISCARD ALL, so that SET, "
+        "LISTEN, advisory locks and the like of one client reach no other.",
+        unit="0 or 1",
+        minimum=0,
+        maximum=1,
+        default=0,
+        change=Change.LIVE,
+        rule="of the shortest reads about half as many pass; api and workers do not need it",
+    ),
+    Setting(
+        name="PGBOUNCER_IGNORE_STARTUP_PARAMETERS",
+        tier=Tier.PGBOUNCER,
+        meaning="Parameters of a client's login that are dropped in silence; others that PgBouncer "
+        "does not know refuse it.",
+        unit="parameters",
+        form=Form("names with commas between them, options among them, or none", _ignored),
+        default="extra_float_digits,options",
+        change=Change.LIVE,
+        rule="with options also what stands in options=-c ... is dropped",
     ),
     Setting(
         name="PGBOUNCER_LOG_VERBOSITY",

@@ -4,6 +4,7 @@ A full queue backs up into the tier before it, so the tiers are judged from the 
 upwards: the first that has too little of something is the cause, those before it only show it.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -16,6 +17,10 @@ from infra.ops.status.sample import AppProcess, Container, HostFacts, Pooler, Sa
 BLOCKED_SECONDS = 0.2
 # Share of max_connections from which new sessions begin to be refused.
 NEARLY_ALL = 0.95
+# Share of a replica's memory limit from which its end is near.
+NEARLY_FULL = 0.8
+# Drivers keep 100 (asyncpg, psycopg) to 256 (pgjdbc) statements prepared.
+MANY_STATEMENTS = 1000
 _POOL_SIZES = {one.entry: one.server_pool_size for one in SERVICES}
 _SERVICES = {one.service: one for one in SERVICES}
 _MEMORY = {
@@ -52,6 +57,7 @@ def bottleneck(sample: Sample) -> Verdict:
         _full_disk,
         _down,
         _unreachable,
+        _short_of_memory,
         _paused,
         _locks,
         _logins,
@@ -137,6 +143,33 @@ def _absent(host: HostFacts | None) -> list[str]:
     """Return the tiers without a container, after `make down` for instance."""
     there = {one.service for one in host.containers} if host else set(TIERS)
     return [tier for tier in TIERS if tier not in there]
+
+
+def _short_of_memory(sample: Sample) -> Verdict | None:
+    """Judge the replicas: nothing bounds what their clients' prepared statements take."""
+    containers = sample.host.containers if sample.host else ()
+    near = [
+        one
+        for one in containers
+        if one.service == "pgbouncer" and one.memory > NEARLY_FULL * (one.memory_limit or math.inf)
+    ]
+    if not near:
+        return None
+    worst = max(near, key=lambda one: one.memory / one.memory_limit)
+    line = (
+        f"PgBouncer {worst.name} holds {worst.memory >> 20} MB of the {worst.memory_limit >> 20} "
+        "MB of its container; at the limit it is ended with all its connections."
+    )
+    client = next((one.preparing for one in sample.poolers if one.name == worst.name), None)
+    if client is None or client.statements < MANY_STATEMENTS:
+        return _raise("pgbouncer memory", line, _MEMORY["pgbouncer"], _RESTART)
+    line += (
+        f" Its client {client.address} ({client.user}, {client.application_name or 'no name'}) has "
+        f"{client.statements} prepared statements. End that client, then have the memory back:"
+    )
+    end = f"docker exec {worst.name} psql --command 'KILL_CLIENT {client.id}'"
+    setting = _MEMORY["pgbouncer"]
+    return Verdict("pgbouncer memory", line, setting, f"{end}\nmake restart-pgbouncer")
 
 
 def _paused(sample: Sample) -> Verdict | None:

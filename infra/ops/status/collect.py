@@ -42,6 +42,7 @@ from infra.ops.status.sample import (
     HostFacts,
     LastMinute,
     Pooler,
+    PreparingClient,
     RoleSessions,
     Sample,
     Server,
@@ -141,6 +142,7 @@ class Collector:
             looks = self._looks(admin.pools)
             now = Counters(time.monotonic(), _totals(admin.show("STATS")))
             paused = admin.state().get("paused") == "yes"
+            clients = admin.show("CLIENTS")
             databases = admin.databases()
         seen: dict[tuple[str, str], list[ServerPool]] = {}
         for row in (row for look in looks for row in look):
@@ -150,7 +152,7 @@ class Collector:
                 seen.setdefault((pool.database, pool.user), []).append(pool)
         pools = tuple(pool_over(seen[key]) for key in sorted(seen))
         hops = {server_hop(row["host"]) for row in databases.values() if row["host"]}
-        return Pooler(target.name, paused, " and ".join(sorted(hops)), pools)
+        return Pooler(target.name, paused, " and ".join(sorted(hops)), pools, preparing(clients))
 
     def _server(self) -> Server:
         where = self._settings.values["postgres"]
@@ -224,6 +226,20 @@ def pool_over(looks: Sequence[ServerPool]) -> ServerPool:
         servers_active=max(one.servers_active for one in looks),
         servers_idle=_mean(one.servers_idle for one in looks),
         max_wait_seconds=max(one.max_wait_seconds for one in looks),
+    )
+
+
+def preparing(clients: Rows) -> PreparingClient | None:
+    """Return the client of SHOW CLIENTS with most prepared statements, if any has one."""
+    row = max(clients, key=lambda one: int(one["prepared_statements"]), default=None)
+    if row is None or not int(row["prepared_statements"]):
+        return None
+    return PreparingClient(
+        id=int(row["id"]),
+        user=row["user"],
+        address=row["addr"],
+        application_name=row["application_name"],
+        statements=int(row["prepared_statements"]),
     )
 
 
@@ -330,7 +346,8 @@ def _session(row: dict[str, Any]) -> Session:
 def host_facts(text: str) -> HostFacts | None:
     """Return what infra/host/containers.sh found on the host: one JSON object a line.
 
-    A line is a container, or `disk`. None when the host handed over nothing.
+    A line is a container, what one of them holds (`memory`), or `disk`. None when the host handed
+    over nothing.
 
     Raises:
         ValueError: it is not what infra/host/containers.sh prints.
@@ -340,14 +357,15 @@ def host_facts(text: str) -> HostFacts | None:
         lines = [json.loads(line) for line in text.splitlines() if line.strip()]
         if not lines:
             return None
-        containers = tuple(_container(one) for one in lines if one.get("service") in TIERS)
+        held = {one["memory"]["name"]: one["memory"]["bytes"] for one in lines if "memory" in one}
+        containers = tuple(_container(one, held) for one in lines if one.get("service") in TIERS)
         disk = next((Disk(**one["disk"]) for one in lines if "disk" in one), None)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
     return HostFacts(containers, disk)
 
 
-def _container(found: dict[str, object]) -> Container:
+def _container(found: dict[str, object], held: dict[str, int]) -> Container:
     return Container(
         service=str(found["service"]),
         name=str(found["name"]).lstrip("/"),
@@ -357,6 +375,8 @@ def _container(found: dict[str, object]) -> Container:
         restarts=int(str(found["restarts"])),
         health=str(found["health"]),
         oom_killed=bool(found["oom_killed"]),
+        memory=int(held.get(str(found["name"]), 0)),
+        memory_limit=int(str(found["memory_limit"])),
     )
 
 

@@ -60,16 +60,29 @@ class ServerPool:
 
 
 @dataclass(frozen=True, slots=True)
+class PreparingClient:
+    """A client connection with its prepared statements; `id` is that of KILL_CLIENT."""
+
+    id: int
+    user: str
+    address: str
+    application_name: str
+    statements: int
+
+
+@dataclass(frozen=True, slots=True)
 class Pooler:
     """One PgBouncer replica; `error` is why there are no numbers.
 
     `server_hop` is its way to PostgreSQL, as PGBOUNCER_SERVER_HOP has it, or the host that it uses.
+    `preparing` is the client with most prepared statements, None while there is none.
     """
 
     name: str
     paused: bool = False
     server_hop: str = ""
     pools: tuple[ServerPool, ...] = ()
+    preparing: PreparingClient | None = None
     error: str = ""
 
 
@@ -129,7 +142,7 @@ class Container:
     """A container of a tier as Docker on the host knows it.
 
     `since` is when it ended, or when it was started while it has not: Docker keeps no time
-    of a pause.
+    of a pause. `memory` is what its processes hold, of `memory_limit`, in bytes; 0: not known.
     """
 
     service: str
@@ -140,6 +153,8 @@ class Container:
     restarts: int = 0
     health: str = ""
     oom_killed: bool = False
+    memory: int = 0
+    memory_limit: int = 0
 
 
 @dataclass(frozen=True, slots=True)

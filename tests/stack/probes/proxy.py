@@ -16,10 +16,13 @@ class Loss(StrEnum):
 
 
 class Proxy:
-    """Listens on a free port of 127.0.0.1 and passes everything on to `upstream`."""
+    """Listens on a free port of 127.0.0.1 and passes everything on to `upstream`.
+
+    That is read when a connection comes: a later one may go elsewhere.
+    """
 
     def __init__(self, upstream: tuple[str, int]) -> None:
-        self._upstream = upstream
+        self.upstream = upstream
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.loss: Loss | None = None
@@ -38,7 +41,7 @@ class Proxy:
             threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        with client, socket.create_connection(self._upstream) as server:
+        with client, socket.create_connection(self.upstream) as server:
             self._pump(client, server)
 
     def _pump(self, client: socket.socket, server: socket.socket) -> None:

@@ -138,7 +138,8 @@ def test_a_line_with_a_fault_is_named_with_file_line_and_rule(
         (PGBOUNCER, "auth_type = trust", "Who may come in."),
         (PGBOUNCER, "auth_query = SELECT 1", "who may connect, and how"),
         (PGBOUNCER, "server_tls_ciphers = fast", "who may connect, and how"),
-        (PGBOUNCER, "ignore_startup_parameters = x", "Empty on purpose"),
+        (PGBOUNCER, "ignore_startup_parameters = x", "set PGBOUNCER_IGNORE_STARTUP_PARAMETERS"),
+        (PGBOUNCER, "server_reset_query_always = 1", "set PGBOUNCER_SERVER_RESET_QUERY_ALWAYS"),
         (PGBOUNCER, "syslog = 1", "the log goes to standard error"),
         (PGBOUNCER, "verbose = 2", "set PGBOUNCER_LOG_VERBOSITY in stack.env instead"),
         (PGBOUNCER, "pool_size = 2", "PgBouncer has no such parameter"),
@@ -147,7 +148,7 @@ def test_a_line_with_a_fault_is_named_with_file_line_and_rule(
         (PGBOUNCER, "sbuf_loopcnt = 010", "is not a number"),
         (POSTGRES, "autovacuum_vacuum_threshold = 010", "is not a number"),
         (POSTGRES, "log_statement_stats = on", "set those"),
-        (PGBOUNCER, "max_packet_size = 1", "the app's larger statements"),
+        (PGBOUNCER, "max_packet_size = 1", "set PGBOUNCER_MAX_PACKET_KB in stack.env instead"),
         (PGBOUNCER, "disable_pqexec = 1", "Sluice operates PgBouncer"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from infra.config import catalogue
 from infra.config.build import Compiled, compile_stack
 from infra.config.certificates import SERVERS, Certificates
-from infra.config.render import Inputs, render
+from infra.config.render import Inputs, render, template
 from infra.config.secrets import SecretStore, passwords, tokens, verifiers
 from infra.config.settings import Value, Values
 from infra.config.write import write_secrets
@@ -98,7 +98,24 @@ def test_pgbouncer_values_are_bare(compiled: Compiled) -> None:
     for name, value in re.findall(r"^([a-z_0-9]+) = (.*)$", text.split("[pgbouncer]")[1], re.M):
         assert ";" not in value, name
         assert value.isdigit() or not value[:1].isdigit(), name
-    assert re.search(r"^ignore_startup_parameters =$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        ({}, "ignore_startup_parameters = extra_float_digits,options"),
+        ({"PGBOUNCER_IGNORE_STARTUP_PARAMETERS": "none"}, "ignore_startup_parameters = "),
+        ({}, "server_reset_query_always = 0"),
+        ({"PGBOUNCER_SERVER_RESET_QUERY_ALWAYS": 1}, "server_reset_query_always = 1"),
+        ({}, "max_packet_size = 8388608"),
+        ({"PGBOUNCER_MAX_PACKET_KB": 2048}, "max_packet_size = 2097152"),
+        ({}, "client_login_timeout = 5"),
+    ],
+)
+def test_a_setting_is_a_line_of_pgbouncer_ini(changed: dict[str, Value], line: str) -> None:
+    values = catalogue.defaults().with_changes(changed)
+    no_verifiers = dict.fromkeys(LOGIN_ROLES, "")
+    assert line in template("pgbouncer.ini", values, no_verifiers).decode().splitlines()
 
 
 def test_pgbouncer_entries_carry_their_pools(compiled: Compiled) -> None:

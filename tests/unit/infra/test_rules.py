@@ -87,9 +87,21 @@ LIMITS: list[tuple[str, Settings, Settings, str]] = [
     ),
     (
         "TLS clients fit into PgBouncer's memory",
-        {"PGBOUNCER_MAX_CLIENT_CONNECTIONS": 1228, "PGBOUNCER_MEMORY_MB": 64},
-        {"PGBOUNCER_MAX_CLIENT_CONNECTIONS": 1229, "PGBOUNCER_MEMORY_MB": 64},
-        "exceeds PGBOUNCER_MEMORY_MB=64",
+        {"PGBOUNCER_MAX_CLIENT_CONNECTIONS": 1024, "PGBOUNCER_MEMORY_MB": 88},
+        {"PGBOUNCER_MAX_CLIENT_CONNECTIONS": 1025, "PGBOUNCER_MEMORY_MB": 88},
+        "exceeds PGBOUNCER_MEMORY_MB=88",
+    ),
+    (
+        "so does the longest message, four times",
+        {"PGBOUNCER_MAX_CLIENT_CONNECTIONS": 1024, "PGBOUNCER_MAX_PACKET_KB": 18_432},
+        {"PGBOUNCER_MAX_CLIENT_CONNECTIONS": 1024, "PGBOUNCER_MAX_PACKET_KB": 18_433},
+        "TLS clients and 4 x PGBOUNCER_MAX_PACKET_KB=18433 need about 129 MB",
+    ),
+    (
+        "the results of a batch pass PgBouncer",
+        {"WORKER_BATCH_TASKS": 512, "PGBOUNCER_MAX_PACKET_KB": 2048},
+        {"WORKER_BATCH_TASKS": 513, "PGBOUNCER_MAX_PACKET_KB": 2048},
+        "WORKER_BATCH_TASKS=513 x 4 kB of results = 2052 kB exceeds PGBOUNCER_MAX_PACKET_KB=2048",
     ),
     (
         "3 api minimum",
@@ -205,8 +217,12 @@ def test_a_shorter_time_stays_below_the_longer(
 
 
 def _with_room(low: str, value: object) -> Settings:
-    """Lengthen the queue's budget where a longer statement would also break that rule."""
-    room: Settings = {"PAUSE_QUERY_WAIT_TIMEOUT_SECONDS": 100, "PAUSE_DEAD_MAN_SECONDS": 100}
+    """Lengthen the times that another rule holds against the same setting."""
+    room: Settings = {
+        "PAUSE_QUERY_WAIT_TIMEOUT_SECONDS": 100,
+        "PAUSE_DEAD_MAN_SECONDS": 100,
+        "PGBOUNCER_CLIENT_LOGIN_TIMEOUT_SECONDS": 100,
+    }
     return room | {low: value}
 
 

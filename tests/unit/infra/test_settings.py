@@ -118,3 +118,27 @@ def test_an_address_is_an_ipv4_or_ipv6_address(text: str, value: str) -> None:
 def test_what_is_no_address_is_refused_with_the_rule(text: str) -> None:
     with pytest.raises(BadValueError, match="write an IPv4 or IPv6 address without brackets"):
         catalogue.by_name()["API_BIND_ADDRESS"].parse(text)
+
+
+@pytest.mark.parametrize("text", ["none", "options", "extra_float_digits,options", "options,jit"])
+def test_a_list_of_ignored_startup_parameters_is_none_or_has_options(text: str) -> None:
+    assert catalogue.by_name()["PGBOUNCER_IGNORE_STARTUP_PARAMETERS"].parse(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("extra_float_digits", "lacks options, without which a list is not safe"),
+        ("options,", "has '', which is no parameter's name"),
+        ("Options", "has 'Options', which is no parameter's name"),
+        ("options;x", "has 'options;x', which is no parameter's name"),
+    ],
+)
+def test_a_list_of_ignored_startup_parameters_without_options_is_refused(
+    text: str, why: str
+) -> None:
+    setting = catalogue.by_name()["PGBOUNCER_IGNORE_STARTUP_PARAMETERS"]
+    with pytest.raises(BadValueError, match=why) as refusal:
+        setting.parse(text)
+    assert str(refusal.value).startswith(f"PGBOUNCER_IGNORE_STARTUP_PARAMETERS={text}")
+    assert "options among them, or none" in str(refusal.value)

@@ -8,13 +8,21 @@ from typing import Any
 import pytest
 
 from infra.ops.status.bottleneck import bottleneck
-from infra.ops.status.collect import Counters, median_look, pool_over, rates
+from infra.ops.status.collect import (
+    Counters,
+    host_facts,
+    median_look,
+    pool_over,
+    preparing,
+    rates,
+)
 from infra.ops.status.sample import (
     AppProcess,
     Container,
     Disk,
     HostFacts,
     Pooler,
+    PreparingClient,
     RoleSessions,
     Sample,
     Server,
@@ -230,6 +238,62 @@ def test_a_pause_explains_every_queue() -> None:
     verdict = bottleneck(Sample((FULL_APP,), (paused,), IDLE_SERVER))
     assert verdict.where == "paused"
     assert verdict.command == "docker exec pgbouncer-1 psql --command RESUME"
+
+
+GREEDY = PreparingClient(4711, "risk_api", "172.18.0.7", "psql", 12_149)
+
+
+def _with_memory(megabytes: int, client: PreparingClient | None) -> Sample:
+    held = Container("pgbouncer", "x-pgbouncer-2", "running", "", memory=megabytes * MB)
+    other = replace(held, name="x-pgbouncer-1", memory=20 * MB)
+    facts = HostFacts(tuple(replace(one, memory_limit=128 * MB) for one in (other, held)))
+    poolers = (Pooler("x-pgbouncer-1"), Pooler("x-pgbouncer-2", preparing=client))
+    return Sample((IDLE_APP,), poolers, IDLE_SERVER, facts)
+
+
+def test_a_replica_near_its_memory_limit_names_the_client_and_how_to_end_it() -> None:
+    verdict = bottleneck(_with_memory(103, GREEDY))
+    assert (verdict.where, verdict.setting) == ("pgbouncer memory", "PGBOUNCER_MEMORY_MB")
+    assert "x-pgbouncer-2 holds 103 MB of the 128 MB of its container" in verdict.line
+    assert "172.18.0.7 (risk_api, psql) has 12149 prepared statements" in verdict.line
+    assert verdict.command.splitlines() == [
+        "docker exec x-pgbouncer-2 psql --command 'KILL_CLIENT 4711'",
+        "make restart-pgbouncer",
+    ]
+
+
+@pytest.mark.parametrize("client", [None, replace(GREEDY, statements=256)])
+def test_without_such_a_client_a_replica_near_its_memory_limit_needs_more(
+    client: PreparingClient | None,
+) -> None:
+    verdict = bottleneck(_with_memory(103, client))
+    assert verdict.line.endswith("Raise PGBOUNCER_MEMORY_MB in stack.env, then:")
+    assert verdict.command == "make apply RESTART=yes"
+
+
+def test_a_replica_with_memory_to_spare_is_no_bottleneck() -> None:
+    assert bottleneck(_with_memory(102, GREEDY)).where == "none"
+
+
+def test_the_client_with_most_prepared_statements_is_found() -> None:
+    row = {"user": "risk_api", "addr": "172.18.0.7", "application_name": "psql"}
+    rows = [row | {"id": n, "prepared_statements": n % 3} for n in (3, 4, 5, 6)]
+    assert preparing(rows) == PreparingClient(5, "risk_api", "172.18.0.7", "psql", 2)
+    assert preparing(rows[:1]) is None
+    assert preparing([]) is None
+
+
+def test_what_the_host_knows_of_memory_belongs_to_its_container() -> None:
+    text = (
+        '{"service": "pgbouncer", "name": "/x-pgbouncer-1", "state": "running", "started": "",'
+        ' "finished": "", "exit_code": 0, "restarts": 0, "health": "", "oom_killed": false,'
+        ' "memory_limit": 134217728}\n'
+        '{"memory": {"name": "/x-pgbouncer-1", "bytes": 1048576}}\n'
+    )
+    facts = host_facts(text)
+    assert facts is not None
+    (found,) = facts.containers
+    assert (found.memory, found.memory_limit) == (MB, 128 * MB)
 
 
 def test_what_does_not_answer_comes_first_and_is_named() -> None:

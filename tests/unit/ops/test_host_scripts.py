@@ -504,6 +504,20 @@ def test_the_disk_is_reported_in_one_line(docker: Docker) -> None:
     assert ran.stdout == '{"disk": {"size": 1000, "free": 10}}\n'
 
 
+def test_what_each_pgbouncer_holds_is_reported(docker: Docker) -> None:
+    docker.answer("ps --all --quiet", stdout="one\n")
+    docker.answer("service=pgbouncer --format", stdout="s-pgbouncer-1\ns-pgbouncer-2\n")
+    docker.answer("top s-pgbouncer-1", stdout="PID   RSS\n10  100\n11  20\n")
+    docker.answer("top s-pgbouncer-2", code=1, stderr="container is not running\n")
+    docker.answer("df --block-size=1", stdout="  1B-blocks     Avail\n  1000   10\n")
+    ran = docker.run("containers.sh")
+    assert ran.exit_code == 0
+    assert ran.stdout.splitlines() == [
+        '{"memory": {"name": "/s-pgbouncer-1", "bytes": 122880}}',
+        '{"disk": {"size": 1000, "free": 10}}',
+    ]
+
+
 def test_a_daemon_that_does_not_answer_is_not_taken_for_a_missing_base_image(
     docker: Docker,
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from infra.config import catalogue, documents, extra
+from infra.config import catalogue, documents, extra, names
 from infra.config.extra import PGBOUNCER_FILE, POSTGRES_FILE, key
 from infra.config.settings import SERVER_DEFAULT, Change, Value, Values
 from infra.ops import plan, process_settings
@@ -67,7 +67,9 @@ def test_every_source_is_a_fact_that_follows_its_setting(name: str) -> None:
 def _another(name: str) -> Value:
     setting = catalogue.by_name()[name]
     if isinstance(setting.default, str):
-        return next(choice for choice in setting.choices if choice != setting.default)
+        # One of fixed choices, or a list, which can be empty.
+        others = (choice for choice in setting.choices if choice != setting.default)
+        return next(others, names.NO_PARAMETERS)
     return setting.default + 1
 
 
