@@ -130,6 +130,7 @@ WORKER: Final = Service(
     idle_in_transaction_timeout="WORKER_IDLE_IN_TRANSACTION_TIMEOUT_MS",
     transaction_timeout="WORKER_TRANSACTION_TIMEOUT_MS",
     query_timeout="WORKER_QUERY_TIMEOUT_SECONDS",
+    query_wait_timeout="WORKER_QUERY_WAIT_TIMEOUT_SECONDS",
     deadline="WORKER_BATCH_DEADLINE_SECONDS",
 )
 SERVICES: Final = (API, WORKER)

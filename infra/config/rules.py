@@ -74,9 +74,11 @@ def pool_waits(values: Values) -> Iterator[str]:
 
 def queue_and_statement(values: Values) -> Iterator[str]:
     """Rule 4: a query that was queued to the last moment still finishes in time."""
-    queue = "PGBOUNCER_QUERY_WAIT_TIMEOUT_SECONDS"
+    usual = "PGBOUNCER_QUERY_WAIT_TIMEOUT_SECONDS"
     for service in SERVICES:
         statement, deadline = service.statement_timeout, service.deadline
+        own = service.query_wait_timeout
+        queue = own if own and values.integer(own) else usual
         total = values.seconds(queue) + values.seconds(statement)
         if total >= values.seconds(deadline):
             yield (
@@ -289,13 +291,13 @@ def session_pools(values: Values) -> Iterator[str]:
             )
 
 
-def application_waits(values: Values) -> Iterator[str]:
-    """Check that a planned pause does not fail the queries of an application that wait."""
+def own_waits(values: Values) -> Iterator[str]:
+    """Check that a planned pause does not fail the queries of a client with a wait of its own."""
     waiting = "PAUSE_QUERY_WAIT_TIMEOUT_SECONDS"
-    for client in clients.applications(values):
-        if values.integer(client.query_wait_timeout):
-            reason = "its queued queries would fail in a planned pause; 0 takes the stack's own"
-            yield from not_longer(values, waiting, client.query_wait_timeout, reason)
+    reason = "its queued queries would fail in a planned pause; 0 takes the stack's own"
+    for own in (one.query_wait_timeout for one in clients.every(values)):
+        if own and values.integer(own):
+            yield from not_longer(values, waiting, own, reason)
 
 
 def worker_threads(values: Values) -> Iterator[str]:
@@ -453,7 +455,7 @@ RULES: Final[tuple[Rule, ...]] = (
     pool_sizes,
     application_names,
     session_pools,
-    application_waits,
+    own_waits,
     worker_threads,
     api_processes,
     *TIME_RULES,

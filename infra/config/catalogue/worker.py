@@ -3,7 +3,22 @@
 from decimal import Decimal
 from typing import Final
 
-from infra.config.settings import Change, Derivation, Setting, Tier, share
+from infra.config.settings import Change, Derivation, Setting, Tier, UnavailableError, Values, share
+
+
+def _query_wait(values: Values) -> Decimal:
+    """Return a wait that outlasts a planned pause, or none of its own."""
+    deadline = values.number("WORKER_BATCH_DEADLINE_SECONDS")
+    # With a second to spare beside the statement that has waited.
+    room = deadline - values.seconds("WORKER_STATEMENT_TIMEOUT_MS") - 1
+    wait = min(deadline * Decimal("0.4"), room)
+    try:
+        pause = values.number("PAUSE_QUERY_WAIT_TIMEOUT_SECONDS")
+    except UnavailableError:
+        # It is not given, and is derived later than this.
+        pause = values.number("API_REQUEST_DEADLINE_SECONDS") * Decimal("1.5")
+    return wait if wait >= pause else Decimal(0)
+
 
 SETTINGS: Final = (
     Setting(
@@ -188,6 +203,27 @@ SETTINGS: Final = (
         change=Change.LIVE,
         rule="above WORKER_TRANSACTION_TIMEOUT_MS, below WORKER_BATCH_DEADLINE_SECONDS",
         derivation=share("0.875", "WORKER_BATCH_DEADLINE_SECONDS"),
+    ),
+    Setting(
+        name="WORKER_QUERY_WAIT_TIMEOUT_SECONDS",
+        tier=Tier.WORKER,
+        meaning="How long batch work waits for a server connection; 0: no longer than requests do.",
+        unit="seconds",
+        minimum=0,
+        maximum=3600,
+        default=16,
+        change=Change.LIVE,
+        rule="0, or at least PAUSE_QUERY_WAIT_TIMEOUT_SECONDS; with WORKER_STATEMENT_TIMEOUT_MS "
+        "below WORKER_BATCH_DEADLINE_SECONDS",
+        derivation=Derivation(
+            (
+                "WORKER_BATCH_DEADLINE_SECONDS",
+                "API_REQUEST_DEADLINE_SECONDS",
+            ),
+            "0.4 x WORKER_BATCH_DEADLINE_SECONDS, less where the statement would not fit, 0 below "
+            "PAUSE_QUERY_WAIT_TIMEOUT_SECONDS",
+            _query_wait,
+        ),
     ),
     Setting(
         name="WORKER_BATCH_DEADLINE_SECONDS",

@@ -222,6 +222,7 @@ def _with_room(low: str, value: object) -> Settings:
         "PAUSE_QUERY_WAIT_TIMEOUT_SECONDS": 100,
         "PAUSE_DEAD_MAN_SECONDS": 100,
         "PGBOUNCER_CLIENT_LOGIN_TIMEOUT_SECONDS": 100,
+        "WORKER_QUERY_WAIT_TIMEOUT_SECONDS": 0,
     }
     return room | {low: value}
 

@@ -89,6 +89,7 @@ def test_what_changes_live_and_reaches_a_process_can_be_read_from_it() -> None:
         "POSTGRES_STORAGE",
         "POSTGRES_WORK_MEM_KB",
         "WORKER_QUERY_TIMEOUT_SECONDS",
+        "WORKER_QUERY_WAIT_TIMEOUT_SECONDS",
     }
     live = {setting.name for setting in catalogue.all_settings() if setting.change is Change.LIVE}
     assert live - SOURCES.keys() == not_read
