@@ -124,7 +124,7 @@ def _compile(
             store.hide(name)
         else:
             store.put(name, content)
-    passwords, faults = secrets.passwords(store, clients.login_roles(checked.values))
+    passwords, faults = secrets.passwords(store, tuple(clients.logins(checked.values)))
     verifiers, more = secrets.verifiers(store, passwords)
     tokens, bad_tokens = secrets.tokens(store)
     validity = _validity(checked.values, now)

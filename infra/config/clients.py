@@ -44,6 +44,14 @@ class Database:
         return self.name == names.DATABASE
 
 
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Where a role can log in: a database of PostgreSQL, an entry of PgBouncer or none."""
+
+    database: str
+    entry: str
+
+
 def every(values: Values) -> tuple[Client, ...]:
     """Return the services, then the applications in the order of their names."""
     return (*names.SERVICES, *applications(values))
@@ -115,18 +123,14 @@ def databases(values: Values) -> tuple[Database, ...]:
     )
 
 
-def entries(values: Values) -> dict[str, str]:
-    """Return the entry in PgBouncer of every role that comes in there, by role."""
+def logins(values: Values) -> dict[str, Login]:
+    """Return where each role that has a password can log in: the owners first, by role."""
     return {
-        **{client.role: client.entry for client in every(values)},
-        names.MONITOR: names.MONITOR_ENTRY,
-        names.OPERATOR: "pgbouncer",
+        **{one.owner: Login(one.name, "") for one in databases(values)},
+        **{client.role: Login(client.database, client.entry) for client in every(values)},
+        names.MONITOR: Login(names.DATABASE, names.MONITOR_ENTRY),
+        names.OPERATOR: Login(names.DATABASE, "pgbouncer"),
     }
-
-
-def login_roles(values: Values) -> tuple[str, ...]:
-    """Return every role that has a password: the owners, and those that PgBouncer lets in."""
-    return (*(one.owner for one in databases(values)), *entries(values))
 
 
 def read(env_file: Path, shown: str) -> Assigned:
@@ -209,7 +213,7 @@ def _settings(name: str) -> Iterator[Setting]:
         default=name,
         change=Change.LIVE,
     )
-    yield _number(name, "POOL_SIZE", "Server connections of each replica.", 4, 1, 1000)
+    yield _number(name, "POOL_SIZE", "Server connections of each replica.", 2, 1, 1000)
     yield _number(
         name, "RESERVE_POOL_SIZE", "Server connections more, for clients that wait.", 0, 0, 1000
     )

@@ -156,6 +156,6 @@ def _context(values: Values, verifiers: dict[str, str]) -> dict[str, object]:
         "pools": sizing.pools(values),
         "server_host": names.SERVER_HOSTS[values.text("PGBOUNCER_SERVER_HOP")],
         "roles": documents.login_roles(values, verifiers),
-        "pooled_roles": tuple(clients.entries(values)),
+        "pooled_roles": tuple(role for role, one in clients.logins(values).items() if one.entry),
         "verifiers": verifiers,
     }

@@ -257,7 +257,7 @@ operate() {
 host_reload() {
     local service
     for service in "$@"; do
-        look kill --signal SIGHUP "$service" || say "$service was not signalled"
+        quietly look kill --signal SIGHUP "$service" || say "$service was not signalled"
     done
 }
 

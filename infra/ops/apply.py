@@ -141,7 +141,7 @@ class Apply:
             self._operation.warn(line)
         final = self._compile(self._part.values)
         self._compile(self._wanted)
-        if changed := _changed_passwords(final, clients.login_roles(self._before)):
+        if changed := _changed_passwords(final, clients.logins(self._before)):
             self._operation.fail(Exit.REFUSED, *changed)
             return
         self._operation.ends_as(_NOT_CERTAIN)

@@ -160,11 +160,11 @@ def _status(
 _ClientName = Annotated[str, typer.Argument(help="Name of the client: that of its file.")]
 
 
-def _client_new(name: _ClientName) -> None:
+def _client_new(name: _ClientName, as_json: AsJson = False) -> None:
     """Print the file of a new client; make client writes it."""
     from infra.ops import join
 
-    sys.exit(join.template(name))
+    sys.exit(join.template(name, as_json=as_json))
 
 
 def _client_url(
@@ -181,9 +181,11 @@ def _client_url(
     sys.exit(join.show(name, Paths(out, secrets), project, as_json=as_json))
 
 
-def _client_files(name: _ClientName, out: Out = OUT, secrets: Secrets = SECRETS) -> None:
-    """Write the secrets of an application to standard output, as a tar archive."""
+def _client_files(
+    name: _ClientName, out: Out = OUT, secrets: Secrets = SECRETS, as_json: AsJson = False
+) -> None:
+    """Write the secrets of an application to standard output, as a tar archive or as JSON."""
     from infra.ops import join
     from infra.ops.operation import Paths
 
-    sys.exit(join.files(name, Paths(out, secrets)))
+    sys.exit(join.files(name, Paths(out, secrets), as_json=as_json))

@@ -32,10 +32,10 @@ _DRIVERS: Final = {
 }
 
 
-def template(name: str) -> int:
+def template(name: str, *, as_json: bool) -> int:
     """Print the file of a new client; return the exit code."""
     if problem := clients.name_problem(name):
-        return report(Outcome(Exit.BAD_INPUT, [f"NAME={name[:40]}: {problem}"]), as_json=False)
+        return report(Outcome(Exit.BAD_INPUT, [f"NAME={name[:40]}: {problem}"]), as_json=as_json)
     table = clients.settings(name)
     lines = [
         f"# The application {name}: a client of the path. After a change: make plan, make apply.",
@@ -45,7 +45,11 @@ def template(name: str) -> int:
         setting = table[listed]
         lines += ["", f"# {setting.meaning}", f"# {setting.unit.capitalize()}, {setting.range}."]
         lines.append(f"{listed}={setting.default}")
-    sys.stdout.write("\n".join(lines) + "\n")
+    text = "\n".join(lines) + "\n"
+    if as_json:
+        print_document({"file": clients.file(name), "text": text})
+    else:
+        sys.stdout.write(text)
     return Exit.OK
 
 
@@ -67,12 +71,12 @@ def show(name: str, paths: Paths, project: str, *, as_json: bool) -> int:
     return Exit.OK
 
 
-def files(name: str, paths: Paths) -> int:
-    """Write the secrets of an application to standard output, as a tar archive."""
+def files(name: str, paths: Paths, *, as_json: bool) -> int:
+    """Write the secrets of an application to standard output, as a tar archive or as JSON."""
     try:
         client = _find(name, compiled_values(paths))
     except RefusedError as refusal:
-        return report(Outcome(Exit.REFUSED, [f"refused: {refusal}"]), as_json=False)
+        return report(Outcome(Exit.REFUSED, [f"refused: {refusal}"]), as_json=as_json)
     ops = paths.out / "ops"
     found = {"ca.crt": (ops / "ca.crt").read_bytes()}
     for role in _roles(client):
@@ -80,6 +84,9 @@ def files(name: str, paths: Paths) -> int:
         escaped = password.replace(b"\\", b"\\\\").replace(b":", b"\\:")
         found[f"{role}.password"] = password
         found[f"{role}.pgpass"] = b"*:*:*:%s:%s\n" % (role.encode(), escaped)
+    if as_json:
+        print_document({file: content.decode("ascii") for file, content in found.items()})
+        return Exit.OK
     with tarfile.open(fileobj=sys.stdout.buffer, mode="w|") as archive:
         for file, content in found.items():
             member = tarfile.TarInfo(file)
@@ -169,7 +176,7 @@ def _text(document: dict[str, Any]) -> str:
     lines += ["", "libpq:"]
     lines += [f"  {variable}={value}" for variable, value in document["libpq"].items()]
     lines += ["", "compose.yaml of the application:", *_snippet(document), "", "Drivers:"]
-    lines += [f"  {driver:<12} {advice}" for driver, advice in document["drivers"].items()]
+    lines += [f"  {driver:<13} {advice}" for driver, advice in document["drivers"].items()]
     return "\n".join(lines) + "\n"
 
 

@@ -131,7 +131,7 @@ def _rendered(name: str, values: Values) -> str:
 
 def _no_verifiers(values: Values) -> dict[str, str]:
     """Return what stands in for verifiers: facts hold no secret."""
-    return dict.fromkeys(clients.login_roles(values), "")
+    return dict.fromkeys(clients.logins(values), "")
 
 
 def _with_unit(value: str, unit: str | None) -> Fact:

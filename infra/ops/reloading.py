@@ -154,7 +154,7 @@ class Reloader:
         """
         wanted = expected(values)["postgres"]
         new_timeouts = False
-        ours = set(clients.login_roles(values)) - {names.OPERATOR}
+        ours = clients.logins(values).keys() - {names.OPERATOR}
         for role in (one for one in admin.roles().values() if one.name in ours):
             limit = int(wanted[f"roles.{role.name}.connection_limit"])
             if role.connection_limit != limit:

@@ -130,12 +130,9 @@ class Restoration:
     def _refusals(self, settings: OpsSettings) -> list[str]:
         """Return a line for each secret that a process which runs does not take."""
         replicas = pgbouncer.replicas(settings)
-        passwords = {
-            name.removesuffix(".password"): self._kept(name).decode("ascii")
-            for name in recovery.passwords(self.paths.out)
-        }
-        entries = clients.entries(last_values(self.paths, self.env_file))
-        lines = logins.faults(settings, replicas, passwords, entries, accepted=True)
+        places = clients.logins(last_values(self.paths, self.env_file))
+        passwords = {role: self._kept(f"{role}.password").decode("ascii") for role in places}
+        lines = logins.faults(settings, replicas, passwords, places, accepted=True)
         control = app_control.connect(settings)
         answers = everywhere(control.targets(), control.state)
         lines += [f"{answer.target}: {answer.error}" for answer in answers if not answer.ok]

@@ -9,6 +9,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from infra.config import names
+from infra.config.clients import Login
 from infra.ops.clients.processes import OpsSettings, Target, bounded, everywhere, first_line
 from infra.ops.outcome import FailedError
 from infra.ops.waiting import gone, wait_until
@@ -57,9 +58,9 @@ def teach(
     settings: OpsSettings,
     replicas: tuple[Target, ...],
     passwords: dict[str, str],
-    entries: Mapping[str, str],
+    places: Mapping[str, Login],
 ) -> None:
-    """Log every pooled role in on every replica, each with its entry.
+    """Log every pooled role in on every replica, each where it can.
 
     PgBouncer passes a client's SCRAM key on to PostgreSQL, and learns it when the client
     logs in: until then its new server connections would still use the old key.
@@ -70,9 +71,9 @@ def teach(
     """
 
     def log_in(target: Target) -> None:
-        for role, entry in entries.items():
-            if role != names.OPERATOR:
-                conninfo = _pooled(settings, target, entry, role, passwords[role])
+        for role, place in places.items():
+            if place.entry and role != names.OPERATOR:
+                conninfo = _pooled(settings, target, place.entry, role, passwords[role])
                 _log_in_soon(conninfo)
 
     failed = [answer for answer in everywhere(replicas, log_in) if not answer.ok]
@@ -84,19 +85,19 @@ def faults(
     settings: OpsSettings,
     replicas: tuple[Target, ...],
     passwords: dict[str, str],
-    entries: Mapping[str, str],
+    places: Mapping[str, Login],
     *,
     accepted: bool,
 ) -> list[str]:
     """Return a line for each place where a password is not accepted, or not refused, as wanted."""
     tries = [
-        (f"postgres: {role}", _direct(settings, role, password))
+        (f"postgres: {role}", _direct(settings, places[role].database, role, password))
         for role, password in passwords.items()
     ] + [
-        (f"{target.name}: {role}", _pooled(settings, target, entries[role], role, password))
+        (f"{target.name}: {role}", _pooled(settings, target, places[role].entry, role, password))
         for target in replicas
         for role, password in passwords.items()
-        if role in entries
+        if places[role].entry
     ]
     found = (_fault(conninfo, accepted=accepted) for _, conninfo in tries)
     return [f"{place}: {fault}" for (place, _), fault in zip(tries, found, strict=True) if fault]
@@ -133,9 +134,10 @@ def _log_in(conninfo: str) -> None:
         pass
 
 
-def _direct(settings: OpsSettings, role: str, password: str) -> str:
+def _direct(settings: OpsSettings, database: str, role: str, password: str) -> str:
     return make_conninfo(
         settings.conninfo("operator", application_name="sluice-ops-login"),
+        dbname=database,
         user=role,
         password=password,
     )

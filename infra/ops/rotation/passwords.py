@@ -35,7 +35,7 @@ def rotate(settings: OpsSettings, paths: Paths, source: Path | None, request: Re
 
     def work(operation: Operation) -> None:
         values = compiled_values(paths)
-        choice = Choice(paths.secrets, source, clients.login_roles(values))
+        choice = Choice(paths.secrets, source, tuple(clients.logins(values)))
         PasswordRotation(settings, paths, values, choice, operation).run()
 
     return operate(request, f"rotate {WHAT}", work, secrets=[], resumed=False, switch_seconds=None)
@@ -138,8 +138,8 @@ class PasswordRotation:
         # What an interrupted run has left in PostgreSQL is not known: no way back then.
         known = not rotation.resumed and all(name in rotation.old for name in self.choice.passwords)
         back = (lambda: self._compile(rotation.old)) if known else None
-        entries = clients.entries(self.values)
-        return Switch(self.settings, self.paths, rotation, replicas, entries, back)
+        places = clients.logins(self.values)
+        return Switch(self.settings, self.paths, rotation, replicas, places, back)
 
     def _sessions(self, replicas: tuple[Target, ...]) -> Sessions:
         control = app_control.connect(self.settings)
@@ -155,7 +155,7 @@ class PasswordRotation:
                 self.settings,
                 replicas,
                 _by_role(secrets),
-                clients.entries(self.values),
+                clients.logins(self.values),
                 accepted=accepted,
             )
         ]

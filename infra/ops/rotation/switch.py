@@ -18,6 +18,7 @@ import psycopg
 
 from infra.config import names
 from infra.config.build import Compiled
+from infra.config.clients import Login
 from infra.config.render import Rendered
 from infra.config.write import write_files, write_secrets
 from infra.ops.clients.pgbouncer import PgBouncerAdmin
@@ -42,7 +43,7 @@ class UnknownOutcomeError(FailedError):
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """From one set of passwords to another; `entries` are those of the pooled roles.
+    """From one set of passwords to another; `places` is where each role logs in.
 
     `back` compiles the old set, None when it cannot.
     """
@@ -51,7 +52,7 @@ class Switch:
     paths: Paths
     rotation: Pending
     replicas: tuple[Target, ...]
-    entries: Mapping[str, str]
+    places: Mapping[str, Login]
     back: Callable[[], Compiled] | None
 
     def run(self, compiled: Compiled) -> float:
@@ -113,7 +114,7 @@ class Switch:
             if name.endswith(".password")
         }
         try:
-            logins.teach(self.settings, self.replicas, passwords, self.entries)
+            logins.teach(self.settings, self.replicas, passwords, self.places)
         except FailedError as error:
             raise FailedError(f"{error}; {AGAIN}") from error
 

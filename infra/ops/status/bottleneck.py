@@ -113,7 +113,9 @@ def _down(sample: Sample) -> Verdict | None:
 
 
 def _raise(where: str, line: str, setting: str, command: str = "make apply") -> Verdict:
-    return Verdict(where, f"{line} Raise {setting} in stack.env, then:", setting, command)
+    file, colon, name = setting.rpartition(":")
+    place = f"infra/env/{file}" if colon else "stack.env"
+    return Verdict(where, f"{line} Raise {name} in {place}, then:", setting, command)
 
 
 def _state(container: Container) -> str:

@@ -8,7 +8,7 @@ from infra.config.build import Checked, check
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 # Of a stack without applications.
-LOGIN_ROLES = clients.login_roles(catalogue.defaults())
+LOGIN_ROLES = tuple(clients.logins(catalogue.defaults()))
 PASSWORDS = tuple(f"{role}.password" for role in LOGIN_ROLES)
 VERIFIERS = tuple(f"{role}.scram" for role in LOGIN_ROLES)
 NOW = datetime.datetime(2030, 6, 1, 12, 0, tzinfo=datetime.UTC)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.config import clients, sizing
+from infra.config import clients, recovery, sizing, write
 from infra.config.build import Checked, Compiled, check, compile_stack
 from tests.unit.infra.support import NOW, messages, write_env
 
@@ -213,3 +213,22 @@ def test_twenty_clients_fit_beside_each_other(tmp_path: Path) -> None:
     found = judged(tmp_path, **ROOMY)
     assert not found.faults
     assert len(clients.applications(found.values)) == 20
+
+
+def test_every_role_logs_in_where_its_database_and_entry_are(tmp_path: Path) -> None:
+    write_client(tmp_path, "billing", DATABASE="money")
+    logins = clients.logins(judged(tmp_path, **ROOMY).values)
+    assert logins["billing"] == clients.Login("money", "billing")
+    assert logins["money_owner"] == clients.Login("money", "")
+    assert logins["risk_worker"] == clients.Login("risk", "risk_batch")
+
+
+def test_the_passwords_of_an_application_are_read_back_when_they_are_lost(tmp_path: Path) -> None:
+    write_client(tmp_path, "billing")
+    env_file, secrets, out = write_env(tmp_path, **ROOMY), tmp_path / "secrets", tmp_path / "out"
+    made = compile_stack(env_file, secrets, now=NOW)
+    write.write_all(made.new_secrets, secrets, made.files, out, chown=lambda *_: None)
+    before = (secrets / "billing.password").read_bytes()
+    (secrets / "billing.password").unlink()
+    assert recovery.lost(secrets, out) == ("billing.password",)
+    assert recovery.recover(secrets, out) == {"billing.password": before}

@@ -6,11 +6,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infra.config import catalogue, extra, rules, sizing
+from infra.config import catalogue, clients, extra, rules, sizing
 from infra.config.extra import PGBOUNCER_FILE, POSTGRES_FILE, key
 from infra.config.settings import Change, Setting, Value, Values
 from infra.ops import plan
 from infra.ops.plan import SIZED, Step, live_part, smaller, steps, tiers_to_restart
+
+DEADLINE = clients.key("billing", "DEADLINE_SECONDS")
+CLIENT: dict[str, Value] = {
+    one.name: one.derived(Values({clients.key("billing", "POOL_SIZE"): 2, DEADLINE: 10}))
+    for one in clients.settings("billing").values()
+}
 
 
 def values(**changed: Value) -> Values:
@@ -175,3 +181,30 @@ def test_a_parameter_that_needs_a_restart_is_left_until_then() -> None:
     gone = live_part(wanted, values())
     assert gone.waiting == (name, tracked)
     assert extra.given(gone.values) == (name, tracked)
+
+
+def test_a_client_that_joins_grows_in_one_step_and_one_that_leaves_shrinks_in_one() -> None:
+    before = catalogue.defaults()
+    joined = Values(before.as_dict() | CLIENT)
+    (grow,) = steps(before, joined)
+    assert (grow.values.as_dict(), grow.downwards) == (joined.as_dict(), False)
+    (shrink,) = steps(joined, before)
+    assert (shrink.values.as_dict(), shrink.downwards) == (before.as_dict(), True)
+
+
+def test_a_client_that_comes_while_another_goes_waits_until_that_has_let_go() -> None:
+    old = Values(catalogue.defaults().as_dict() | CLIENT)
+    other = {name.replace("billing", "orders"): value for name, value in CLIENT.items()}
+    new = Values(catalogue.defaults().as_dict() | other)
+    first, second = steps(old, new)
+    assert (clients.given(first.values), first.downwards) == ((), True)
+    assert (clients.given(second.values), second.downwards) == (("orders",), False)
+
+
+def test_what_is_live_of_a_client_that_needs_more_sessions_is_nothing_of_it() -> None:
+    size = {clients.key("billing", "POOL_SIZE"): 100, "POSTGRES_MAX_CONNECTIONS": 400}
+    wanted = Values(catalogue.defaults().as_dict() | CLIENT | size)
+    part = live_part(catalogue.defaults(), wanted)
+    assert clients.given(part.values) == ()
+    assert part.waiting == ("POSTGRES_MAX_CONNECTIONS",)
+    assert clients.shortened(part.held) == ("clients/billing.env",)
