@@ -7,24 +7,23 @@ cd "$(dirname "$0")/../.."
 . infra/host/common.sh
 
 # Longer than any `df` of a local disk; a frozen container must not hold up the status.
-readonly DISK_SECONDS=5
+readonly INSIDE_SECONDS=5
 readonly DF=(df --block-size=1 '--output=size,avail' /var/lib/postgresql/data)
 readonly FORMAT='{"service": {{json (index .Config.Labels "com.docker.compose.service")}}, "name": {{json .Name}},
 "state": {{json .State.Status}}, "started": {{json .State.StartedAt}}, "finished": {{json .State.FinishedAt}},
 "memory_limit": {{.HostConfig.Memory}}, "exit_code": {{.State.ExitCode}}, "restarts": {{.RestartCount}}, "oom_killed": {{.State.OOMKilled}},
 "health": {{if .State.Health}}{{json .State.Health.Status}}{{else}}""{{end}}}'
 
-within() { timeout "$DISK_SECONDS" docker compose --env-file infra/env/presets/laptop.env "$@"; }
+within() { timeout "$INSIDE_SECONDS" docker compose --env-file infra/env/presets/laptop.env "$@"; }
 
-# What the processes of each PgBouncer hold. Its console does not know it; `docker stats` would take
-# two seconds, and one that is frozen cannot be asked inside.
+# What the processes of each PgBouncer hold, without the kernel's caches, by cgroups of version 2 or 1.
+# Its console does not know it, and `docker stats` takes two seconds.
 memory() {
-    local name
+    local name bytes
     while read -r name; do
-        docker top "$name" -eo pid,rss 2>/dev/null | awk -v name="$name" '
-            NR > 1 { sum += $2 }
-            END { if (sum) printf "{\"memory\": {\"name\": \"/%s\", \"bytes\": %d}}\n", name, sum * 1024 }' \
-            || true
+        bytes=$(timeout "$INSIDE_SECONDS" docker exec "$name" sed -n 's/^\(anon\|total_rss\) //p' \
+            /sys/fs/cgroup/memory.stat /sys/fs/cgroup/memory/memory.stat </dev/null 2>/dev/null) || true
+        [[ ! $bytes =~ ^[0-9]+$ ]] || printf '{"memory": {"name": "/%s", "bytes": %s}}\n' "$name" "$bytes"
     done < <(docker ps --filter "label=com.docker.compose.project=$project" \
         --filter label=com.docker.compose.service=pgbouncer --format '{{.Names}}')
 }

@@ -8,6 +8,7 @@ import pytest
 
 from infra.config import catalogue, rules
 from infra.config.build import check
+from infra.config.names import NO_PARAMETERS
 from infra.config.settings import BadValueError, Change, Setting, Value, Values
 from tests.fix_ops import Commands, EnvDir
 from tests.fix_probe import Probe
@@ -35,7 +36,8 @@ def all_changed() -> dict[str, Value]:
 
 def _others(setting: Setting, value: Value) -> list[Value]:
     if isinstance(value, str):
-        return [choice for choice in setting.choices if choice != value]
+        # A list of names can be empty.
+        return [choice for choice in setting.choices or (NO_PARAMETERS,) if choice != value]
     found = []
     for delta in DELTAS:
         try:
@@ -109,6 +111,7 @@ def _check_pgbouncer(stack: Stack, console: AdminConsole, changed: dict[str, Val
         "client_login_timeout": "PGBOUNCER_CLIENT_LOGIN_TIMEOUT_SECONDS",
         "dns_max_ttl": "PGBOUNCER_DNS_MAX_TTL_SECONDS",
         "max_prepared_statements": "PGBOUNCER_MAX_PREPARED_STATEMENTS",
+        "server_reset_query_always": "PGBOUNCER_SERVER_RESET_QUERY_ALWAYS",
         "query_timeout": "API_QUERY_TIMEOUT_SECONDS",
     }
     for replica, config in witness.configs(stack, console).items():

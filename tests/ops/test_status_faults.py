@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from tests.fix_api import SEOUL, Api, assessment_body
 from tests.fix_faults import MakeLoad, frozen, killed, wait_for_traffic
 from tests.fix_ops import Commands, EnvDir
+from tests.fix_probe import Probe
 from tests.fix_sql import AdminConsole, Sql
 from tests.fix_stack import REPOSITORY, Stack, poll, run_in
 
@@ -96,6 +98,31 @@ def test_an_api_pool_that_is_too_small_is_named_also_beside_a_busy_batch_pool(
         minute = document()["last_minute"]
     assert minute["requests"] > 100
     assert minute["p95_seconds"] > 0
+
+
+@pytest.mark.slow
+def test_a_client_that_fills_a_pooler_s_memory_is_named_and_the_commands_help(
+    stack: Stack, probe: Probe, console: AdminConsole, settings: dict[str, str]
+) -> None:
+    setting = "PGBOUNCER_MEMORY_MB"
+    network = stack.container("pgbouncer").attrs["NetworkSettings"]["Networks"]
+    address = network[f"{stack.project}_pool"]["IPAddress"]
+    # Of 98 kB each; a tenth of the limit is PgBouncer's own.
+    count = int(settings[setting]) * 1024 * 82 // 100 // 98
+
+    def prepared() -> int:
+        return max(int(row["prepared_statements"]) for row in console.show("CLIENTS"))
+
+    with ThreadPoolExecutor(1) as threads:
+        client = threads.submit(probe, "prepare_endlessly", address, str(count))
+        poll(lambda: prepared() == count, seconds=60, what="the client has prepared them")
+        row = "PgBouncer NAME holds N MB of the N MB of its container"
+        verdict = judged(row, "pgbouncer memory", setting)
+        assert f"{count} prepared statements" in verdict["line"]
+        for command in verdict["command"].splitlines():
+            subprocess.run(shlex.split(command), cwd=REPOSITORY, timeout=120, check=True)
+        assert "admin forced disconnect" in client.result()["error"]
+    assert document()["bottleneck"]["where"] != "pgbouncer memory"
 
 
 def test_a_pgbouncer_pool_that_is_too_small_is_named(

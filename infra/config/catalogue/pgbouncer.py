@@ -302,7 +302,7 @@ SETTINGS: Final = (
         maximum=1_048_576,
         default=8192,
         change=Change.LIVE,
-        rule="at least 4 kB for each of WORKER_BATCH_TASKS; 4 times this fits into "
+        rule="at least 8 kB for each of WORKER_BATCH_TASKS; 4 times this fits into "
         "PGBOUNCER_MEMORY_MB: so much one long prepared statement takes",
         derivation=Derivation(
             ("PGBOUNCER_MEMORY_MB",),

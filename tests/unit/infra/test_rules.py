@@ -99,9 +99,9 @@ LIMITS: list[tuple[str, Settings, Settings, str]] = [
     ),
     (
         "the results of a batch pass PgBouncer",
-        {"WORKER_BATCH_TASKS": 512, "PGBOUNCER_MAX_PACKET_KB": 2048},
-        {"WORKER_BATCH_TASKS": 513, "PGBOUNCER_MAX_PACKET_KB": 2048},
-        "WORKER_BATCH_TASKS=513 x 4 kB of results = 2052 kB exceeds PGBOUNCER_MAX_PACKET_KB=2048",
+        {"WORKER_BATCH_TASKS": 256, "PGBOUNCER_MAX_PACKET_KB": 2048},
+        {"WORKER_BATCH_TASKS": 257, "PGBOUNCER_MAX_PACKET_KB": 2048},
+        "WORKER_BATCH_TASKS=257 x 8 kB of results = 2056 kB exceeds PGBOUNCER_MAX_PACKET_KB=2048",
     ),
     (
         "3 api minimum",

@@ -507,8 +507,8 @@ def test_the_disk_is_reported_in_one_line(docker: Docker) -> None:
 def test_what_each_pgbouncer_holds_is_reported(docker: Docker) -> None:
     docker.answer("ps --all --quiet", stdout="one\n")
     docker.answer("service=pgbouncer --format", stdout="s-pgbouncer-1\ns-pgbouncer-2\n")
-    docker.answer("top s-pgbouncer-1", stdout="PID   RSS\n10  100\n11  20\n")
-    docker.answer("top s-pgbouncer-2", code=1, stderr="container is not running\n")
+    docker.answer("exec s-pgbouncer-1 sed", code=2, stdout="122880\n", stderr="no such file\n")
+    docker.answer("exec s-pgbouncer-2 sed", code=1, stderr="container is paused\n")
     docker.answer("df --block-size=1", stdout="  1B-blocks     Avail\n  1000   10\n")
     ran = docker.run("containers.sh")
     assert ran.exit_code == 0
