@@ -25,4 +25,5 @@ pytest_plugins = [
     "tests.fix_ops",
     "tests.fix_host",
     "tests.fix_secrets",
+    "tests.fix_clients",
 ]

@@ -233,8 +233,9 @@ run_client_url() {
     [[ -z $json ]] || asked+=(--json)
     if [[ -n $to ]]; then
         mkdir -p "$to"
+        # In place: a container that has one of the files mounted would keep the old one.
         look_run --no-deps --no-TTY ops client files "${values[0]}" \
-            | (umask 077 && tar --extract --file - --directory "$to" --no-same-owner)
+            | (umask 077 && tar --extract --overwrite --file - --directory "$to" --no-same-owner)
         say "$to has its secrets: passwords, .pgpass for libpq, the certificate of the CA"
     fi
     # Its document is that of the command in the container.

@@ -23,12 +23,12 @@ _LISTED: Final = (
 _SECRETS: Final = "/run/secrets"
 # What each driver has to be told; docs/clients.md says why, and what was measured.
 _DRIVERS: Final = {
-    "Django": "DISABLE_SERVER_SIDE_CURSORS: True; migrate with the owner's URL",
+    "Django": "CONN_HEALTH_CHECKS, DISABLE_SERVER_SIDE_CURSORS: True; migrate as the owner",
     "SQLAlchemy": "create_engine(url, pool_pre_ping=True); no isolation_level on the engine",
-    "psycopg": "prepared statements work; no options=-c, no SET without LOCAL",
-    "asyncpg": "statement_cache_size as it is; no server_settings, no add_listener",
-    "node-postgres": "ssl: {ca}; named statements work; no LISTEN, no options",
-    "pgjdbc": "prepareThreshold as it is; no options, no currentSchema",
+    "psycopg": "ConnectionPool(check=ConnectionPool.check_connection); no SET without LOCAL",
+    "asyncpg": "ask before use (docs/clients.md); no server_settings, no add_listener",
+    "node-postgres": "ssl: {ca}; ask before use, handle 'error' (docs/clients.md); no LISTEN",
+    "pgjdbc": "isValid() before use, as HikariCP does; no options, no currentSchema",
 }
 
 
@@ -181,15 +181,15 @@ def _text(document: dict[str, Any]) -> str:
 
 
 def _snippet(document: Mapping[str, Any]) -> list[str]:
-    password = document["secrets"][0]
+    name = document["client"]
+    files = [f"{name}.password", f"{name}.pgpass", "ca.crt"]
     return [
         "  services:",
         "    app:",
         "      networks: [default, pool]",
-        f"      secrets: [{password}, ca.crt]",
+        f"      secrets: [{', '.join(files)}]",
         "  networks:",
         f"    pool: {{name: {document['network']}, external: true}}",
         "  secrets:",
-        f"    {password}: {{file: DIRECTORY/{password}}}",
-        "    ca.crt: {file: DIRECTORY/ca.crt}",
+        *(f"    {file}: {{file: DIRECTORY/{file}}}" for file in files),
     ]

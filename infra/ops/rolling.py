@@ -22,10 +22,15 @@ from infra.ops.clients.postgres import PostgresAdmin
 from infra.ops.clients.processes import Answer, OpsSettings, Target, TimedOutError, everywhere
 from infra.ops.operation import Operation, Request, operate
 from infra.ops.outcome import FailedError, RefusedError
-from infra.ops.waiting import wait_until
+from infra.ops.waiting import gone, wait_until
 
 # A pool gives a lent connection up when the borrower returns it.
 LEAVE_SECONDS = 20.0
+# Connections of applications end when they have been idle for so many seconds, and for how long
+# that is waited for. The shorter, the likelier it is that one has just been lent: a statement that
+# is on its way to a connection that ends is an error to its driver.
+IDLE_STEPS = ((1.0, 2.0), (0.3, 10.0), (0.1, 6.0), (0.02, 2.0))
+IDLE_AGAIN_SECONDS = 0.2
 # The host's step: stop, start or replace a container; then it must log in to PostgreSQL.
 REPLACE_SECONDS = 60.0
 # A replica that an interrupted run took out ends with its last client and is started again.
@@ -191,8 +196,9 @@ class Roller:
                 # Inside: a signal can come between the console's doing it and its answer.
                 keeper.shutdown("WAIT_FOR_CLIENTS")
                 left = self._others_after_leaving(keeper, LEAVE_SECONDS)
-                if left or _applications(keeper):
-                    self._end_transactions(target, admin, left)
+                others = self._applications_after_idling(target, admin)
+                if left or others:
+                    self._end_transactions(target, admin, left, others)
                 yield
             except BaseException:
                 self._hasten(admin, keeper)
@@ -214,16 +220,33 @@ class Roller:
         """Drain the app's pools until nobody is left here; return who stays after all."""
         return drained(self._drain, lambda: _others(admin), seconds=seconds)
 
-    def _end_transactions(self, target: Target, admin: PgBouncerAdmin, left: int) -> None:
-        """Let the transactions of clients that did not leave end, and start no more.
+    def _applications_after_idling(self, target: Target, admin: PgBouncerAdmin) -> Counter[str]:
+        """End the connections of applications as they become idle; return those that never were.
 
-        Applications are not told to leave: their connections end between transactions.
+        Applications are not told to leave: a pool that asks a connection before it lends it makes
+        another, and PgBouncer ends none that is in a transaction.
         """
+        if others := _applications(admin):
+            self.operation.say(f"{target.name}: connections end when idle: {_counted(others)}")
+        for idle, seconds in IDLE_STEPS:
+            if not others:
+                break
+            admin.set("client_idle_timeout", str(idle))
+            others = wait_until(
+                lambda: _applications(admin), gone, seconds=seconds, every=IDLE_AGAIN_SECONDS
+            )
+        return others
+
+    def _end_transactions(
+        self, target: Target, admin: PgBouncerAdmin, left: int, others: Counter[str]
+    ) -> None:
+        """Let the transactions of clients that did not leave end, and start no more."""
         if left:
             self.operation.warn(f"{target.name}: {left} client(s) stay; waiting for transactions")
-        if others := _applications(admin):
-            shown = ", ".join(f"{count} of {name}" for name, count in sorted(others.items()))
-            self.operation.say(f"{target.name}: connections end between transactions: {shown}")
+        if others:
+            self.operation.warn(
+                f"{target.name}: never idle, and cut off after a transaction: {_counted(others)}"
+            )
         try:
             admin.pause(seconds=pause.limits(self.settings).drain_seconds)
         except TimedOutError:
@@ -246,6 +269,10 @@ def _others(admin: PgBouncerAdmin) -> int:
 def _applications(admin: PgBouncerAdmin) -> Counter[str]:
     """Count the connections of applications that have a file of their own, by name."""
     return Counter(row["database"] for row in _clients(admin, own=False))
+
+
+def _counted(applications: Counter[str]) -> str:
+    return ", ".join(f"{count} of {name}" for name, count in sorted(applications.items()))
 
 
 def _clients(admin: PgBouncerAdmin, *, own: bool) -> Iterator[dict[str, Any]]:
