@@ -64,6 +64,12 @@ def sources_of_tests() -> str:
     )
 
 
+def scripts_of_tests() -> list[str]:
+    """Return the commands of the scripts that tests run."""
+    files = (REPOSITORY / "tests").rglob("*.sh")
+    return [line for one in files for line in one.read_text(encoding="utf-8").splitlines()]
+
+
 def script_of(target: str) -> str:
     """Return the recipe of a target."""
     text = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
@@ -94,7 +100,8 @@ def test_a_documented_command_exists_and_is_run_by_a_test(document: str, command
         return
     if words[0] != "make":
         program = next(word for word in words if "=" not in word)
-        assert program in ("docker", "make"), f"{document} shows {command}"
+        known = program in ("docker", "make") or command in scripts_of_tests()
+        assert known, f"{document} shows {command}"
         return
     target = words[1]
     assert target in targets(), f"{document} shows {command}; the Makefile has no such target"
