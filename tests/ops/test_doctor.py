@@ -88,6 +88,7 @@ def test_files_are_judged_by_make_without_the_stack(ops: Commands, env: EnvDir) 
     assert "has no SQL" in nothing.document["faults"][0]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("whole_again")
 def test_with_postgres_frozen_the_rest_is_judged(stack: Stack, ops: Commands) -> None:
     with frozen(stack.containers("postgres")):
