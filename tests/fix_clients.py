@@ -12,6 +12,7 @@ from docker.models.containers import Container
 from tests import command
 from tests.command import Done
 from tests.fix_ops import Commands, EnvDir
+from tests.fix_secrets import Secrets
 from tests.fix_sql import Sql
 from tests.fix_stack import REPOSITORY, Stack
 
@@ -91,8 +92,8 @@ class Application:
         self._containers.append(container)
         return container
 
-    def remove(self, sql: Sql) -> None:
-        """Take it away, with its database."""
+    def remove(self, sql: Sql, secrets: Secrets) -> None:
+        """Take it away, with its database and the passwords that are kept for its return."""
         for container in self._containers:
             container.remove(force=True)
         self.file.unlink(missing_ok=True)
@@ -100,6 +101,7 @@ class Application:
         assert done.exit_code == 0, done.text
         sql.rows(f"DROP DATABASE IF EXISTS {self.name} WITH (FORCE)")
         sql.rows(f"DROP ROLE IF EXISTS {self.name}, {self.name}_owner")
+        secrets.sh('rm -f /secrets/"$1"[._]* /out/ops/clients/"$1"[._]*', self.name)
 
 
 MakeApplication = Callable[[str], Application]
@@ -115,7 +117,7 @@ def printed(container: Container, *, seconds: float) -> str:
 
 @pytest.fixture
 def make_application(
-    stack: Stack, ops: Commands, env: EnvDir, sql: Sql, tmp_path: Path
+    stack: Stack, ops: Commands, env: EnvDir, sql: Sql, secrets: Secrets, tmp_path: Path
 ) -> Iterator[MakeApplication]:
     """Return a maker of applications, none of which is there yet; they go after the test."""
     made: list[Application] = []
@@ -126,7 +128,7 @@ def make_application(
 
     yield make
     for one in made:
-        one.remove(sql)
+        one.remove(sql, secrets)
 
 
 @pytest.fixture(scope="session")
