@@ -124,7 +124,8 @@ SETTINGS: Final = (
         maximum=1000,
         default=2,
         change=Change.LIVE,
-        rule="part of the sum under POSTGRES_MAX_CONNECTIONS",
+        rule="part of the sum under POSTGRES_MAX_CONNECTIONS; where clients cancel statements, "
+        "below PGBOUNCER_INTERACTIVE_POOL_SIZE",
         listed=True,
     ),
     Setting(
