@@ -65,11 +65,11 @@ def test_an_application_is_told_where_it_connects_and_how_much_it_may(
 def test_nobody_is_told_to_migrate_the_services_own_database(
     paths: Paths, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert join.show("reports", paths, "sluice", as_json=False) == Exit.OK
-    text = capsys.readouterr().out
-    assert "postgresql://reports@pgbouncer:6432/reports?" in text
-    assert "risk_owner" not in text
-    assert "migrat" not in text.lower().replace("migrate with the owner's url", "")
+    assert join.show("reports", paths, "sluice", as_json=True) == Exit.OK
+    told = json.loads(capsys.readouterr().out)
+    assert told["url"].startswith("postgresql://reports@pgbouncer:6432/reports?")
+    assert "migrations" not in told
+    assert told["secrets"] == ["reports.password"]
 
 
 def test_no_line_for_a_person_holds_a_secret(
