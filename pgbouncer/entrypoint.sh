@@ -4,7 +4,7 @@
 set -eu
 
 # PGHOST: the directory of PgBouncer's own socket, in memory.
-readonly compiled=$1 config=$PGHOST/pgbouncer.ini
+readonly compiled="$1" config="$PGHOST/pgbouncer.ini"
 # What PgBouncer accepts as peer_id: a cancel key has room for it.
 readonly peer_id_max=16383
 
@@ -49,6 +49,7 @@ peers() {
 # second header of that section would put every setting back to PgBouncer's default.
 write_config() {
     own=''
+    # shellcheck disable=SC3028  # Docker has it in the environment
     for address in $(addresses "$HOSTNAME"); do
         [ -n "$own" ] || own=$(peer_id "$address")
     done

@@ -65,8 +65,8 @@ def sources_of_tests() -> str:
 
 
 def scripts_of_tests() -> list[str]:
-    """Return the commands of the scripts that tests run."""
-    files = (REPOSITORY / "tests").rglob("*.sh")
+    """Return the commands of the lists that tests run."""
+    files = (REPOSITORY / "tests").rglob("commands.txt")
     return [line for one in files for line in one.read_text(encoding="utf-8").splitlines()]
 
 

@@ -17,7 +17,7 @@ from tests.fix_stack import Stack
 
 NAME = "guestbook"
 FILES = CLIENTS / NAME
-COMMANDS = (FILES / "commands.sh").read_text(encoding="utf-8").splitlines()
+COMMANDS = (FILES / "commands.txt").read_text(encoding="utf-8").splitlines()
 
 
 class Newcomer:
