@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -109,6 +110,14 @@ def test_a_documented_command_exists_and_is_run_by_a_test(document: str, command
     assert known or run_by_a_test(target, sources_of_tests()), (
         f"no test runs {command} ({document})"
     )
+
+
+@pytest.mark.parametrize(
+    "file", sorted((REPOSITORY / "tests" / "clients" / "guestbook").iterdir()), ids=lambda f: f.name
+)
+def test_a_file_that_the_newcomer_is_shown_is_the_one_that_is_tested(file: Path) -> None:
+    document = (REPOSITORY / "docs" / "clients.md").read_text(encoding="utf-8")
+    assert file.read_text(encoding="utf-8") in document
 
 
 @pytest.mark.parametrize(
