@@ -249,6 +249,17 @@ def idle_capacity(values: Values) -> Iterator[str]:
         )
 
 
+def dropped_cancels(values: Values) -> Iterator[str]:
+    """Warn of a reserve in which PgBouncer has no room for cancel requests; see docs/tuning.md."""
+    for client in clients.every(values):
+        size, reserve, _ = client.sizes
+        if values.integer(reserve) and values.integer(reserve) >= values.integer(size):
+            yield (
+                f"{shown(values, reserve)} is not below {shown(values, size)}: while all of them "
+                "are open PgBouncer drops the requests by which clients cancel a statement"
+            )
+
+
 def scarce_work_mem(values: Values) -> Iterator[str]:
     """Warn of a work_mem so small that ordinary sorts go to disk."""
     found = sizing.work_mem_kb(values)
@@ -314,6 +325,7 @@ WARNINGS: Final[tuple[Rule, ...]] = (
     oversized_pools,
     cold_pools,
     idle_capacity,
+    dropped_cancels,
     scarce_work_mem,
     shared_databases,
     open_address,

@@ -122,10 +122,10 @@ SETTINGS: Final = (
         unit="connections",
         minimum=0,
         maximum=1000,
-        default=2,
+        default=1,
         change=Change.LIVE,
-        rule="part of the sum under POSTGRES_MAX_CONNECTIONS; where clients cancel statements, "
-        "below PGBOUNCER_INTERACTIVE_POOL_SIZE",
+        rule="part of the sum under POSTGRES_MAX_CONNECTIONS; plan warns unless it is below "
+        "PGBOUNCER_INTERACTIVE_POOL_SIZE",
         listed=True,
     ),
     Setting(

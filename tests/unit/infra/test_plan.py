@@ -74,7 +74,7 @@ def test_json_holds_everything(tmp_path: Path) -> None:
     plan = json.loads(result.stdout)
     assert plan["ok"] is True
     assert set(plan["settings"]) == set(catalogue.by_name())
-    assert plan["budget"]["server_connections_spare"] == 28
+    assert plan["budget"]["server_connections_spare"] == 30
     assert plan["role_connection_limits"]["risk_api"] == 36
     assert {"name": "max_connections", "value": "60", "formula": "POSTGRES_MAX_CONNECTIONS"} in (
         plan["derived"]

@@ -122,7 +122,7 @@ def test_pgbouncer_entries_carry_their_pools(compiled: Compiled) -> None:
     text = _text(compiled, "pgbouncer/pgbouncer.ini")
     entries = dict(re.findall(r"^(risk\w*) = host=/run/postgresql (.*)$", text, re.MULTILINE))
     assert set(entries) == {"risk", "risk_batch", "risk_monitor"}
-    assert "pool_size=2 reserve_pool_size=2 min_pool_size=2 max_db_connections=4" in entries["risk"]
+    assert "pool_size=2 reserve_pool_size=1 min_pool_size=2 max_db_connections=3" in entries["risk"]
     assert all("user=" not in entry for entry in entries.values())
 
 

@@ -18,15 +18,15 @@ Settings = dict[str, Any]
 LIMITS: list[tuple[str, Settings, Settings, str]] = [
     (
         "1 server connections fit into max_connections",
-        {"POSTGRES_MAX_CONNECTIONS": 32},
-        {"POSTGRES_MAX_CONNECTIONS": 31},
-        "2 x 7 server connections",
+        {"POSTGRES_MAX_CONNECTIONS": 30},
+        {"POSTGRES_MAX_CONNECTIONS": 29},
+        "2 x 6 server connections",
     ),
     (
         "1 replicas multiply the pools",
-        {"PGBOUNCER_REPLICAS": 3, "POSTGRES_MAX_CONNECTIONS": 39},
-        {"PGBOUNCER_REPLICAS": 3, "POSTGRES_MAX_CONNECTIONS": 38},
-        "= 39 exceeds POSTGRES_MAX_CONNECTIONS=38",
+        {"PGBOUNCER_REPLICAS": 3, "POSTGRES_MAX_CONNECTIONS": 36},
+        {"PGBOUNCER_REPLICAS": 3, "POSTGRES_MAX_CONNECTIONS": 35},
+        "= 36 exceeds POSTGRES_MAX_CONNECTIONS=35",
     ),
     (
         "2 app pools, the api's twice, and headroom fit into one replica",
@@ -94,9 +94,9 @@ LIMITS: list[tuple[str, Settings, Settings, str]] = [
     ),
     (
         "2 connections fit into the open files",
-        {"PGBOUNCER_OPEN_FILES": 1071},
         {"PGBOUNCER_OPEN_FILES": 1070},
-        "= 1071 exceeds PGBOUNCER_OPEN_FILES=1070",
+        {"PGBOUNCER_OPEN_FILES": 1069},
+        "= 1070 exceeds PGBOUNCER_OPEN_FILES=1069",
     ),
     (
         "TLS clients fit into PgBouncer's memory",
@@ -396,7 +396,7 @@ def test_all_that_may_spill_at_once_fits_into_a_quarter_of_the_disk(disk: int) -
     limit = sizing.temp_file_limit_kb(values)
     assert 0 < limit * sizing.spilling_processes(values) <= disk * 1024 // 4
     # Every direct session but the owner's, those of two PgBouncers, two parallel workers.
-    assert sizing.spilling_processes(values) == 9 + 14 + 2
+    assert sizing.spilling_processes(values) == 9 + 12 + 2
 
 
 @pytest.mark.parametrize(
@@ -425,3 +425,12 @@ def test_the_threads_of_the_api_are_those_that_compose_allows() -> None:
     compose = (REPOSITORY / "compose.yaml").read_text()
     service = compose.partition("\n  api:\n")[2].partition("\n\n")[0]
     assert f"pids_limit: {sizing.API_THREADS_LIMIT}\n" in service
+
+
+@pytest.mark.parametrize(("reserve", "warned"), [(0, False), (1, False), (2, True), (5, True)])
+def test_a_reserve_that_leaves_no_room_for_cancel_requests_is_warned_of(
+    tmp_path: Path, reserve: int, warned: bool
+) -> None:
+    found = judge(tmp_path, PGBOUNCER_INTERACTIVE_RESERVE_SIZE=reserve)
+    said = f"PGBOUNCER_INTERACTIVE_RESERVE_SIZE={reserve} is not below"
+    assert any(said in str(one) for one in found.warnings) == warned

@@ -17,7 +17,7 @@ def test_the_effect_names_connections_memory_and_times() -> None:
         if row.changed
     }
     assert changed["pool risk_batch, 2 replicas"] == (4, 14)
-    assert changed["left of max_connections"] == (28, 18)
+    assert changed["left of max_connections"] == (30, 20)
     assert changed["API_LOCK_TIMEOUT_MS"] == (1000, 900)
     assert "work_mem" in changed
 
@@ -29,4 +29,4 @@ def test_the_effect_of_a_first_compile_has_no_before() -> None:
 def test_a_pool_of_more_replicas_keeps_its_row() -> None:
     rows = budget_view.effect(values(), values(PGBOUNCER_REPLICAS=1))
     (pooled,) = [row for row in rows if row.name == "pooled sessions"]
-    assert (pooled.before, pooled.after) == (14, 7)
+    assert (pooled.before, pooled.after) == (12, 6)

@@ -84,15 +84,15 @@ def test_growth_goes_upwards_in_one_step() -> None:
 
 
 def test_shrinking_goes_downwards_in_one_step() -> None:
-    wanted = values(PGBOUNCER_INTERACTIVE_RESERVE_SIZE=1)
+    wanted = values(PGBOUNCER_INTERACTIVE_RESERVE_SIZE=0)
     assert [step.downwards for step in steps(values(), wanted)] == [True]
 
 
 def test_both_at_once_shrink_first_and_grow_then() -> None:
-    wanted = values(PGBOUNCER_BATCH_POOL_SIZE=4, PGBOUNCER_INTERACTIVE_RESERVE_SIZE=1)
+    wanted = values(PGBOUNCER_BATCH_POOL_SIZE=4, PGBOUNCER_INTERACTIVE_RESERVE_SIZE=0)
     first, second = steps(values(), wanted)
     assert (first.downwards, second.downwards) == (True, False)
-    assert first.values["PGBOUNCER_INTERACTIVE_RESERVE_SIZE"] == 1
+    assert first.values["PGBOUNCER_INTERACTIVE_RESERVE_SIZE"] == 0
     assert first.values["PGBOUNCER_BATCH_POOL_SIZE"] == 2
     assert second == Step(wanted, downwards=False)
 
@@ -128,9 +128,9 @@ def test_growth_that_only_the_restart_makes_room_for_is_held_back() -> None:
 
 
 def test_shrinking_before_a_restart_is_not_held_back() -> None:
-    wanted = values(POSTGRES_MAX_CONNECTIONS=50, PGBOUNCER_INTERACTIVE_RESERVE_SIZE=1)
+    wanted = values(POSTGRES_MAX_CONNECTIONS=50, PGBOUNCER_INTERACTIVE_RESERVE_SIZE=0)
     part = live_part(values(), wanted)
-    assert part.values["PGBOUNCER_INTERACTIVE_RESERVE_SIZE"] == 1
+    assert part.values["PGBOUNCER_INTERACTIVE_RESERVE_SIZE"] == 0
     assert part.held == ()
 
 
