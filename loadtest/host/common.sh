@@ -156,7 +156,8 @@ lab_up() {
 # The same reference data and the same tables, without any assessment.
 lab_copy_data() {
     say "copying schema and reference data into the lab"
-    compose exec -T postgres pg_dump --dbname=risk --exclude-table-data='risk.*' \
+    # The schema sluice is the server's own: the lab's has it.
+    compose exec -T postgres pg_dump --dbname=risk --exclude-table-data='risk.*' --exclude-schema=sluice \
         | compose exec -T lab-postgres psql --no-psqlrc --quiet --dbname=risk \
             --output=/dev/null --single-transaction 2>"$RUN_DIR/constraints/lab-copy.txt" || true
     compose exec -T lab-postgres psql --no-psqlrc --quiet --dbname=risk --command='VACUUM ANALYZE'
