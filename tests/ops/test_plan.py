@@ -54,7 +54,7 @@ def test_each_change_has_old_new_and_cost(
     assert (plan["restart"], plan["recreate"]) == (["postgres"], ["api"])
     effect = {row["name"]: (row["before"], row["after"]) for row in plan["effect"]}
     assert effect["max_connections"] == (60, 61)
-    assert effect["pooled sessions"] == (14, 24)
+    assert effect["pooled sessions"] == (12, 22)
 
 
 def test_a_person_reads_the_difference(ops: Commands, env: EnvDir) -> None:
