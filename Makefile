@@ -94,7 +94,7 @@ rotate-certificates: project ## New certificates [CA=yes] [DUE=yes] [FROM=direct
 	@infra/host/operate.sh rotate-certificates $(AS_JSON) $(if $(CA),--ca) $(if $(DUE),--due) $(if $(FROM),--from "$(abspath $(FROM))")
 
 client: engine ## The file of an application behind the path: NAME=billing
-	@infra/host/operate.sh client $(NAME)
+	@infra/host/operate.sh client $(AS_JSON) $(NAME)
 
 client-url: project ## How it connects: NAME=billing; its secrets: TO=directory
 	@infra/host/operate.sh client-url $(AS_JSON) $(if $(TO),--to "$(abspath $(TO))") $(NAME)

@@ -91,12 +91,11 @@ def find(name: str) -> Setting | None:
 
 def whole(values: Mapping[str, Value]) -> dict[str, Value]:
     """Return the values without those of clients that do not have all of theirs."""
-    left_out = {
-        one
-        for name in given(Values(dict(values)))
-        if not all(setting.name in values for setting in settings(name).values())
-        for one in (setting.name for setting in settings(name).values())
-    }
+    left_out: set[str] = set()
+    for name in given(Values(dict(values))):
+        own = {setting.name for setting in settings(name).values()}
+        if own - values.keys():
+            left_out |= own
     return {name: value for name, value in values.items() if name not in left_out}
 
 

@@ -9,7 +9,7 @@
 #       apply the env file live; with --restart also the rest
 #   preset [--json] NAME (make preset NAME=small)
 #       make a preset the env file; apply nothing
-#   client NAME (make client NAME=billing)
+#   client [--json] NAME (make client NAME=billing)
 #       write the file of a new client, with the defaults
 #   client-url [--json] [--to DIRECTORY] NAME (make client-url NAME=billing [TO=directory])
 #       print how a client connects; --to: also write its secrets there
@@ -211,15 +211,21 @@ run_preset() {
 
 # client: another application behind the path ---------------------------------------------------
 
+new_client() { docker run --rm --network none --cap-drop ALL "$image" client new "$@"; }
+
 run_client() {
-    local file made
+    local file made status=0
     parse '' "$@"
     ((${#values[@]} == 1)) || usage
     ensure_image
     file=$env_dir/clients/${values[0]}.env
     made=$(mktemp)
     temporary+=("$made")
-    docker run --rm --network none --cap-drop ALL "$image" client new "${values[0]}" >"$made" || exit
+    new_client "${values[0]}" >"$made" || status=$?
+    if ((status)); then
+        [[ -z $json ]] || { new_client --json "${values[0]}" >"$made" || collect "client new" "$made" "$status"; }
+        exit "$status"
+    fi
     [[ ! -e $file ]] || die "$file is there already; change it, then: make plan" "$EXIT_REFUSED"
     mkdir -p "$env_dir/clients"
     (umask 022 && cat "$made" >"$file")
@@ -227,15 +233,18 @@ run_client() {
 }
 
 run_client_url() {
-    local asked=()
+    local archive asked=()
     parse '--to=' "$@"
     ((${#values[@]} == 1)) || usage
     [[ -z $json ]] || asked+=(--json)
     if [[ -n $to ]]; then
+        archive=$(mktemp)
+        temporary+=("$archive")
+        # Whole first: a name that is no client's leaves no directory, and no words of tar.
+        look_run --no-deps --no-TTY ops client files "${values[0]}" >"$archive" || exit
         mkdir -p "$to"
         # In place: a container that has one of the files mounted would keep the old one.
-        look_run --no-deps --no-TTY ops client files "${values[0]}" \
-            | (umask 077 && tar --extract --overwrite --file - --directory "$to" --no-same-owner)
+        (umask 077 && tar --extract --overwrite --file "$archive" --directory "$to" --no-same-owner)
         say "$to has its secrets: passwords, .pgpass for libpq, the certificate of the CA"
     fi
     # Its document is that of the command in the container.
