@@ -4,6 +4,7 @@ import io
 import sys
 import tarfile
 from collections.abc import Mapping
+from textwrap import wrap
 from typing import Any, Final
 
 from infra.config import clients, names
@@ -21,6 +22,7 @@ _LISTED: Final = (
     "DEADLINE_SECONDS",
 )
 _SECRETS: Final = "/run/secrets"
+_COLUMNS: Final = 80
 # What each driver has to be told; docs/clients.md says why, and what was measured.
 _DRIVERS: Final = {
     "Django": "CONN_HEALTH_CHECKS, DISABLE_SERVER_SIDE_CURSORS: True; migrate as the owner",
@@ -176,7 +178,8 @@ def _text(document: dict[str, Any]) -> str:
     lines += ["", "libpq:"]
     lines += [f"  {variable}={value}" for variable, value in document["libpq"].items()]
     lines += ["", "compose.yaml of the application:", *_snippet(document), "", "Drivers:"]
-    lines += [f"  {driver:<13} {advice}" for driver, advice in document["drivers"].items()]
+    for driver, advice in document["drivers"].items():
+        lines += wrap(f"  {driver:<13} {advice}", _COLUMNS, subsequent_indent=" " * 16)
     return "\n".join(lines) + "\n"
 
 

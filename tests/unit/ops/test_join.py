@@ -72,6 +72,15 @@ def test_nobody_is_told_to_migrate_the_services_own_database(
     assert told["secrets"] == ["reports.password"]
 
 
+def test_what_each_driver_needs_fits_into_80_columns(
+    paths: Paths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    join.show("billing", paths, "sluice", as_json=False)
+    drivers = capsys.readouterr().out.partition("\nDrivers:\n")[2]
+    assert "  pgjdbc " in drivers
+    assert max(map(len, drivers.splitlines())) <= 80
+
+
 def test_no_line_for_a_person_holds_a_secret(
     paths: Paths, capsys: pytest.CaptureFixture[str]
 ) -> None:
