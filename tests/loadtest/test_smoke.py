@@ -138,7 +138,8 @@ def test_isolation_probes_every_phase(runs: list[Path]) -> None:
         RATE=10,
         MAX_RATIO=1000,
         SUBMISSIONS=3,
-        IDLE_SECONDS=1,
+        # Longer than the longest pause between two polls of a worker.
+        IDLE_SECONDS=10,
     )
     assert run.done.returncode == 0, run.done.stderr[-3000:]
     phases = run.read("isolation")["phases"]
