@@ -6,6 +6,8 @@ COMPOSE := docker compose $(if $(SLUICE_ENV_DIR),--env-file $(SLUICE_ENV_DIR)/st
 # What builds, looks or stops needs no setting, so it works whatever is in the env file.
 LOOK := docker compose --env-file infra/env/presets/laptop.env
 RUN := $(LOOK) --progress quiet run --rm --no-deps
+# The optional services of the env file; Compose reads them itself where no profile is named.
+PROFILES = $(shell sed -n 's/^COMPOSE_PROFILES=//p' $(or $(SLUICE_ENV_DIR),infra/env)/stack.env 2>/dev/null)
 VENV := .venv
 # Passwords that an operator has chosen.
 GIVEN = $(if $(FROM),--volume "$(abspath $(FROM)):/given:ro")
@@ -31,6 +33,7 @@ up: build ## Install Docker if missing, build, start; output: V=1
 	@infra/host/operate.sh check --warn
 	@echo 'starting the stack, waiting until every tier is healthy' >&2
 	@$(COMPOSE) --progress $(if $(V),auto,quiet) up --detach --wait || { $(LOOK) ps --all >&2; exit 1; }
+	@infra/host/operate.sh remove-disabled
 	@$(RUN) --no-TTY ops pgbouncer reconnect --if-changed --wait 30 </dev/null \
 		|| echo 'if the schema changed: make reconnect' >&2
 	@! $(COMPOSE) logs --no-log-prefix --since 10m config 2>&1 | grep --quiet '^renewed:' || infra/host/operate.sh rotate-certificates --due
@@ -42,7 +45,7 @@ engine:
 
 build: engine project ## Build every image
 	@echo 'building the images' >&2
-	@$(LOOK) --profile ops build $(if $(V),,--quiet)
+	@$(LOOK) --profile ops $(if $(filter observability,$(PROFILES)),--profile observability) build $(if $(V),,--quiet)
 
 check: engine
 	@infra/host/operate.sh check $(AS_JSON)
@@ -60,11 +63,11 @@ preset: engine ## Make a preset the env file, its plan first: NAME=small
 	@infra/host/operate.sh preset $(AS_JSON) $(NAME)
 
 down: project ## Stop the stack; volumes (the data) stay
-	@$(LOOK) --profile ops down
+	@$(LOOK) --profile '*' down
 
 destroy: project ## Stop the stack, delete its volumes: CONFIRM=yes
 	@[[ "$(CONFIRM)" == yes ]] || { echo "This deletes every assessment, result and secret: make destroy CONFIRM=yes" >&2; exit 2; }
-	@$(LOOK) --profile ops down --volumes
+	@$(LOOK) --profile '*' down --volumes
 
 logs: project ## Follow every tier's log
 	@$(LOOK) logs --follow --tail 100
@@ -158,7 +161,7 @@ lint: engine $(VENV)/.installed ## ruff, mypy, shellcheck, hadolint, yamllint, C
 	@$(VENV)/bin/shellcheck --external-sources $$(git ls-files '*.sh' .ci/run loadtest/run)
 	@$(VENV)/bin/hadolint $$(git ls-files '*Dockerfile')
 	@$(VENV)/bin/yamllint --strict compose.yaml loadtest/*.yaml loadtest/topologies/*.yaml
-	@$(LOOK) --profile ops config --quiet
+	@$(LOOK) --profile '*' config --quiet
 	@$(LOOK) --file compose.yaml --file loadtest/compose.loadtest.yaml --file loadtest/topologies/lab.yaml --profile loadtest config --quiet
 	@echo 'lint: clean'
 

@@ -17,11 +17,13 @@ _WIDTH = 96
 _TITLES: Final = {
     Tier.POSTGRES: "PostgreSQL: the server.",
     Tier.PGBOUNCER: "PgBouncer: between the app and the server. Each value is for one replica.",
+    Tier.GATEWAY: "Gateway: PgBouncer for applications on this host.",
     Tier.NETWORK: "TCP: app to PgBouncer, and on to PostgreSQL with PGBOUNCER_SERVER_HOP=tls.",
     Tier.APP: "App: what the api and the workers share.",
     Tier.API: "Api: one container, API_PROCESSES processes in it, each with one pool.",
     Tier.WORKER: "Worker: WORKER_REPLICAS processes, each with one pool.",
     Tier.OPERATIONS: "Operations: planned pauses and certificates.",
+    Tier.OBSERVABILITY: "Observability: what watches the path; nothing of it runs by default.",
 }
 MACHINE: Final = (
     "Sized for a machine with 2 cores and 4 GB of memory to spare that runs every tier beside "

@@ -254,9 +254,15 @@ def _parse_into(
     values: dict[str, Value], setting: Setting, entry: Entry, file: str, faults: list[Fault]
 ) -> None:
     try:
-        values[setting.name] = setting.parse(entry.text)
+        value = setting.parse(entry.text)
     except BadValueError as error:
         faults.append(Fault(file, str(error), entry.line))
+        return
+    if setting.left_out and value == setting.default:
+        message = f"{setting.name}={entry.text} is what holds without the line; remove the line"
+        faults.append(Fault(file, message, entry.line))
+    else:
+        values[setting.name] = value
 
 
 def _faulty_names(file: EnvFile) -> set[str]:

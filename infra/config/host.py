@@ -152,6 +152,7 @@ def _memory(values: Values, host: Host) -> Iterator[str]:
     limits = [
         (1, "", "POSTGRES_MEMORY_MB"),
         (values.integer("PGBOUNCER_REPLICAS"), "PGBOUNCER_REPLICAS", "PGBOUNCER_MEMORY_MB"),
+        *([(1, "", "PGBOUNCER_MEMORY_MB")] if values.integer("PGBOUNCER_PORT") else []),
         (1, "", "API_MEMORY_MB"),
         (values.integer("WORKER_REPLICAS"), "WORKER_REPLICAS", "WORKER_MEMORY_MB"),
     ]
@@ -216,8 +217,14 @@ def _address(values: Values, host: Host) -> Iterator[str]:
         )
 
 
-def _port(values: Values, host: Host) -> Iterator[str]:
-    address, port = values.text("API_BIND_ADDRESS"), values.integer("API_PORT")
+def _ports(values: Values, host: Host) -> Iterator[str]:
+    yield from _port(values, host, "API_PORT", values.text("API_BIND_ADDRESS"))
+    if values.integer("PGBOUNCER_PORT"):
+        yield from _port(values, host, "PGBOUNCER_PORT", "127.0.0.1")
+
+
+def _port(values: Values, host: Host, setting: str, address: str) -> Iterator[str]:
+    port = values.integer(setting)
     holders = [one for one in host.published if one.publishes(address, port)]
     if any(one.project == host.project for one in holders):
         return
@@ -231,7 +238,7 @@ def _port(values: Values, host: Host) -> Iterator[str]:
     else:
         return
     yield (
-        f"{shown(values, 'API_PORT')} is in use by {holder} on {address}; stop that or choose "
+        f"{shown(values, setting)} is in use by {holder} on {address}; stop that or choose "
         "another port"
     )
 
@@ -265,7 +272,7 @@ _RULES: Final[tuple[Rule, ...]] = (
     _open_files,
     _disk,
     _address,
-    _port,
+    _ports,
 )
 
 

@@ -281,6 +281,15 @@ def shared_databases(values: Values) -> Iterator[str]:
             yield f"the database {database.name} is that of {', '.join(database.users)}{grants}"
 
 
+def ports(values: Values) -> Iterator[str]:
+    """Check that the two ports of the host are two."""
+    if values.integer("API_PORT") == values.integer("PGBOUNCER_PORT"):
+        yield (
+            f"{shown(values, 'API_PORT')} and {shown(values, 'PGBOUNCER_PORT')} are the same port; "
+            "choose another for one of them"
+        )
+
+
 def open_address(values: Values) -> Iterator[str]:
     """Warn of an api that others than this host reach."""
     if not ipaddress.ip_address(values.text("API_BIND_ADDRESS")).is_loopback:
@@ -315,6 +324,7 @@ RULES: Final[tuple[Rule, ...]] = (
     session_pools,
     worker_threads,
     api_processes,
+    ports,
     *TIME_RULES,
     memory,
     smallest_work_mem,

@@ -29,11 +29,13 @@ class Tier(StrEnum):
 
     POSTGRES = "postgres"
     PGBOUNCER = "pgbouncer"
+    GATEWAY = "gateway"
     NETWORK = "network"
     APP = "app"
     API = "api"
     WORKER = "worker"
     OPERATIONS = "operations"
+    OBSERVABILITY = "observability"
 
 
 class Change(StrEnum):
@@ -89,7 +91,8 @@ class Setting:
     `default` counts where the file gives no value; with `derivation` it is what follows from
     the other defaults. `listed` are the settings that stack.env lists; the others may be added
     to it. `compose` marks the settings that compose.yaml interpolates: those must stand in the
-    env file itself, because Compose does not know the defaults of this table.
+    env file itself, because Compose does not know the defaults of this table. With `left_out`
+    the default cannot be written: Compose goes by whether the line is there.
     """
 
     name: str
@@ -105,6 +108,7 @@ class Setting:
     rule: str = ""
     compose: bool = False
     listed: bool = False
+    left_out: bool = False
     derivation: Derivation | None = None
 
     @property

@@ -29,6 +29,8 @@
 #       load a CSV file into a table of reference data; --replace: also remove all other rows
 #   doctor [--json] [PATH] (make doctor SQL=path)
 #       find what breaks behind transaction pooling: in the running path, or in the files of PATH
+#   remove-disabled
+#       remove the containers of optional services that the env file does not name
 #   url
 #       print where this host reaches the api of the running stack
 #
@@ -149,6 +151,75 @@ touch_outdated() {
             ! has_another_definition "$service" "$container" || touched+=("$service")
         done < <(compose ps --quiet "$service")
     done
+    is_gateway_as_wanted || touched+=(gateway)
+    are_observers_as_wanted || touched+=(observability)
+}
+
+# Whether its one container is there, as compose.yaml and the env file define it.
+is_as_defined() {
+    local container
+    container=$(compose ps --all --quiet "$1")
+    [[ -n $container ]] && ! has_another_definition "$1" "$container"
+}
+
+# There is one with PGBOUNCER_PORT, and none without.
+is_gateway_as_wanted() {
+    if [[ -n $(setting PGBOUNCER_PORT) ]]; then
+        is_as_defined gateway
+    else
+        [[ -z $(compose ps --all --quiet gateway) ]]
+    fi
+}
+
+replace_gateway() {
+    quietly compose rm --stop --force gateway || return
+    start_missing gateway || return
+    if [[ -n $(setting PGBOUNCER_PORT) ]]; then
+        say "PgBouncer is published: 127.0.0.1:$(setting PGBOUNCER_PORT)"
+    else
+        say "PgBouncer is published no more"
+    fi
+}
+
+# The services of the profile, one a line.
+observers() {
+    comm -13 <(COMPOSE_PROFILES='' look config --services | sort) \
+        <(look --profile observability config --services | sort)
+}
+
+# The services of it that have containers although the env file does not name it.
+disabled_observers() {
+    [[ $(setting COMPOSE_PROFILES) == observability ]] || comm -12 <(observers) <(
+        docker ps --all --filter "label=com.docker.compose.project=$project" \
+            --filter label=com.docker.compose.oneoff=False \
+            --format '{{.Label "com.docker.compose.service"}}' | sort --unique
+    )
+}
+
+are_observers_as_wanted() {
+    local service
+    [[ -z $(disabled_observers) ]] || return
+    [[ $(setting COMPOSE_PROFILES) == observability ]] || return 0
+    while read -r service; do is_as_defined "$service" || return; done < <(observers)
+}
+
+# Compose leaves the containers of a profile alone that is no longer named.
+run_remove_disabled() {
+    local disabled
+    mapfile -t disabled < <(disabled_observers)
+    ((${#disabled[@]})) || return 0
+    quietly look --profile observability rm --stop --force "${disabled[@]}" || return
+    say "removed: ${disabled[*]}; their volumes stay"
+}
+
+replace_observers() {
+    local service
+    run_remove_disabled
+    [[ $(setting COMPOSE_PROFILES) == observability ]] || return 0
+    while read -r service; do
+        is_as_defined "$service" || quietly compose rm --stop --force "$service" || return
+        start_missing "$service" || return
+    done < <(observers)
 }
 
 migrate() {
@@ -167,11 +238,13 @@ restart_in_order() {
         (($(running pgbouncer) == replicas)) || another scale-pgbouncer "$replicas"
         another restart-pgbouncer
     fi
+    if is_touched gateway; then replace_gateway; fi
     if is_touched worker; then
         (($(running worker) == workers)) || start_missing worker
         another restart-app --compiled worker
     fi
     if is_touched api; then another restart-app --compiled api; fi
+    if is_touched observability; then replace_observers; fi
 }
 
 run_apply() {
@@ -483,7 +556,7 @@ run_url() {
 _main() {
     case $OPERATION in
         check | plan | apply | preset | client | client-url | restart-postgres | restart-pgbouncer | restart-app) ;;
-        scale-pgbouncer | rotate-certificates | restore-secrets | load-reference | doctor | url) ;;
+        scale-pgbouncer | rotate-certificates | restore-secrets | load-reference | doctor | remove-disabled | url) ;;
         *) die "usage: operate.sh NAME OPTION...; the names are in its first lines" 2 ;;
     esac
     "run_${OPERATION//-/_}" "${@:2}"

@@ -129,6 +129,9 @@ def _document(client: Client, values: Values, project: str) -> dict[str, object]
         "secrets": [f"{role}.password" for role in _roles(client)],
         "drivers": dict(_DRIVERS),
     }
+    if port := values.integer("PGBOUNCER_PORT"):
+        outside = _libpq(client.role, "localhost", port, client.entry, secrets="DIRECTORY")
+        document["published"] = {"url": _url(outside), "libpq": outside}
     if client.owner != names.OWNER:
         direct = _libpq(client.owner, "postgres", 5432, client.database)
         migrations = {"url": _url(direct), "libpq": direct, "network": f"{project}_db"}
@@ -136,15 +139,17 @@ def _document(client: Client, values: Values, project: str) -> dict[str, object]
     return document
 
 
-def _libpq(role: str, host: str, port: int, database: str) -> dict[str, str]:
+def _libpq(
+    role: str, host: str, port: int, database: str, *, secrets: str = _SECRETS
+) -> dict[str, str]:
     return {
         "PGHOST": host,
         "PGPORT": str(port),
         "PGDATABASE": database,
         "PGUSER": role,
-        "PGPASSFILE": f"{_SECRETS}/{role}.pgpass",
+        "PGPASSFILE": f"{secrets}/{role}.pgpass",
         "PGSSLMODE": "verify-full",
-        "PGSSLROOTCERT": f"{_SECRETS}/ca.crt",
+        "PGSSLROOTCERT": f"{secrets}/ca.crt",
     }
 
 
@@ -157,7 +162,9 @@ def _url(libpq: Mapping[str, str]) -> str:
 
 def _text(document: dict[str, Any]) -> str:
     """Return the document for a person: each part can be copied as it stands."""
-    name, migrations = document["client"], document.get("migrations")
+    name, migrations, published = (
+        document.get(part) for part in ("client", "migrations", "published")
+    )
     lines = [
         f"{name}: database {document['database']}, pool_mode {document['pool_mode']}, at most "
         f"{document['client_connections']} connections of",
@@ -169,6 +176,11 @@ def _text(document: dict[str, Any]) -> str:
         "URL (with the password from its file):",
         f"  {document['url']}",
     ]
+    lines += ["", "On this host, outside containers:"]
+    if published:
+        lines.append(f"  {published['url']}")
+    else:
+        lines.append("  add PGBOUNCER_PORT=6432 to stack.env, then: make apply RESTART=yes")
     if migrations:
         lines += [
             "",

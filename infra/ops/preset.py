@@ -1,7 +1,7 @@
 """The command `preset`: the plan of a starting point, as stack.env would have it.
 
 A preset is an overlay: the values that differ from the defaults, each with its reason. The
-operator's KEPT settings stay: they say where callers find the service, not how large it is.
+operator's KEPT settings stay: they say where it is found and what runs beside it, not how large it is.
 """
 
 import os
@@ -18,7 +18,7 @@ from infra.config.host import Host
 from infra.ops import plan, plan_view
 from infra.ops.outcome import Exit, Outcome, report
 
-KEPT: Final = ("API_BIND_ADDRESS", "API_PORT")
+KEPT: Final = ("API_BIND_ADDRESS", "API_PORT", "PGBOUNCER_PORT", "COMPOSE_PROFILES")
 
 
 def run(

@@ -1,6 +1,6 @@
 """Every setting of the stack, in the order of the env file."""
 
-from infra.config.catalogue import api, pgbouncer, postgres, shared, worker
+from infra.config.catalogue import api, observability, pgbouncer, postgres, shared, worker
 from infra.config.settings import Setting, Values
 
 
@@ -9,11 +9,13 @@ def all_settings() -> tuple[Setting, ...]:
     return (
         *postgres.SETTINGS,
         *pgbouncer.SETTINGS,
+        *shared.GATEWAY,
         *shared.NETWORK,
         *shared.APP,
         *api.SETTINGS,
         *worker.SETTINGS,
         *shared.OPERATIONS,
+        *observability.SETTINGS,
     )
 
 

@@ -1,10 +1,26 @@
-"""Settings that no single tier has: TCP, the app's, operations and certificates."""
+"""Settings beside the tiers': the gateway, TCP, the app's, operations and certificates."""
 
 from decimal import Decimal
 from typing import Final
 
 from infra.config.settings import Change, Setting, Tier, share
 
+GATEWAY: Final = (
+    Setting(
+        name="PGBOUNCER_PORT",
+        tier=Tier.GATEWAY,
+        meaning="Port of 127.0.0.1 that leads to the PgBouncers, for applications outside "
+        "containers; 0: none.",
+        unit="port",
+        minimum=0,
+        maximum=65_535,
+        default=0,
+        change=Change.RECREATE,
+        rule="for 0 leave the line out; not API_PORT; carries half of PGBOUNCER_OPEN_FILES "
+        "connections",
+        left_out=True,
+    ),
+)
 NETWORK: Final = (
     Setting(
         name="TCP_USER_TIMEOUT_MS",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from infra.config import clients
 from infra.config.names import API, MONITOR_ENTRY, SERVICES
 from infra.ops.clients.postgres import is_login_refusal
-from infra.ops.running import TIERS
+from infra.ops.running import CONTAINERS, TIERS
 from infra.ops.status.sample import AppProcess, Container, HostFacts, Pooler, Sample, ServerPool
 
 # A lock that is waited for longer is felt by requests.
@@ -27,6 +27,7 @@ _SERVICES = {one.service: one for one in SERVICES}
 _MEMORY = {
     "postgres": "POSTGRES_MEMORY_MB",
     "pgbouncer": "PGBOUNCER_MEMORY_MB",
+    "gateway": "PGBOUNCER_MEMORY_MB",
     "api": "API_MEMORY_MB",
     "worker": "WORKER_MEMORY_MB",
 }
@@ -100,7 +101,7 @@ def _down(sample: Sample) -> Verdict | None:
     down = [one for one in containers if one.state != "running"]
     if not down:
         return None
-    first = min(down, key=lambda one: TIERS.index(one.service))
+    first = min(down, key=lambda one: CONTAINERS.index(one.service))
     more = f" (and {len(down) - 1} more)" if len(down) > 1 else ""
     line = f"container {first.name} {_state(first)}{more}."
     where = f"{first.service} {first.state}"

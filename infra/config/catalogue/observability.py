@@ -1,0 +1,18 @@
+"""Settings of what watches the path: services of the Compose profile `observability`."""
+
+from typing import Final
+
+from infra.config.settings import Change, Setting, Tier
+
+SETTINGS: Final = (
+    Setting(
+        name="COMPOSE_PROFILES",
+        tier=Tier.OBSERVABILITY,
+        meaning="Optional services that run beside the path.",
+        unit="profile",
+        choices=("none", "observability"),
+        default="none",
+        change=Change.RECREATE,
+        listed=True,
+    ),
+)
