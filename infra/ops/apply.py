@@ -12,22 +12,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from infra.config import clients, names, sizing
+from infra.config import clients
 from infra.config.build import Compiled, compile_values
 from infra.config.faults import FaultyInputError
 from infra.config.secrets import SecretStore
 from infra.config.settings import Values
 from infra.config.write import write_files, write_secrets
-from infra.ops import plan, plan_view, running
+from infra.ops import outside, plan, plan_view, running
 from infra.ops.clients import app_control, pgbouncer
 from infra.ops.clients.pgbouncer import PgBouncerAdmin
-from infra.ops.clients.pooled import Login
-from infra.ops.clients.postgres import is_login_refusal
 from infra.ops.clients.processes import OpsSettings, first_line
 from infra.ops.operation import EndedBySignalError, Operation, Paths, Request, operate
-from infra.ops.outcome import Exit, FailedError, plain_console
+from infra.ops.outcome import Exit, plain_console
 from infra.ops.plan import LivePart, Plan, Step
-from infra.ops.reloading import GIVE_ROLES, ROLES_SECONDS, Reloader, StepError, is_set_live
+from infra.ops.reloading import Reloader, StepError
 from infra.ops.rotation import pending
 from infra.ops.running import Deviation, Running
 from infra.ops.waiting import wait_until
@@ -67,7 +65,7 @@ def run(
 
     def work(operation: Operation) -> None:
         operation.ends_as(OLD_RUNS)
-        judged = _let_in(planned(), planned, operation)
+        judged = outside.let_in(planned(), planned, operation)
         if prepare_restart:
             judged = _taken_over(judged, planned, operation)
         operation.note(plan=plan_view.as_dict(judged))
@@ -110,27 +108,6 @@ def _taken_over(judged: Plan, planned: Callable[[], Plan], operation: Operation)
         lambda one: not (one.before and one.before.silent()),
         seconds=_START_SECONDS if missing else _ANSWER_SECONDS,
         every=_POLL_SECONDS,
-    )
-
-
-def _let_in(judged: Plan, planned: Callable[[], Plan], operation: Operation) -> Plan:
-    """Return the plan once PostgreSQL takes the operator's password; have roles.sql run where not.
-
-    What roles.sql says of the operator itself is what the files say that it logs in with.
-    """
-
-    def refused(one: Plan) -> list[str]:
-        return (
-            [line for line in one.before.faults() if is_login_refusal(line)] if one.before else []
-        )
-
-    if not (lines := refused(judged)):
-        return judged
-    for line in lines:
-        operation.say(f"{line}; it was set outside, and is put back")
-    operation.ask_host(GIVE_ROLES)
-    return wait_until(
-        planned, lambda one: not refused(one), seconds=ROLES_SECONDS, every=_POLL_SECONDS
     )
 
 
@@ -186,7 +163,8 @@ class Apply:
         self._operation.ends_as("the new configuration is applied but was not read back")
         found, deviations = self._read_back()
         if not found.faults():
-            found, deviations = self._with_sessions(found)
+            found = self._put_sessions_back(found)
+            deviations = found.deviations(self._part.values)
         self._judge(found, deviations, prepare_restart=prepare_restart)
 
     def _refusal(self) -> list[str]:
@@ -222,45 +200,17 @@ class Apply:
                 )
 
     def _put_roles_back(self) -> None:
-        """Have the superuser run roles.sql where a role is not as it was compiled.
+        """Put back what was set outside on roles; the steps begin with what then runs."""
+        found = outside.put_roles_back(self._running, self._look, self._reloader(), self._operation)
+        if found:
+            self._begin_from(found)
 
-        Not for what changes live in the steps. Of a password, an attribute or a setting that a
-        role was given outside, roles.sql alone has the right value, and the right to set it.
-
-        Raises:
-            FailedError: a role still differs; names what does.
-
-        """
-
-        def outside(found: Running) -> list[Deviation]:
-            return [
-                one
-                for one in found.deviations(self._running.compiled)
-                if one.setting.startswith("roles.")
-                and not (one.needs_restart or is_set_live(one.setting))
-            ]
-
-        def left(found: Running) -> list[str]:
-            return [*found.faults(), *(str(one) for one in outside(found))]
-
-        if not (wrong := outside(self._running)):
-            return
-        for one in wrong:
-            self._operation.say(f"put back: {one}; set outside: {one.cause}")
-        # Sessions keep the settings that they began with.
-        self._reloader().mark_sessions()
-        self._operation.ends_as("roles are not as compiled; all else is as it was")
-        self._operation.ask_host(GIVE_ROLES)
-        found = wait_until(
-            lambda: replace(self._look(), recorded=self._running.recorded),
-            lambda one: not left(one),
-            seconds=ROLES_SECONDS,
-            every=_POLL_SECONDS,
+    def _put_sessions_back(self, found: Running) -> Running:
+        """Put back what clients have SET in server connections; return what then runs."""
+        store, reloader = SecretStore(self._paths.secrets), self._reloader()
+        return outside.put_sessions_back(
+            found, self._settings, self._part.values, store, reloader, self._operation
         )
-        if lines := left(found):
-            raise FailedError(f"{'; '.join(lines)}; the superuser puts it back by: make apply")
-        # What was set outside is no part of what the steps begin with.
-        self._begin_from(found)
 
     def _go_through(self) -> None:
         reloader = self._reloader()
@@ -336,36 +286,6 @@ class Apply:
             return not found.faults() and all(one.needs_restart for one in deviations)
 
         return wait_until(look, settled, seconds=_READ_BACK_SECONDS, every=0.0)
-
-    def _with_sessions(self, found: Running) -> tuple[Running, tuple[Deviation, ...]]:
-        """Look into the server connections too; replace them where one keeps what a client SET.
-
-        What cannot be looked at is a warning: no other session can tell.
-        """
-        store = SecretStore(self._paths.secrets)
-        logins = tuple(
-            Login(
-                pool.entry, pool.user, (store.read(f"{pool.user}.password") or b"").decode("ascii")
-            )
-            for pool in sizing.pools(self._part.values)
-            # In session mode a connection that another client has cannot be looked into.
-            if pool.user != names.MONITOR and pool.mode != clients.SESSION
-        )
-
-        def look() -> tuple[Running, tuple[Deviation, ...]]:
-            seen, unknown = running.with_sessions(found, self._settings, logins)
-            for line in unknown:
-                self._operation.warn(line)
-            return seen, seen.deviations(self._part.values)
-
-        seen, deviations = look()
-        kept = [one for one in deviations if one.setting.startswith("sessions.")]
-        if kept:
-            for one in kept:
-                self._operation.say(f"put back: {one}; set outside: {one.cause}")
-            self._reloader().reconnect()
-            seen, deviations = look()
-        return seen, deviations
 
     def _judge(
         self, found: Running, deviations: tuple[Deviation, ...], *, prepare_restart: bool

@@ -99,6 +99,13 @@ def test_a_setting_that_compose_reads_cannot_be_left_out(tmp_path: Path) -> None
     )
 
 
+def test_a_default_that_only_leaving_the_line_out_gives_cannot_be_written(tmp_path: Path) -> None:
+    """Compose publishes a port of the host's choice where the setting has any value."""
+    assert judge(tmp_path).values.integer("PGBOUNCER_PORT") == 0
+    refused = messages(judge(tmp_path, PGBOUNCER_PORT=0))
+    assert "PGBOUNCER_PORT=0 is what holds without the line; remove the line" in refused
+
+
 def test_faults_of_every_kind_come_at_once(tmp_path: Path) -> None:
     path = write_env(tmp_path, API_PORT="80x", ZZZ=1, WORKER_THREADS=16, API_LOCK_TIMEOUT_MS=9999)
     path.write_text(path.read_text() + "NONSENSE\n")

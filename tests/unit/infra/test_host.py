@@ -62,6 +62,17 @@ def test_what_the_host_hands_over_is_read() -> None:
             "POSTGRES_MEMORY_MB=1024 + PGBOUNCER_REPLICAS=2 x PGBOUNCER_MEMORY_MB=128 + "
             "API_MEMORY_MB=256 + WORKER_REPLICAS=2 x WORKER_MEMORY_MB=256 = 2048 exceeds the 1024",
         ),
+        (
+            {"memory_bytes": 2 * GB},
+            {"PGBOUNCER_PORT": 6432},
+            "PGBOUNCER_REPLICAS=2 x PGBOUNCER_MEMORY_MB=128 + PGBOUNCER_MEMORY_MB=128 + "
+            "API_MEMORY_MB=256 + WORKER_REPLICAS=2 x WORKER_MEMORY_MB=256 = 2176 exceeds the 2048",
+        ),
+        (
+            {"listening": frozenset({"0100007F:1920"})},
+            {"PGBOUNCER_PORT": 6432},
+            "PGBOUNCER_PORT=6432 is in use by another program on 127.0.0.1",
+        ),
         ({"open_files": 1024}, {}, "PGBOUNCER_OPEN_FILES=4096 exceeds the hard limit"),
         ({"disk_free_bytes": GB}, {}, "POSTGRES_MAX_WAL_MB=1024 needs up to 1536 MB of disk"),
         (

@@ -93,6 +93,12 @@ LIMITS: list[tuple[str, Settings, Settings, str]] = [
         "API_EVENT_STREAMS_MAX=74 need about 257 MB",
     ),
     (
+        "two ports of the host",
+        {"API_PORT": 8080, "PGBOUNCER_PORT": 8081},
+        {"API_PORT": 8080, "PGBOUNCER_PORT": 8080},
+        "API_PORT=8080 and PGBOUNCER_PORT=8080 are the same port",
+    ),
+    (
         "2 connections fit into the open files",
         {"PGBOUNCER_OPEN_FILES": 1070},
         {"PGBOUNCER_OPEN_FILES": 1069},

@@ -24,11 +24,15 @@ ROOMY = {"POSTGRES_MAX_CONNECTIONS": 200, "POSTGRES_MEMORY_MB": 4096}
 @pytest.fixture
 def paths(tmp_path: Path) -> Paths:
     """Return where a stack with two applications was compiled, one on the services' database."""
+    return compiled(tmp_path)
+
+
+def compiled(tmp_path: Path, **settings: object) -> Paths:
     (tmp_path / "clients").mkdir()
     (tmp_path / "clients" / "billing.env").write_text("POOL_SIZE=3\nRESERVE_POOL_SIZE=1\n")
     (tmp_path / "clients" / "reports.env").write_text("DATABASE=risk\n")
     found = Paths(tmp_path / "out", tmp_path / "secrets")
-    made = compile_stack(write_env(tmp_path, **ROOMY), found.secrets, now=NOW)
+    made = compile_stack(write_env(tmp_path, **ROOMY, **settings), found.secrets, now=NOW)
     chown = lambda *_: None  # noqa: E731  # the files' owners need root
     write.write_all(made.new_secrets, found.secrets, made.files, found.out, chown=chown)
     return found
@@ -60,6 +64,25 @@ def test_an_application_is_told_where_it_connects_and_how_much_it_may(
     assert told["migrations"]["url"] == f"postgresql://billing_owner@postgres:5432/billing?{tail}"
     assert (told["network"], told["migrations"]["network"]) == ("sluice-two_pool", "sluice-two_db")
     assert (told["server_connections"], told["client_connections"]) == (2 * (3 + 1), 50)
+
+
+def test_an_application_outside_containers_is_told_the_published_port(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    published = compiled(tmp_path, PGBOUNCER_PORT=16432)
+    join.show("billing", published, "sluice", as_json=True)
+    told = json.loads(capsys.readouterr().out)
+    tail = "sslmode=verify-full&sslrootcert=DIRECTORY/ca.crt"
+    assert told["published"]["url"] == f"postgresql://billing@localhost:16432/billing?{tail}"
+    join.show("billing", published, "sluice", as_json=False)
+    assert told["published"]["url"] in capsys.readouterr().out
+
+
+def test_without_the_port_an_application_outside_is_told_how_to_have_it(
+    paths: Paths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    join.show("billing", paths, "sluice", as_json=False)
+    assert "add PGBOUNCER_PORT=6432 to stack.env" in capsys.readouterr().out
 
 
 def test_nobody_is_told_to_migrate_the_services_own_database(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from infra.config import catalogue
-from infra.ops import apply as module
+from infra.ops import outside as module
 from infra.ops import plan_view, running
 from infra.ops.apply import Apply
 from infra.ops.clients.postgres import is_login_refusal
@@ -142,8 +142,7 @@ def test_what_a_client_has_set_in_a_server_connection_goes_with_it(
     leaked = stack(**{"sessions.risk.statement_timeout": "3000 in 3, 0 in 1"})
     apply = make(stack())
     sampled(monkeypatch, leaked, stack(), unknown=("pgbouncer-1: known of 3 of 4",))
-    _, deviations = apply._with_sessions(stack())
-    assert deviations == ()
+    assert apply._put_sessions_back(stack()).deviations(VALUES) == ()
     assert recorder.done == ["reconnect"]
     assert "SET statement_timeout by a client of risk" in apply._operation.outcome.steps[0]
     assert apply._operation.outcome.warnings == ["pgbouncer-1: known of 3 of 4"]
@@ -155,7 +154,8 @@ def test_what_a_client_sets_again_at_once_is_not_called_applied(
     leaked = stack(**{"sessions.risk.statement_timeout": "0"})
     apply = make(stack())
     sampled(monkeypatch, leaked, leaked)
-    apply._judge(*apply._with_sessions(stack()), prepare_restart=False)
+    found = apply._put_sessions_back(stack())
+    apply._judge(found, found.deviations(VALUES), prepare_restart=False)
     assert apply._operation.outcome.exit_code == Exit.FAILED
     assert "sessions.risk.statement_timeout is 0" in apply._operation.outcome.faults[0]
 
@@ -164,7 +164,7 @@ def test_nothing_is_replaced_where_nothing_was_set(
     make: Make, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sampled(monkeypatch, stack())
-    assert make(stack())._with_sessions(stack())[1] == ()
+    assert make(stack())._put_sessions_back(stack()).deviations(VALUES) == ()
     assert recorder.done == []
 
 
@@ -180,7 +180,7 @@ def test_an_operator_that_is_refused_is_given_its_password_back(
     )
     looks = iter([refused, planned(stack())])
     operation = Operation("apply")
-    assert module._let_in(refused, lambda: next(looks), operation).before == stack()
+    assert module.let_in(refused, lambda: next(looks), operation).before == stack()
     assert "host: give-roles" in capsys.readouterr().out.splitlines()
     assert "it was set outside" in operation.outcome.steps[0]
     assert not is_login_refusal("connection refused")
