@@ -58,10 +58,11 @@ _lay_out_env() {
     [[ -f $RUN_DIR/original/stack.env ]] || cp -L "$from/stack.env" "$RUN_DIR/original/"
     cmp --quiet "$from/stack.env" "$RUN_DIR/original/stack.env" \
         || die "the env file has changed since this run began; start a new one with: make tune"
-    # What has no setting stays as it is at every point.
-    for file in postgresql.extra.conf pgbouncer.extra.ini; do
-        [[ ! -f $from/$file ]] || cp -L "$from/$file" "$RUN_DIR/original/"
-        [[ ! -f $RUN_DIR/original/$file ]] || cp "$RUN_DIR/original/$file" "$RUN_DIR/candidate/"
+    # What has no setting there stays as it is at every point; an application whose file is not
+    # there would be retired.
+    for file in postgresql.extra.conf pgbouncer.extra.ini clients; do
+        [[ ! -e $from/$file ]] || cp -RL "$from/$file" "$RUN_DIR/original/"
+        [[ ! -e $RUN_DIR/original/$file ]] || cp -R "$RUN_DIR/original/$file" "$RUN_DIR/candidate/"
     done
     apply_env original || die "the env file cannot be applied as it is (make apply): $(tail -n 3 "$RUN_DIR/apply.txt")"
 }

@@ -14,6 +14,8 @@ import httpx
 import pytest
 
 from tests import command
+from tests.fix_clients import MakeApplication
+from tests.fix_ops import EnvDir
 from tests.fix_sql import AdminConsole
 from tests.fix_stack import ENV_DIR, REPOSITORY, Stack, poll
 
@@ -150,9 +152,16 @@ def test_isolation_probes_every_phase(runs: list[Path]) -> None:
 
 
 @pytest.mark.slow
-def test_tune_measures_live_and_puts_back_what_was(runs: list[Path], console: AdminConsole) -> None:
+def test_tune_measures_live_and_puts_back_what_was(
+    runs: list[Path], console: AdminConsole, env: EnvDir, make_application: MakeApplication
+) -> None:
+    application = make_application("tuned")
+    application.set(POOL_SIZE=1)
+    assert application.apply().exit_code == 0
     before = _pool_sizes(console)
-    run = start(runs, "tune", MINUTES=0.6, REPEATS=1, POINT_SECONDS=1, USERS=2)
+    assert "tuned" in before
+    options = {"SLUICE_ENV_DIR": env.path}
+    run = start(runs, "tune", MINUTES=0.6, REPEATS=1, POINT_SECONDS=1, USERS=2, **options)
     assert run.done.returncode == 0, run.done.stderr[-3000:]
     found = run.read("tune")
     assert len(found["measurements"]) > 1
