@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import Counter, deque
@@ -111,6 +112,8 @@ class PooledStatement:
             reconnect_timeout=POOL_TIMEOUT_SECONDS,
             open=False,
         )
+        # A server without room refuses hundreds of times: what an operation feels of it is counted.
+        logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
         self._pool.open()
         if wait:
             self._pool.wait(timeout=30.0)
