@@ -54,7 +54,8 @@ def changed(
     """Apply another value of every live setting; return them."""
     values = all_changed()
     # Each is given: one that followed from another might need a restart.
-    done = ops.apply(env.set(**settings | values))
+    given = {one.name: settings[one.name] for one in catalogue.all_settings() if not one.left_out}
+    done = ops.apply(env.set(**given | values))
     assert done.exit_code == 0, done.text
     return values
 
