@@ -258,7 +258,7 @@ operate() {
 host_reload() {
     local service
     for service in "$@"; do
-        quietly look kill --signal SIGHUP "$service" || say "$service was not signalled"
+        quietly look --profile '*' kill --signal SIGHUP "$service" || say "$service was not signalled"
     done
 }
 

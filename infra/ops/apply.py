@@ -27,7 +27,14 @@ from infra.ops.clients.processes import OpsSettings, first_line
 from infra.ops.operation import EndedBySignalError, Operation, Paths, Request, operate
 from infra.ops.outcome import Exit, FailedError, plain_console
 from infra.ops.plan import LivePart, Plan, Step
-from infra.ops.reloading import GIVE_ROLES, ROLES_SECONDS, Reloader, StepError, is_set_live
+from infra.ops.reloading import (
+    GIVE_ROLES,
+    ROLES_SECONDS,
+    Reloader,
+    StepError,
+    is_set_live,
+    reload_observers,
+)
 from infra.ops.rotation import pending
 from infra.ops.running import Deviation, Running
 from infra.ops.waiting import wait_until
@@ -295,6 +302,7 @@ class Apply:
     def _write(self, values: Values) -> None:
         written = write_files(self._compile(values).files, self._paths.out)
         self._operation.say(f"files: {len(written)} written")
+        reload_observers(self._operation.ask_host, self._before, written)
 
     def _undo(self, problem: BaseException) -> None:
         """Put the old configuration back, in the files and on every process that answers."""

@@ -20,7 +20,7 @@ ROOMS = ("app", "infra", "loadtest", "dev")
 PIN = re.compile(r"^([a-z0-9-]+)==(\S+)(?: ; (.*?))? \\$", re.MULTILINE)
 # What no installed file reads: documents, images, and what runs on a host from a clone.
 NOT_IN_A_WHEEL = re.compile(
-    r"\.md$|Dockerfile|/host/|^infra/postgres/|^loadtest/(topologies/|run$|compose\.)"
+    r"\.md$|Dockerfile|/host/|^infra/(postgres|gateway|observability)/|^loadtest/(topologies/|run$|compose\.)"
     r"|^pgbouncer/(?!.*\.j2$)"
 )
 
@@ -158,7 +158,7 @@ compiled = compile_stack(pathlib.Path("infra/env/stack.env"), pathlib.Path(sys.a
 print(*sorted({file.path.split("/")[0] for file in compiled.files}))
 """
     done = run_installed(built, script, str(tmp_path))
-    assert done.stdout.split() == ["app", "ops", "pgbouncer", "postgres"], done.stderr
+    assert done.stdout.split() == ["app", "observability", "ops", "pgbouncer", "postgres"], done.stderr
 
 
 @pytest.mark.parametrize("package", ["app", "app.pool"])
