@@ -132,10 +132,10 @@ CASES: list[tuple[str, Series, int, Series]] = [
     ),
     (
         "LongTransaction",
-        {OLDEST.format("client backend"): "25x400"},
+        {OLDEST.format("client backend"): "31x400"},
         1,
         {
-            OLDEST.format("client backend"): "24x400",
+            OLDEST.format("client backend"): "30x400",
             OLDEST.format("autovacuum worker"): "999x400",
         },
     ),

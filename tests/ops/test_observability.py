@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 FIRED_SECONDS = 90
 # The longest window of what must be over is a minute; Alertmanager waits for another 12 s.
 RESOLVED_SECONDS = 180
-# Beyond the transactions that any client may have: 0.6 x WORKER_BATCH_DEADLINE_SECONDS.
+# Beyond the transactions that any client may have in this module: 15 s, of a batch deadline of 20 s.
 LOCK_SECONDS = 120
 WARNINGS = {
     "SluiceBlockedSessions",
