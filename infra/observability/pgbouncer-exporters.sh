@@ -1,9 +1,12 @@
 #!/bin/bash
 # Runs an exporter for each PgBouncer replica that Docker's DNS knows, and tells Prometheus where: an
 # exporter has one target, given at its start. Replicas come and go, and so do their exporters.
+#
+#   pgbouncer-exporters DIRECTORY          keep pgbouncer.json there
+#   pgbouncer-exporters DIRECTORY alive    the health check: whoever keeps it still goes round
 set -euo pipefail
 
-readonly TARGETS=/run/targets/pgbouncer.json ALIVE=/tmp/alive FIRST_PORT=9200 PORTS=1000
+readonly TARGETS=$1/pgbouncer.json ALIVE=$1/alive FIRST_PORT=9200 PORTS=1000
 # By address, because the name leads to any replica; so it is the CA that is checked, which signs for
 # this stack alone. The password: PGPASSFILE, read at each login.
 readonly LOGIN='user=sluice_monitor dbname=pgbouncer port=6432 sslmode=verify-ca sslrootcert=/etc/sluice/ca.crt connect_timeout=3'
@@ -11,12 +14,12 @@ readonly LOGIN='user=sluice_monitor dbname=pgbouncer port=6432 sslmode=verify-ca
 # Of each replica that has an exporter, by its number.
 declare -A addresses=() pids=()
 
-# replicas: number and address of each, one a line. Of its name, PROJECT-pgbouncer-NUMBER.NETWORK,
-# only Docker's DNS knows; other containers have none that ends in a number.
+# replicas: number and address of each, one a line, from the name that Docker's DNS has for it,
+# PROJECT-pgbouncer-NUMBER.NETWORK; without a container that is no replica.
 replicas() {
     local address number
     getent ahostsv4 pgbouncer | sed -n 's/ .*STREAM.*//p' | sort -u | while read -r address; do
-        number=$(getent -s dns hosts "$address" | sed -n 's/^[^ ]* *[^ .]*-\([0-9]\{1,9\}\)\..*/\1/p')
+        number=$(getent -s dns hosts "$address" | sed -n 's/^[^ ]* *[^ .]*-\([0-9]\{1,9\}\)\..*/\1/p') || true
         [[ -z $number ]] || printf '%d %s\n' "$number" "$address"
     done
 }
@@ -72,8 +75,7 @@ follow() {
     [[ -z $changed ]] || write_targets
 }
 
-# The health check: it goes round.
-if [[ ${1-} == alive ]]; then
+if [[ ${2-} == alive ]]; then
     (($(date +%s) - $(stat --format %Y "$ALIVE") < 15))
     exit
 fi
