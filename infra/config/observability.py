@@ -1,4 +1,4 @@
-"""What the files of Prometheus and Alertmanager are made of: targets, limits, windows, objectives."""
+"""What the files of Prometheus and Alertmanager are made of: limits, windows, objectives."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -49,9 +49,7 @@ def context(values: Values, expiry: Iterable[Expiry]) -> dict[str, object]:
         "monitor_port": MONITOR_PORT,
         "webhook": "" if webhook == OFF else webhook,
         **_limits(values),
-        "certificates": {
-            one.file.removesuffix(".crt"): int(one.at.timestamp()) for one in expiry
-        },
+        "certificates": {one.file.removesuffix(".crt"): int(one.at.timestamp()) for one in expiry},
         "renew_days": values.integer("CERTIFICATE_RENEW_DAYS"),
         "objectives": _OBJECTIVES,
         "slow_seconds": _SLOW_SECONDS,

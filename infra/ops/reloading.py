@@ -36,9 +36,7 @@ def is_set_live(fact: str) -> bool:
     return kind == "roles" and role != names.OPERATOR and name in _LIVE_OF_ROLE
 
 
-def reload_observers(
-    ask_host: Callable[..., None], values: Values, written: Iterable[str]
-) -> None:
+def reload_observers(ask_host: Callable[..., None], values: Values, written: Iterable[str]) -> None:
     """Ask the host to have Prometheus and Alertmanager read what was written, where they run.
 
     `written` are paths below the directory of the compiled files.

@@ -49,7 +49,7 @@ UP: Series = {
 
 def requests(failed: int, slow: int) -> Series:
     """Return requests of which so many of a thousand fail and are slow."""
-    bucket = f"sluice_http_request_seconds_bucket{{{API}, le=\"1.0\"}}"
+    bucket = f'sluice_http_request_seconds_bucket{{{API}, le="1.0"}}'
     return {
         f'sluice_http_requests_total{{{API}, status="202"}}': f"0+{1000 - failed}x400",
         f'sluice_http_requests_total{{{API}, status="503"}}': f"0+{failed}x400",
@@ -147,9 +147,15 @@ CASES: list[tuple[str, Series, int, Series]] = [
     ),
     (
         "DiskFilling",
-        {'pg_database_size_bytes{datname="risk"}': "17000000000x400", "pg_wal_size_bytes": "1000000000x400"},
+        {
+            'pg_database_size_bytes{datname="risk"}': "17000000000x400",
+            "pg_wal_size_bytes": "1000000000x400",
+        },
         1,
-        {'pg_database_size_bytes{datname="risk"}': "16000000000x400", "pg_wal_size_bytes": "1000000000x400"},
+        {
+            'pg_database_size_bytes{datname="risk"}': "16000000000x400",
+            "pg_wal_size_bytes": "1000000000x400",
+        },
     ),
     (
         "ReloadFailed",

@@ -1,4 +1,4 @@
-"""The profile on the running stack: its targets, its budget, and alerts that real faults make fire."""
+"""The profile on the running stack: targets, the budget, and alerts that real faults make fire."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 FIRED_SECONDS = 90
 # The longest window of what must be over is a minute; Alertmanager waits for another 12 s.
 RESOLVED_SECONDS = 180
-# Beyond the transactions that any client may have in this module: 15 s, of a batch deadline of 20 s.
+# Beyond the transactions that any client may have here: 15 s, of a batch deadline of 20 s.
 LOCK_SECONDS = 120
 WARNINGS = {
     "SluiceBlockedSessions",
@@ -107,15 +107,11 @@ def test_its_containers_are_hardened_and_reach_what_they_read_only(
     assert stack.client.networks.get(f"{stack.project}_metrics").attrs["Internal"]
 
 
-def test_rules_follow_the_env_file_live(
-    ops: Commands, stack: Stack, observers: Observers
-) -> None:
+def test_rules_follow_the_env_file_live(ops: Commands, stack: Stack, observers: Observers) -> None:
     before = {one: stack.container(one).attrs["State"]["StartedAt"] for one in SERVICES}
     limit = 'sluice_connections_limit{kind="clients", replica="pgbouncer-1"}'
     for size in (900, 1000):
-        done = ops.script(
-            "apply", env=observers.env.set(PGBOUNCER_MAX_CLIENT_CONNECTIONS=size)
-        )
+        done = ops.script("apply", env=observers.env.set(PGBOUNCER_MAX_CLIENT_CONNECTIONS=size))
         assert done.exit_code == 0, done.text
         poll(
             lambda size=size: observers.value(limit) == size,  # type: ignore[misc]
@@ -127,7 +123,7 @@ def test_rules_follow_the_env_file_live(
 
 @contextmanager
 def locked_tables(stack: Stack, sql: Sql) -> Iterator[None]:
-    """Hold the lock that a migration has, on the tables that every request reads, in a superuser's session."""
+    """Hold a migration's lock on the tables that every request reads, as the superuser."""
     statement = (
         "SET application_name = 'locker'; BEGIN; LOCK TABLE risk.assessments, risk.tasks; "
         f"SELECT pg_sleep({LOCK_SECONDS})"
@@ -150,7 +146,7 @@ def locked_tables(stack: Stack, sql: Sql) -> Iterator[None]:
 def test_alerts_fire_by_their_real_faults_reach_the_receiver_and_resolve(
     stack: Stack, sql: Sql, make_load: MakeLoad, observers: Observers
 ) -> None:
-    """A lock on the tables and checkpoints that nobody needs; then both tiers below the app gone."""
+    """A lock on the tables and needless checkpoints; then both tiers below the app gone."""
 
     def left(wanted: set[tuple[str, str]], status: str, seconds: float) -> list[tuple[str, str]]:
         """Return the alerts that the receiver was not told this of within that time."""

@@ -105,7 +105,7 @@ SETTINGS: Final = (
     Setting(
         name="ALERT_WEBHOOK_URL",
         tier=Tier.OBSERVABILITY,
-        meaning="Where Alertmanager posts alerts that fire and that are over, as JSON; none: nowhere.",
+        meaning="Where Alertmanager posts alerts that fire and that are over; none: nowhere.",
         unit="URL",
         form=Form("http://... or https://... without user and password, or none", _url),
         default=_NO_RECEIVER,

@@ -381,7 +381,9 @@ def host_facts(text: str) -> HostFacts | None:
         if not lines:
             return None
         held = {one["memory"]["name"]: one["memory"]["bytes"] for one in lines if "memory" in one}
-        containers = tuple(_container(one, held) for one in lines if one.get("service") in CONTAINERS)
+        containers = tuple(
+            _container(one, held) for one in lines if one.get("service") in CONTAINERS
+        )
         disk = next((Disk(**one["disk"]) for one in lines if "disk" in one), None)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error

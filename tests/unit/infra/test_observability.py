@@ -1,4 +1,4 @@
-"""What watches the path: its settings and their rules, its defaults in compose.yaml, its documents."""
+"""What watches the path: its settings, its defaults in compose.yaml, its documents."""
 
 from __future__ import annotations
 
@@ -89,13 +89,14 @@ def test_a_port_of_the_host_that_is_in_use_is_refused_where_it_is_published(
 
 def test_compose_has_the_defaults_of_settings_that_may_be_left_out() -> None:
     compose = (REPOSITORY / "compose.yaml").read_text(encoding="utf-8")
-    known = catalogue.by_name()
-    given = dict.fromkeys(re.findall(r"\$\{([A-Z_]+:-[^}]*)\}", compose))
-    pairs = [one.split(":-") for one in given if one.split(":-")[0] in known]
-    assert len(pairs) == len({name for name, _ in pairs}) >= 5
-    assert {name: text for name, text in pairs} == {
-        name: str(known[name].default) for name, _ in pairs
-    }
+    settings = {one.name: one for one in catalogue.all_settings() if not one.left_out}
+    given = dict(re.findall(r"\$\{([A-Z_]+):-([^}]*)\}", compose))
+    found = {name: text for name, text in given.items() if name in settings}
+    assert len(found) == 5
+    assert found == {name: str(settings[name].default) for name in found}
+    # Each place in the file has the same.
+    for name, text in found.items():
+        assert compose.count(f"${{{name}") == compose.count(f"${{{name}:-{text}}}")
 
 
 def test_every_service_of_the_profile_is_behind_it() -> None:

@@ -75,7 +75,9 @@ class Exporters:
         """Return what runs once it is an exporter for each address, and no other."""
 
         def as_wanted() -> bool:
-            return sorted(one.rpartition(" host=")[2] for one in self.running()) == sorted(addresses)
+            return sorted(one.rpartition(" host=")[2] for one in self.running()) == sorted(
+                addresses
+            )
 
         poll(as_wanted, seconds=20, what=f"exporters of {addresses}")
         return self.running()
