@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
 from infra.ops.waiting import gone, wait_until
+from tests import command
 from tests.fix_faults import MakeLoad, frozen, wait_for_traffic
 from tests.fix_observability import SERVICES, Observers
 from tests.fix_ops import Commands
@@ -129,9 +129,8 @@ def locked_tables(stack: Stack, sql: Sql) -> Iterator[None]:
         f"SELECT pg_sleep({LOCK_SECONDS})"
     )
     postgres = stack.container("postgres")
-    words = ["psql", "--no-psqlrc", "--username=postgres", "--dbname=risk", "--command", statement]
-    holder = threading.Thread(target=run_in, args=(postgres, words))
-    holder.start()
+    words = ("psql", "--no-psqlrc", "--username=postgres", "--dbname=risk", "--command", statement)
+    holder = command.start("docker", "exec", str(postgres.name), *words)
     try:
         yield
     finally:
@@ -139,7 +138,7 @@ def locked_tables(stack: Stack, sql: Sql) -> Iterator[None]:
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE application_name = 'locker'"
         )
-        holder.join()
+        command.finished(holder, seconds=30)
 
 
 @pytest.mark.usefixtures("whole_again")
