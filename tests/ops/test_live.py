@@ -36,8 +36,9 @@ def all_changed() -> dict[str, Value]:
 
 def _others(setting: Setting, value: Value) -> list[Value]:
     if isinstance(value, str):
-        # A list of names can be empty.
-        return [choice for choice in setting.choices or (NO_PARAMETERS,) if choice != value]
+        # A list of names can be empty, and a receiver of alerts somewhere.
+        choices = setting.choices or (NO_PARAMETERS, "http://receiver.invalid/")
+        return [choice for choice in choices if choice != value]
     found = []
     for delta in DELTAS:
         try:
@@ -54,7 +55,8 @@ def changed(
     """Apply another value of every live setting; return them."""
     values = all_changed()
     # Each is given: one that followed from another might need a restart.
-    done = ops.apply(env.set(**settings | values))
+    given = {one.name: settings[one.name] for one in catalogue.all_settings() if not one.left_out}
+    done = ops.apply(env.set(**given | values))
     assert done.exit_code == 0, done.text
     return values
 
