@@ -61,7 +61,9 @@ class Tally:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._counts: Counter[tuple[str, str]] = Counter()
+        # Prometheus sees a first event only where there was a 0 before it.
+        plain = {(name, ""): 0 for name, (label, _) in COUNTERS.items() if not label}
+        self._counts: Counter[tuple[str, str]] = Counter(plain)
         self._buckets = [0] * (len(BUCKETS_SECONDS) + 1)
         self._seconds = 0.0
         self._asked = 0

@@ -132,7 +132,8 @@ def _compile(
     faults = [*checked.faults, *faults, *more, *bad_tokens, *others]
     if faults or pairs is None:
         raise FaultyInputError(faults)
-    inputs = Inputs(checked.values, passwords, verifiers, tokens, pairs)
+    expiry = certificates.expiry(store)
+    inputs = Inputs(checked.values, passwords, verifiers, tokens, pairs, expiry)
     warnings = (*checked.warnings, *certificates.warnings(store, validity))
     return Compiled(render(inputs), store.pending, warnings)
 

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from infra.config import catalogue
+from infra.config import catalogue, observability
 from infra.config.faults import Fault
+from infra.config.rules import published_ports
 from infra.config.settings import BadValueError, UnavailableError, Values
 from infra.config.times import shown
 
@@ -126,7 +127,8 @@ def _environment(values: Values, host: Host) -> Iterator[str]:
             same = settings[name].parse(text) == values[name]
         except BadValueError:
             same = False
-        except UnavailableError:
+        except (KeyError, UnavailableError):
+            # No setting, or one that is itself at fault.
             continue
         if not same:
             yield (
@@ -155,6 +157,7 @@ def _memory(values: Values, host: Host) -> Iterator[str]:
         *([(1, "", "PGBOUNCER_MEMORY_MB")] if values.integer("PGBOUNCER_PORT") else []),
         (1, "", "API_MEMORY_MB"),
         (values.integer("WORKER_REPLICAS"), "WORKER_REPLICAS", "WORKER_MEMORY_MB"),
+        *([(1, "", "PROMETHEUS_MEMORY_MB")] if observability.is_on(values) else []),
     ]
     demand = sum(count * values.integer(limit) for count, _, limit in limits)
     if host.memory_bytes is not None and demand * _MB > host.memory_bytes:
@@ -218,9 +221,9 @@ def _address(values: Values, host: Host) -> Iterator[str]:
 
 
 def _ports(values: Values, host: Host) -> Iterator[str]:
-    yield from _port(values, host, "API_PORT", values.text("API_BIND_ADDRESS"))
-    if values.integer("PGBOUNCER_PORT"):
-        yield from _port(values, host, "PGBOUNCER_PORT", "127.0.0.1")
+    for setting in published_ports(values):
+        address = values.text("API_BIND_ADDRESS") if setting == "API_PORT" else "127.0.0.1"
+        yield from _port(values, host, setting, address)
 
 
 def _port(values: Values, host: Host, setting: str, address: str) -> Iterator[str]:

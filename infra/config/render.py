@@ -7,8 +7,8 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from infra.config import clients, documents, extra, names, roles, sizing
-from infra.config.certificates import Certificates
+from infra.config import clients, documents, extra, names, observability, roles, sizing
+from infra.config.certificates import Certificates, Expiry
 from infra.config.derived import derived_settings
 from infra.config.settings import Values
 
@@ -22,6 +22,7 @@ UIDS = {
     "api": 10072,
     "worker": 10073,
     "migrate": 10074,
+    "exporters": 10078,
     "root": 0,
 }
 
@@ -45,11 +46,13 @@ class Inputs:
     verifiers: dict[str, str] = field(repr=False)
     tokens: dict[str, str] = field(repr=False)
     certificates: Certificates = field(repr=False)
+    expiry: tuple[Expiry, ...] = ()
 
 
 def render(inputs: Inputs) -> tuple[Rendered, ...]:
     """Return every file, sorted by path."""
-    files = (*_postgres(inputs), *_pgbouncer(inputs), *_app(inputs), *_ops(inputs))
+    tiers = (_postgres, _pgbouncer, _app, _ops, _observability)
+    files = (file for tier in tiers for file in tier(inputs))
     return tuple(sorted(files, key=lambda file: file.path))
 
 
@@ -123,6 +126,19 @@ def _ops(inputs: Inputs) -> Iterator[Rendered]:
         yield _secret(f"ops/{alias}.token", "root", token.encode())
 
 
+def _observability(inputs: Inputs) -> Iterator[Rendered]:
+    """Yield what watches the path reads; but for the password there is nothing secret in it."""
+    # PromQL and the texts of alerts have Jinja's own braces in them.
+    environment = _environment(block=("<%", "%>"), variable=("<<", ">>"))
+    context = observability.context(inputs.values, inputs.expiry) | {"generated": GENERATED}
+    for name in ("prometheus.yml", "rules.yml", "alertmanager.yml"):
+        content = environment.get_template(f"{name}.j2").render(context).encode()
+        yield Rendered(f"observability/{name}", content, UIDS["root"], 0o444)
+    trusted = inputs.certificates.trusted
+    yield Rendered("observability/ca.crt", trusted, UIDS["root"], 0o444)
+    yield _secret("observability/monitor.pgpass", "exporters", _pgpass(inputs))
+
+
 def _secret(path: str, owner: str, content: bytes) -> Rendered:
     """Return a file that its owner alone can read, and nobody can write."""
     return Rendered(path, content, UIDS[owner], 0o400)
@@ -134,9 +150,18 @@ def _json(section: dict[str, object]) -> bytes:
 
 def template(name: str, values: Values, verifiers: dict[str, str]) -> bytes:
     """Return one rendered file of PostgreSQL or PgBouncer; only some hold verifiers."""
+    return _environment().get_template(f"{name}.j2").render(_context(values, verifiers)).encode()
+
+
+def _environment(
+    block: tuple[str, str] = ("{%", "%}"), variable: tuple[str, str] = ("{{", "}}")
+) -> Environment:
+    """Return the templates' environment, with these delimiters."""
     # Not HTML: escaping would change the values. None of them comes from outside the setting
     # table, the extra files' syntax (no quotes, one line), the verifiers' alphabet or the code.
-    environment = Environment(
+    return Environment(
+        *block,
+        *variable,
         loader=FileSystemLoader([str(directory) for directory in TEMPLATE_DIRS]),
         undefined=StrictUndefined,
         autoescape=False,  # noqa: S701
@@ -144,7 +169,6 @@ def template(name: str, values: Values, verifiers: dict[str, str]) -> bytes:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(f"{name}.j2").render(_context(values, verifiers)).encode()
 
 
 def _context(values: Values, verifiers: dict[str, str]) -> dict[str, object]:

@@ -7,11 +7,12 @@ times.py.
 
 import datetime
 import ipaddress
+import itertools
 from collections.abc import Callable, Iterator
 from decimal import ROUND_CEILING
 from typing import Final
 
-from infra.config import clients, measured, sizing
+from infra.config import clients, measured, observability, sizing
 from infra.config.faults import Fault
 from infra.config.names import SERVICES
 from infra.config.settings import UnavailableError, Values
@@ -281,12 +282,41 @@ def shared_databases(values: Values) -> Iterator[str]:
             yield f"the database {database.name} is that of {', '.join(database.users)}{grants}"
 
 
+def published_ports(values: Values) -> tuple[str, ...]:
+    """Return the settings of the ports that services have on the host."""
+    return (
+        "API_PORT",
+        *(["PGBOUNCER_PORT"] if values.integer("PGBOUNCER_PORT") else []),
+        *(observability.PORTS if observability.is_on(values) else ()),
+    )
+
+
 def ports(values: Values) -> Iterator[str]:
-    """Check that the two ports of the host are two."""
-    if values.integer("API_PORT") == values.integer("PGBOUNCER_PORT"):
+    """Check that no two services are published on the same port of the host."""
+    for one, other in itertools.combinations(published_ports(values), 2):
+        if values.integer(one) == values.integer(other):
+            yield (
+                f"{shown(values, one)} and {shown(values, other)} are the same port; "
+                "choose another for one of them"
+            )
+
+
+def exporters(values: Values) -> Iterator[str]:
+    """Check that the exporters of the profile can log in to PostgreSQL and PgBouncer."""
+    if not observability.is_on(values):
+        return
+    profile = shown(values, "COMPOSE_PROFILES")
+    if values.integer("POSTGRES_MONITOR_CONNECTIONS") < observability.MONITOR_SESSIONS:
         yield (
-            f"{shown(values, 'API_PORT')} and {shown(values, 'PGBOUNCER_PORT')} are the same port; "
-            "choose another for one of them"
+            f"{shown(values, 'POSTGRES_MONITOR_CONNECTIONS')} must be at least "
+            f"{observability.MONITOR_SESSIONS} with {profile}: the health check and two of the "
+            "exporter's"
+        )
+    ignored = values.text("PGBOUNCER_IGNORE_STARTUP_PARAMETERS")
+    if observability.STARTUP_PARAMETER not in ignored.split(","):
+        yield (
+            f"{shown(values, 'PGBOUNCER_IGNORE_STARTUP_PARAMETERS')} must have "
+            f"{observability.STARTUP_PARAMETER} with {profile}, or PgBouncer refuses its exporter"
         )
 
 
@@ -325,6 +355,7 @@ RULES: Final[tuple[Rule, ...]] = (
     worker_threads,
     api_processes,
     ports,
+    exporters,
     *TIME_RULES,
     memory,
     smallest_work_mem,

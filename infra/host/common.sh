@@ -165,7 +165,7 @@ host_facts() {
     fi
     while IFS= read -r name; do
         [[ ! -v $name ]] || printf '{"name": "%s", "value": %s}\n' "$name" "$(json_string "${!name}")"
-    done < <(sed -n 's/.*${\([A-Z_]*\):[?+].*/\1/p' compose.yaml)
+    done < <(sed -n 's/.*${\([A-Z_]*\):[-?+].*/\1/p' compose.yaml)
 }
 
 # judge FILE COMMAND...: run an operator command that judges this file of the env directory on
@@ -258,7 +258,7 @@ operate() {
 host_reload() {
     local service
     for service in "$@"; do
-        quietly look kill --signal SIGHUP "$service" || say "$service was not signalled"
+        quietly look --profile '*' kill --signal SIGHUP "$service" || say "$service was not signalled"
     done
 }
 

@@ -25,7 +25,7 @@ from infra.ops.clients.processes import OpsSettings, first_line
 from infra.ops.operation import EndedBySignalError, Operation, Paths, Request, operate
 from infra.ops.outcome import Exit, plain_console
 from infra.ops.plan import LivePart, Plan, Step
-from infra.ops.reloading import Reloader, StepError
+from infra.ops.reloading import Reloader, StepError, reload_observers
 from infra.ops.rotation import pending
 from infra.ops.running import Deviation, Running
 from infra.ops.waiting import wait_until
@@ -245,6 +245,7 @@ class Apply:
     def _write(self, values: Values) -> None:
         written = write_files(self._compile(values).files, self._paths.out)
         self._operation.say(f"files: {len(written)} written")
+        reload_observers(self._operation.ask_host, self._before, written)
 
     def _undo(self, problem: BaseException) -> None:
         """Put the old configuration back, in the files and on every process that answers."""

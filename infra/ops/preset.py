@@ -14,12 +14,16 @@ import typer
 
 from infra.config import envdoc, envfile, extra
 from infra.config.build import ENV_FILE_NAME
+from infra.config.catalogue import observability
 from infra.config.envfile import EnvFile, assign
 from infra.config.host import Host
 from infra.ops import plan, plan_view
 from infra.ops.outcome import Exit, Outcome, report
 
-KEPT: Final = ("API_BIND_ADDRESS", "API_PORT", "PGBOUNCER_PORT", "COMPOSE_PROFILES")
+KEPT: Final = (
+    *("API_BIND_ADDRESS", "API_PORT", "PGBOUNCER_PORT"),
+    *(setting.name for setting in observability.SETTINGS),
+)
 
 
 def run(

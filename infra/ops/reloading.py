@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from infra.config import clients, names, roles, sizing
+from infra.config import clients, names, observability, roles, sizing
 from infra.config.settings import Values
 from infra.ops.clients import app_control, pgbouncer
 from infra.ops.clients.app_control import Control, ProcessState
@@ -34,6 +34,17 @@ def is_set_live(fact: str) -> bool:
     """Return True of what the operator sets of a role; it cannot alter itself."""
     kind, role, name = (*fact.split(".", 2), "", "")[:3]
     return kind == "roles" and role != names.OPERATOR and name in _LIVE_OF_ROLE
+
+
+def reload_observers(ask_host: Callable[..., None], values: Values, written: Iterable[str]) -> None:
+    """Ask the host to have Prometheus and Alertmanager read what was written, where they run.
+
+    `written` are paths below the directory of the compiled files.
+    """
+    theirs = [path for path in written if path.startswith("observability/")]
+    # A password file is read at each login, and here always counts as new: it cannot be read.
+    if observability.is_on(values) and any(path.endswith(".yml") for path in theirs):
+        ask_host("reload", "prometheus", "alertmanager")
 
 
 class StepError(FailedError):

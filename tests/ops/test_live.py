@@ -36,8 +36,9 @@ def all_changed() -> dict[str, Value]:
 
 def _others(setting: Setting, value: Value) -> list[Value]:
     if isinstance(value, str):
-        # A list of names can be empty.
-        return [choice for choice in setting.choices or (NO_PARAMETERS,) if choice != value]
+        # A list of names can be empty, and a receiver of alerts somewhere.
+        choices = setting.choices or (NO_PARAMETERS, "http://receiver.invalid/")
+        return [choice for choice in choices if choice != value]
     found = []
     for delta in DELTAS:
         try:

@@ -158,7 +158,9 @@ compiled = compile_stack(pathlib.Path("infra/env/stack.env"), pathlib.Path(sys.a
 print(*sorted({file.path.split("/")[0] for file in compiled.files}))
 """
     done = run_installed(built, script, str(tmp_path))
-    assert done.stdout.split() == ["app", "ops", "pgbouncer", "postgres"], done.stderr
+    assert done.stdout.split() == ["app", "observability", "ops", "pgbouncer", "postgres"], (
+        done.stderr
+    )
 
 
 @pytest.mark.parametrize("package", ["app", "app.pool"])

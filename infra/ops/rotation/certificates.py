@@ -31,6 +31,7 @@ from infra.ops.clients.postgres import PostgresAdmin
 from infra.ops.clients.processes import OpsSettings, Target, everywhere, first_line
 from infra.ops.operation import Operation, Paths, Request, operate
 from infra.ops.outcome import FailedError, RefusedError
+from infra.ops.reloading import reload_observers
 from infra.ops.rotation import handshake, pending
 from infra.ops.rotation.pairs import CA_FILE, Changes, Files, Pairs, due_files, restored, steps
 from infra.ops.rotation.pending import Pending, compiled_values
@@ -265,7 +266,8 @@ class CertificateRotation:
         compiled = self._compile(step)
         gone = {name: b"" for name, content in step.items() if content is None}
         secrets = {**compiled.new_secrets, **gone}
-        write_all(secrets, self.paths.secrets, compiled.files, self.paths.out)
+        written = write_all(secrets, self.paths.secrets, compiled.files, self.paths.out)
+        reload_observers(self.operation.ask_host, self.values, written)
         return compiled
 
     def _await(self, wanted: dict[str, bytes], seconds: float) -> list[str]:

@@ -31,7 +31,7 @@ def test_a_sound_env_file_is_compiled(tmp_path: Path) -> None:
     write_env(tmp_path)
     assert _run(tmp_path) == 0
     tiers = {path.name for path in (tmp_path / "out").iterdir()}
-    assert tiers == {"postgres", "pgbouncer", "app", "ops"}
+    assert tiers == {"postgres", "pgbouncer", "app", "ops", "observability"}
     expected = "postgresql.conf pg_hba.conf pg_ident.conf roles.sql server.crt server.key"
     found = {path.name for path in (tmp_path / "out" / "postgres").iterdir()}
     assert found == {*expected.split(), "ca.crt", "monitor.pgpass"}

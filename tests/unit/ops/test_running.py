@@ -78,8 +78,9 @@ def _another(name: str) -> Value:
 
 
 def test_what_changes_live_and_reaches_a_process_can_be_read_from_it() -> None:
-    """These are derived, seen by operator commands only, or hidden by PgBouncer."""
+    """These are derived, seen by operator commands or Prometheus only, or hidden by PgBouncer."""
     not_read = {
+        "ALERT_WEBHOOK_URL",
         "CERTIFICATE_DAYS",
         "CERTIFICATE_RENEW_DAYS",
         "PAUSE_DEAD_MAN_SECONDS",
@@ -92,6 +93,7 @@ def test_what_changes_live_and_reaches_a_process_can_be_read_from_it() -> None:
         "POSTGRES_MONITOR_CONNECTIONS",
         "POSTGRES_STORAGE",
         "POSTGRES_WORK_MEM_KB",
+        "PROMETHEUS_SCRAPE_SECONDS",
         "WORKER_QUERY_TIMEOUT_SECONDS",
         "WORKER_QUERY_WAIT_TIMEOUT_SECONDS",
     }
