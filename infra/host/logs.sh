@@ -21,9 +21,6 @@ formatted() {
         --network none --memory 256m --pids-limit 64 "$image" logs "${format[@]}"
 }
 
-# Compose would move its cursor about, on a pipe too.
-export COMPOSE_ANSI=never
-
 printed() { look logs --no-color --timestamps ${since:+--since "$since"} "$@" </dev/null; }
 
 # The api's lines first; grep is quicker than reading them all.

@@ -16,7 +16,8 @@ from typing import Any, TextIO
 
 from infra.ops.outcome import Exit
 
-_PRINTED = re.compile(r"(?P<container>\S+) +\| (?P<time>\d\S+Z) (?P<text>.*)")
+# Compose clears the terminal's line first, on a pipe too.
+_PRINTED = re.compile(r"(?:\x1b\[2K)?(?P<container>\S+) +\| (?P<time>\d\S+Z) (?P<text>.*)")
 # By log_line_prefix of infra/templates/postgresql.conf.j2; the server's own have no session.
 _POSTGRES = re.compile(
     r"\S+ \S+ \S+ \[(?P<pid>\d+)\] (?P<sqlstate>\w{5}) "

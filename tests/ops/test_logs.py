@@ -75,9 +75,9 @@ def test_one_request_is_shown_across_the_tiers(
         # A session is known by the request that it works for; this one is ended, and so is the
         # connection through PgBouncer: the pool tries again.
         ended = (
-            f"SELECT bool_or(pg_terminate_backend(pid)) FROM {waiting} AND wait_event_type = 'Lock'"
+            f"SELECT count(pg_terminate_backend(pid)) FROM {waiting} AND wait_event_type = 'Lock'"
         )
-        poll(lambda: sql.value(ended) == "t", seconds=10, what="the submission waits", every=0.05)
+        poll(lambda: sql.value(ended) == "1", seconds=10, what="the submission waits", every=0.05)
         server = stack.container("postgres")
         waits = f"/{request} "
         poll(

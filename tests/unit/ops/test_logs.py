@@ -19,7 +19,7 @@ def json_line(container: str, second: float, event: str, **fields: object) -> st
 
 
 def printed(container: str, second: float, text: str) -> str:
-    return f"{container:<12} | 2026-01-02T10:00:{second:09.6f}123Z {text}\n"
+    return f"\x1b[2K{container:<12} | 2026-01-02T10:00:{second:09.6f}123Z {text}\n"
 
 
 def server_line(second: float, application: str, message: str = "LOG:  waits") -> str:
