@@ -116,7 +116,9 @@ class Tally:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._counts: Counter[tuple[str, str]] = Counter()
+        # Prometheus sees a first event only where there was a 0 before it.
+        plain = {(name, ""): 0 for name, (label, _) in COUNTERS.items() if not label}
+        self._counts: Counter[tuple[str, str]] = Counter(plain)
         self._asked = 0
         # Of an acquisition waiting and checking are included.
         self.create_time, self.wait_time, self.use_time = Times(), Times(), Times()
