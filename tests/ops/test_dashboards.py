@@ -1,15 +1,19 @@
-"""Every query of the dashboards, asked of the Prometheus that watches the stack."""
+"""Every query of the dashboards, and what no metric has, asked of the Prometheus of the stack."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import threading
+import uuid
 from typing import Any, Protocol
 
 import pytest
 
-from tests.fix_api import Api, assessment_body
-from tests.fix_stack import REPOSITORY, poll
+from tests.fix_api import ASSESSMENTS, Api, assessment_body
+from tests.fix_sql import Sql
+from tests.fix_stack import REPOSITORY, Stack, poll
+from tests.ops.test_logs import locked_table
 
 # What Grafana puts there; the fixture has everything scraped once a second.
 RATE_INTERVAL = "30s"
@@ -53,3 +57,25 @@ def test_every_query_of_the_dashboards_has_data(observers: Prometheus, api: Api)
     with contextlib.suppress(pytest.fail.Exception):
         poll(none_is_empty, seconds=60, what="data", every=2)
     assert missing == []
+
+
+@pytest.mark.slow
+def test_no_metric_has_the_id_of_a_request(
+    observers: Prometheus, stack: Stack, sql: Sql, api: Api
+) -> None:
+    request = uuid.uuid4().hex
+    caller = threading.Thread(
+        target=lambda: api.http.post(
+            ASSESSMENTS, json=assessment_body(), headers={"X-Request-ID": request}
+        )
+    )
+    # A transaction that is seen by a scrape.
+    with locked_table(stack, sql):
+        caller.start()
+        poll(
+            lambda: observers.query('pg_stat_activity_count{application_name="sluice-api/submit"}'),
+            seconds=20,
+            what="the exporter reads sluice.pg_stat_activity (its search_path), without ids",
+        )
+    caller.join(30)
+    assert observers.query('{__name__=~"pg_.*", application_name=~".*/.*/.*"}') == []
