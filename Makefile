@@ -69,8 +69,9 @@ destroy: project ## Stop the stack, delete its volumes: CONFIRM=yes
 	@[[ "$(CONFIRM)" == yes ]] || { echo "This deletes every assessment, result and secret: make destroy CONFIRM=yes" >&2; exit 2; }
 	@$(LOOK) --profile '*' down --volumes
 
-logs: project ## Follow every tier's log
-	@$(LOOK) logs --follow --tail 100
+# LINES only where it was asked for: some shells have the height of the terminal in it.
+logs: project ## Follow every log: [LINES=] [SINCE=10m] [FOLLOW=no] [REQUEST=id]
+	@infra/host/logs.sh $(AS_JSON) $(if $(filter command,$(origin LINES)),--lines "$(LINES)") $(if $(SINCE),--since "$(SINCE)") $(if $(filter no,$(FOLLOW)),--no-follow) $(if $(REQUEST),--request "$(REQUEST)")
 
 ps: project ## Show every container and its health
 	@$(LOOK) ps --all

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
+import structlog
 from prometheus_client import CollectorRegistry
 from psycopg import Connection
 
@@ -61,7 +62,14 @@ def make_database(
         settings.pool,
         name=settings.database.dbname,
         registry=registry,
+        origin=_origin,
     )
+
+
+def _origin() -> str:
+    """Return the request that is worked on, or the assessment where a worker works on one."""
+    bound = structlog.contextvars.get_contextvars()
+    return str(bound.get("request_id") or bound.get("assessment_id") or "")
 
 
 def open_or_warn(database: Database) -> None:

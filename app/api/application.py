@@ -8,6 +8,7 @@ from typing import Any
 from anyio import to_thread
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
+from fastapi_offline import FastAPIOffline
 from prometheus_client import generate_latest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -30,6 +31,7 @@ ADMITTED_PER_THREAD = 10
 ANYWHERE: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody} for status in (400, 408, 413, 431, 500, 503)
 }
+DOCUMENTATION = "/docs"
 DESCRIPTION = (
     "Assesses sites for nine climate perils under four scenarios, 2021-2100. "
     "Submit, follow the progress, read the results."
@@ -54,7 +56,13 @@ def create_app(
     hints = HintSender(live.current.hints)
     shared = SharedMetrics(registry) if sharing else None
     services = Services(live, pool, registry, hints, opening, shared)
-    app = FastAPI(
+    # Its documentation comes from here alone: no script, style or font of another host.
+    app = FastAPIOffline(
+        docs_url=DOCUMENTATION,
+        # Its script fetches a logo from elsewhere.
+        redoc_url=None,
+        # Otherwise Swagger UI has a host of its makers judge the document.
+        swagger_ui_parameters={"validatorUrl": ""},
         title="Sluice risk service",
         version="1",
         description=DESCRIPTION,
@@ -101,7 +109,7 @@ def _add_operation(app: FastAPI, health: Health) -> None:
                 "version": app.version,
                 "description": app.description,
                 "api": submission.PATH,
-                "documentation": app.docs_url,
+                "documentation": DOCUMENTATION,
                 "openapi": app.openapi_url,
                 "health": "/health/ready",
             }

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import select
 import socket
 from contextlib import suppress
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from threading import Lock
 from time import monotonic
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import structlog
-from psycopg import Connection
-from psycopg.rows import TupleRow, tuple_row
+from psycopg import Connection, Cursor
+from psycopg.rows import Row, TupleRow, tuple_row
+from psycopg.sql import SQL, Composable
 
 from .types import ConnectionSettings, ConnectRecord
 
@@ -66,6 +68,42 @@ class SocketPoll:
         return int(self._entry.revents) if found > 0 else select.POLLERR
 
 
+class MarkedCursor(Cursor[Row]):
+    """Begins every statement with the name of the work it is for, as sqlcommenter writes it.
+
+    `/*action='submit'*/ INSERT ...` shows in pg_stat_activity and pg_stat_statements, and in
+    the log where that has statements. It is the same for every call of a work, because what
+    differs, such as the id of a request, would make each a statement of its own to prepare.
+    """
+
+    def execute(self, query: Any, *arguments: Any, **options: Any) -> Self:
+        """Execute as psycopg does."""
+        return super().execute(self._marked(query), *arguments, **options)
+
+    def executemany(self, query: Any, *arguments: Any, **options: Any) -> None:
+        """Execute as psycopg does."""
+        super().executemany(self._marked(query), *arguments, **options)
+
+    def copy(self, statement: Any, *arguments: Any, **options: Any) -> Any:
+        """Copy as psycopg does."""
+        return super().copy(self._marked(statement), *arguments, **options)
+
+    def _marked(self, query: Any) -> Any:
+        mark = _mark(cast("PooledConnection", self.connection).work)
+        if isinstance(query, str):
+            return mark + query
+        if isinstance(query, bytes):
+            return mark.encode() + query
+        # What is left, a template of t"...", has its parts fixed.
+        return SQL(mark) + query if isinstance(query, Composable) else query
+
+
+@lru_cache(maxsize=256)
+def _mark(work: str) -> str:
+    # Names are constants of the code; none may end the comment, or look like a placeholder.
+    return f"/*action='{re.sub(r'[^0-9A-Za-z_.:-]', '-', work)}'*/ " if work else ""
+
+
 class PooledConnection(Connection[TupleRow]):
     """A psycopg connection with a second descriptor for its socket.
 
@@ -78,6 +116,12 @@ class PooledConnection(Connection[TupleRow]):
     verified_at: float = float("-inf")
     """Monotonic time when this connection last proved that it works."""
 
+    work: str = ""
+    """Name of the work that the connection is lent for, or was last."""
+
+    address: str = ""
+    """Its own end, as `address:port`: by that PgBouncer names it in its log."""
+
     _tap: socket.socket | None = None
     _tap_lock: Lock
     _poll: SocketPoll | None = None
@@ -86,13 +130,16 @@ class PooledConnection(Connection[TupleRow]):
     def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:
         """Connect as psycopg does and note the outcome in the argument `record`."""
         record: ConnectRecord = kwargs.pop("record")
+        started = monotonic()
         try:
             connection = super().connect(conninfo, **kwargs)
         except Exception as error:
             _note_failed(record, error)
             raise
         connection.tap()
-        if record.note_opened(monotonic()):
+        now = monotonic()
+        record.opened_within(now - started)
+        if record.note_opened(now):
             log.info("connecting works again", pool=record.pool, failed_attempts=record.failed)
         return connection
 
@@ -105,6 +152,9 @@ class PooledConnection(Connection[TupleRow]):
             self.close()
             raise
         self._poll = SocketPoll(self._tap.fileno())
+        # Of a Unix socket it has none.
+        own = self._tap.getsockname()
+        self.address = f"{own[0]}:{own[1]}" if isinstance(own, tuple) else ""
         self.verified_at = monotonic()
 
     def events(self) -> int:
@@ -189,6 +239,7 @@ def driver_arguments(settings: ConnectionSettings) -> dict[str, Any]:
 def configure(connection: PooledConnection, settings: ConnectionSettings) -> None:
     """Set what is an attribute and not a parameter; makes no round trip."""
     connection.prepared_max = settings.prepared_max
+    connection.cursor_factory = MarkedCursor
 
 
 def restore(connection: PooledConnection, settings: ConnectionSettings) -> bool:

@@ -44,8 +44,8 @@ class Lender:
         self._name = name
         self.closing = False
         """Set to refuse new borrowers while the present ones finish."""
-        self.connects = ConnectRecord(pool=name)
         self.tally = Tally()
+        self.connects = ConnectRecord(pool=name, opened_within=self.tally.create_time.add)
         self.watchdog: Watchdog[PooledConnection] = Watchdog(name, on_leak=self._report_leak)
         self.reservoir = _reservoir(connection, pool, name, self.connects)
         # A caller is refused at once only after waiting has failed for a whole budget.
@@ -101,12 +101,13 @@ class Lender:
         connection = self._any_connection(limit_at - started, deadline, name)
         if self.health.doubtful(connection):
             connection = self._good_connection(connection, deadline, limit_at, name)
+        connection.work = name
         now = monotonic()
         lease = Lease(
             connection, deadline.at, now + self._settings.leak_threshold_seconds, name, now
         )
         self.watchdog.arm(lease)
-        self.tally.acquired(now - started)
+        self.tally.wait_time.add(now - started)
         return lease
 
     def give_back(self, lease: Lease[PooledConnection], discard: str | None) -> None:
@@ -117,12 +118,14 @@ class Lender:
         if self.watchdog.disarm(lease):
             self.tally.add("timeouts", "deadline")
             discard = "deadline"
+        now = monotonic()
+        self.tally.use_time.add(now - lease.borrowed_at)
         if discard:
             self._discard(connection, discard)
             if discard not in HARMLESS:
                 self.health.suspect()
             return
-        connection.verified_at = monotonic()
+        connection.verified_at = now
         if self.outage.since is not None:
             self.outage.reached()
         if restore(connection, self._connection):
@@ -154,6 +157,7 @@ class Lender:
             raise PoolSaturated(f"{name}: the queue is full", self.state(), 1.0) from error
         except PoolTimeout as error:
             self.reservoir.forget_timed_out()
+            self.tally.add("wait_timeouts")
             raise self._acquire_timeout_error(deadline, name) from error
         except PoolClosed as error:
             raise DatabaseUnavailable(f"{name}: the pool is closed", self.state()) from error
@@ -215,7 +219,14 @@ class Lender:
     def _discard(self, connection: PooledConnection, reason: str) -> None:
         """Close a connection; the pool replaces it in the background."""
         self.tally.add("discards", reason)
-        log.info("connection discarded", pool=self._name, reason=reason)
+        # By its address PgBouncer's lines about it are found.
+        log.info(
+            "connection discarded",
+            pool=self._name,
+            reason=reason,
+            work=connection.work,
+            address=connection.address,
+        )
         self.reservoir.replace(connection)
 
     def _report_leak(self, report: LeakReport) -> None:

@@ -40,8 +40,10 @@ class DatabasePool:
     """A psycopg pool with cheap checks, deadlines that hold, and safe retries.
 
     `name` labels metrics, logs and errors. Metrics go to `registry`; without one the
-    pool keeps a registry of its own. The object starts closed; a closed pool cannot
-    be opened again.
+    pool keeps a registry of its own. `origin` returns what the present work is done for,
+    such as the id of a request, or "": the application_name of each transaction has it, and
+    with that PostgreSQL's log and pg_stat_activity. The object starts closed; a closed pool
+    cannot be opened again.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class DatabasePool:
         *,
         name: str,
         registry: CollectorRegistry | None = None,
+        origin: Callable[[], str] = lambda: "",
     ) -> None:
         self.name = name
         self.registry = registry if registry is not None else CollectorRegistry()
@@ -59,8 +62,14 @@ class DatabasePool:
         del self._arguments["password_file"]
         self._prepares = connection.prepare_threshold is not None
         self._lender = Lender(connection, pool, name)
-        self._runner = Runner(self._lender, pool, self._lender.tally)
-        self._source = Source(name, self.state, self._lender.tally, self._counts)
+        prefix = connection.application_name
+
+        def label(work: str) -> str:
+            done_for = origin()
+            return f"{prefix}/{work}/{done_for}" if done_for else ""
+
+        self._runner = Runner(self._lender, pool, self._lender.tally, label)
+        self.source = Source(name, self.state, self._lender.tally, self._counts)
         self._collector = collector_for(self.registry)
 
     def open(self, *, deadline: Deadline) -> None:
@@ -79,7 +88,7 @@ class DatabasePool:
             capabilities.has_send_close_prepared(check=True)
         _quieten_library()
         self._lender.watchdog.start()
-        self._collector.add(self._source)
+        self._collector.add(self.source)
         if self._lender.reservoir.closed:
             log.info("pool opened", name=self.name, **self._arguments)
         self._lender.reservoir.open(wait=False)
@@ -103,7 +112,7 @@ class DatabasePool:
             )
         self._lender.reservoir.close(timeout=max(LIBRARY_STOP_SECONDS, until - monotonic()))
         self._lender.watchdog.stop()
-        self._collector.remove(self._source)
+        self._collector.remove(self.source)
 
     def run(
         self,

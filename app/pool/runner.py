@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from random import uniform
 from time import monotonic, sleep
 from typing import Any, Generic, Protocol, TypeVar
@@ -36,7 +37,10 @@ T = TypeVar("T")
 Work = Callable[[Connection[TupleRow]], T]
 
 BACKOFF_MAX_SECONDS = 2.0
-
+# Until the transaction ends. SET would be a statement of its own in pg_stat_statements for each
+# value; in a pipeline with BEGIN it takes longer than by itself.
+SET_NAME = "SELECT set_config('application_name', %s, true)"
+NAME_MAX = 63  # characters that PostgreSQL keeps of it
 
 SPOILT = {
     TransactionStatus.IDLE: "ended the transaction; leave COMMIT and ROLLBACK to the pool",
@@ -92,10 +96,18 @@ class _Again(Exception):  # noqa: N818 - a signal to the retry loop, never seen 
 class Runner:
     """Repeats tries within the deadline, the retry budget and the number of tries."""
 
-    def __init__(self, lender: Lender, settings: PoolSettings, tally: Tally) -> None:
+    def __init__(
+        self,
+        lender: Lender,
+        settings: PoolSettings,
+        tally: Tally,
+        label: Callable[[str], str] = lambda _name: "",
+    ) -> None:
         self._lender = lender
         self._settings = settings
         self._tally = tally
+        # From the name of a work to the application_name of its transaction; "": as it is.
+        self._label = label
 
     def job(
         self,
@@ -202,7 +214,7 @@ class Runner:
     def _perform(
         self, job: Job[Any], lease: Lease[PooledConnection], work: Work[T], read_only: bool
     ) -> T:
-        run = run_read if read_only else run_write
+        run = run_read if read_only else partial(run_write, label=self._label(job.name))
         if FailureClass.STALE_PLAN not in job.failures:
             return run(work, lease)
         # The pooler shares a prepared statement among clients, so that another connection
@@ -292,8 +304,10 @@ def run_read(work: Callable[[Connection[TupleRow]], T], lease: Lease[PooledConne
     )
 
 
-def run_write(work: Callable[[Connection[TupleRow]], T], lease: Lease[PooledConnection]) -> T:
-    """Run work in one transaction and commit it.
+def run_write(
+    work: Callable[[Connection[TupleRow]], T], lease: Lease[PooledConnection], label: str = ""
+) -> T:
+    """Run work in one transaction and commit it; `label` is its application_name, where given.
 
     `lease.committing` is set just before COMMIT is sent: a failure until then means
     that nothing was committed, a lost connection after it leaves the outcome open.
@@ -303,6 +317,8 @@ def run_write(work: Callable[[Connection[TupleRow]], T], lease: Lease[PooledConn
 
     """
     with lease.connection.transaction() as transaction:
+        if label:
+            lease.connection.execute(SET_NAME, (label[:NAME_MAX],))
         result = _guarded(work, lease)
         _require_open(lease)
         lease.committing = True

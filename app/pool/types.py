@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from math import ceil
 from time import monotonic
@@ -82,6 +82,8 @@ class ConnectRecord:
     """
 
     pool: str = ""
+    opened_within: Callable[[float], object] = lambda _seconds: None
+    """Called with the time that a connection took to open."""
     opened: int = 0
     failed: int = 0
     last_opened_at: float = field(default=float("-inf"))

@@ -63,6 +63,7 @@ def create_app() -> typer.Typer:
     client.command("files")(_client_files)
     app.add_typer(client, name="client")
     app.command("doctor")(_doctor)
+    app.command("logs")(_logs)
     cli_operations.register(app)
     return app
 
@@ -184,6 +185,22 @@ def _doctor(
     recorded = read_record(compiled)
     code = view.show(lambda: live.examine(read, host=host, recorded=recorded), as_json=as_json)
     sys.exit(code)
+
+
+def _logs(
+    request: Annotated[
+        str | None, typer.Option(help="Only the lines of this request, in the order of time.")
+    ] = None,
+    colour: Annotated[bool, typer.Option("--colour", help="For a terminal.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+) -> None:
+    """Print what `docker compose logs --timestamps` gives it in one form; make logs does.
+
+    Exit code 1: no line has the request's id.
+    """
+    from infra.ops import logs
+
+    sys.exit(logs.run(sys.stdin, request, colour=colour, as_json=as_json))
 
 
 def _host_facts(containers: str) -> sample.HostFacts | None:

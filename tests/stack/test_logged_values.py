@@ -75,7 +75,9 @@ def test_a_wait_for_a_lock_is_logged_with_role_and_queryid(stack: Stack, quoted:
     assert "deadlock detected" in quoted.told["deadlock"]
     lines = stack.container("postgres").logs().decode().splitlines()
     waits = [line for line in lines if "still waiting for" in line or "detected deadlock" in line]
-    assert re.search(r" 00000 risk_(api|worker)@risk sluice-\w+ -?[1-9]\d* LOG:  ", waits[-1])
+    assert re.search(
+        r" 00000 risk_(api|worker)@risk sluice-\w+(/\S+)? -?[1-9]\d* LOG:  ", waits[-1]
+    )
 
 
 def test_the_superuser_s_error_is_logged_by_sqlstate_and_constraint_only(

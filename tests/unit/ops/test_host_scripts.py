@@ -640,3 +640,56 @@ def test_doctor_refuses_a_path_that_is_not_there(
     assert ran.exit_code == 2
     assert fault in ran.document["faults"][0]
     assert not [call for call in ran.calls if call.startswith("run")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (["--request", "a b"], "REQUEST=a b is not a request id"),
+        (["--request", "-x"], "REQUEST=-x is not a request id"),
+        (["--request", "x" * 129], "is not a request id"),
+        (["--lines", "many"], "LINES=many is not a number of lines, or all"),
+        (["--since", "1;2"], "SINCE=1;2 is not a time"),
+        (["--request", "x", "--lines", "3"], "leave LINES out"),
+        (["--lines"], "needs a value"),
+        (["--what"], "usage:"),
+    ],
+)
+def test_logs_refuses_what_it_cannot_look_for(
+    docker: Docker, arguments: list[str], fault: str
+) -> None:
+    ran = docker.run("logs.sh", *arguments)
+    assert ran.exit_code == 2
+    assert fault in ran.stderr
+    assert ran.calls == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "asked"),
+    [
+        ([], "--tail 100 --follow"),
+        (["--lines", "7", "--no-follow"], "--tail 7"),
+        (["--since", "10m"], "--since 10m --tail all --follow"),
+    ],
+)
+def test_logs_follows_the_last_lines_or_what_it_is_asked_for(
+    docker: Docker, arguments: list[str], asked: str
+) -> None:
+    ran = docker.run("logs.sh", *arguments)
+    assert ran.exit_code == 0, ran.stderr
+    (call,) = [one for one in ran.calls if one.startswith("compose")]
+    assert call.endswith(f"logs --no-color --timestamps {asked}")
+    (call,) = [one for one in ran.calls if one.startswith("run")]
+    assert "--network none" in call
+    assert call.endswith(" logs")
+
+
+def test_logs_of_a_request_gives_the_api_s_lines_first_and_the_exit_code_of_the_search(
+    docker: Docker,
+) -> None:
+    docker.answer("sluice-infra", code=1)
+    ran = docker.run("logs.sh", "--request", "x.1", "--json")
+    assert ran.exit_code == 1
+    asked = [one.partition("--timestamps ")[2] for one in ran.calls if one.startswith("compose")]
+    assert asked == ["api", "worker pgbouncer postgres"]
+    assert any(call.endswith("logs --json --request x.1") for call in ran.calls)

@@ -48,6 +48,10 @@ class FakeConnection:
     def cut(self) -> None:
         self.closed = True
 
+    def execute(self, query: str, parameters: tuple[str]) -> None:
+        del query
+        self.log.extend(parameters)
+
     @contextmanager
     def transaction(self) -> Iterator[Any]:
         block = SimpleNamespace(status=Transaction.Status.ACTIVE)
@@ -105,7 +109,13 @@ class Bench:
     def __init__(self, *connections: FakeConnection | BaseException, **settings: Any) -> None:
         self.lender = FakeLender(list(connections))
         self.tally = Tally()
-        self.runner = Runner(self.lender, PoolSettings(**settings), self.tally)
+        self.origin = ""
+        self.runner = Runner(
+            self.lender,
+            PoolSettings(**settings),
+            self.tally,
+            lambda work: self.origin and f"{work}/{self.origin}",
+        )
 
     def run(self, work: Callable[[Any], Any], *, seconds: float = 10.0, **options: Any) -> Any:
         options = {"read_only": False, "lookup": None, "idempotent": False} | options

@@ -1,12 +1,15 @@
-"""The poll tells silence, data and an end apart."""
+"""The poll tells silence, data and an end apart; statements say what they are for."""
 
 import select
 import socket
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from psycopg.sql import SQL, Composable
 
-from app.pool.connection import GONE, SocketPoll
+from app.pool.connection import GONE, MarkedCursor, SocketPoll
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -38,3 +41,19 @@ def test_a_closed_descriptor_is_gone(pair: Pair) -> None:
     polled = SocketPoll(pair[0].fileno())
     pair[0].close()
     assert polled.events() & GONE
+
+
+@pytest.mark.parametrize("query", ["SELECT 1", b"SELECT 1", SQL("SELECT {}").format(1)])
+def test_a_statement_of_any_kind_begins_with_the_name_of_its_work(query: Any) -> None:
+    cursor: Any = SimpleNamespace(connection=SimpleNamespace(work="read %s*/"))
+    marked = MarkedCursor._marked(cursor, query)
+    if isinstance(marked, Composable):
+        marked = marked.as_string(None)
+    text = marked.decode() if isinstance(marked, bytes) else marked
+    # The name can neither end the comment nor be a placeholder.
+    assert text == "/*action='read--s--'*/ SELECT 1"
+
+
+def test_a_statement_outside_of_any_work_stays_as_it_is() -> None:
+    cursor: Any = SimpleNamespace(connection=SimpleNamespace(work=""))
+    assert MarkedCursor._marked(cursor, "SELECT 1") == "SELECT 1"

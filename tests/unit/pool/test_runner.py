@@ -277,3 +277,20 @@ def test_a_read_that_leaves_a_transaction_open_is_refused() -> None:
 
     with pytest.raises(TransactionMisuse, match="read-only work left its connection INTRANS"):
         Bench().run(work, read_only=True)
+
+
+def test_a_transaction_is_named_after_what_it_is_done_for() -> None:
+    bench = Bench()
+    bench.origin = "x" * 100
+    assert bench.run(Script(1)) == 1
+    (connection,) = bench.lender.lent
+    # As much of it as PostgreSQL keeps.
+    assert connection.log == ["begin", f"work/{'x' * 58}", "commit"]
+
+
+def test_a_read_and_a_transaction_for_nothing_in_particular_have_no_name() -> None:
+    bench = Bench()
+    bench.run(Script(1))
+    bench.origin = "x"
+    bench.run(Script(1), read_only=True)
+    assert [connection.log for connection in bench.lender.lent] == [["begin", "commit"], []]

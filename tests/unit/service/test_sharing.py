@@ -37,7 +37,7 @@ shared = SharedMetrics(registry)
 for _ in range(requests):
     http.observe("GET", "/", 200, 0.004)
 for _ in range(loans):
-    tally.acquired(3e-5)
+    tally.wait_time.add(3e-5)
     tally.add("discards", "lost")
 if end == "killed":
     os.kill(os.getpid(), signal.SIGKILL)
@@ -88,6 +88,8 @@ def test_an_answer_has_what_every_process_counted(process: Any) -> None:
     assert found["dbpool_discards_totallostrisk"] == 7
     assert found["dbpool_acquire_seconds_countrisk"] == 7
     assert found["dbpool_acquire_seconds_sumrisk"] == pytest.approx(7 * 3e-5)
+    assert found["db_client_connection_wait_time_seconds_countrisk"] == 7
+    assert found["db_client_connection_countriskused"] == 3
 
 
 def test_the_buckets_of_a_copied_histogram_add_up(process: Any) -> None:
