@@ -121,6 +121,28 @@ def test_rules_follow_the_env_file_live(ops: Commands, stack: Stack, observers: 
     assert {one: stack.container(one).attrs["State"]["StartedAt"] for one in SERVICES} == before
 
 
+def test_new_passwords_and_certificates_are_taken_without_a_restart(
+    ops: Commands, observers: Observers
+) -> None:
+    expires = 'sluice_certificate_expiry_timestamp_seconds{certificate="postgres"}'
+    before = observers.value(expires)
+    done = ops.run("rotate", "passwords", env_dir=observers.env.path)
+    assert done.exit_code == 0, done.text
+    done = ops.script("rotate-certificates", env=observers.env)
+    assert done.exit_code == 0, done.text
+    assert before is not None
+    poll(
+        lambda: (observers.value(expires) or 0) > before,
+        seconds=30,
+        what="the rules have the new certificate's end",
+    )
+    # Each scrape of these logs in anew.
+    now = observers.value("vector(time())")
+    for metric, count in (('pg_scrape_collector_success{collector="wal"}', 1), ("pgbouncer_up", 2)):
+        query = f"count({metric} == 1 and timestamp({metric}) > {now}) == {count}"
+        poll(lambda query=query: observers.query(query), seconds=60, what=query)  # type: ignore[misc]
+
+
 @contextmanager
 def locked_tables(stack: Stack, sql: Sql) -> Iterator[None]:
     """Hold a migration's lock on the tables that every request reads, as the superuser."""
