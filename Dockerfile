@@ -25,11 +25,34 @@ RUN --mount=type=secret,id=ca-bundle \
         --require-hashes --only-binary :all: --requirement /tmp/requirements.txt \
     && /opt/venv/bin/pip uninstall --yes --quiet pip
 
-# The compiler (`config`) and the operator commands (`ops`).
+# uPlot, the charts of the console's page. npm comes from PyPI: the distribution's is hundreds of
+# packages.
+FROM python AS page
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends python3-venv \
+    && rm -rf /var/lib/apt/lists/*
+COPY requirements/npm.txt /tmp/requirements.txt
+RUN --mount=type=secret,id=ca-bundle \
+    if [ -s /run/secrets/ca-bundle ]; then export PIP_CERT=/run/secrets/ca-bundle; fi \
+    && python3 -m venv /opt/npm \
+    && /opt/npm/bin/pip install --no-cache-dir --disable-pip-version-check --quiet \
+        --require-hashes --only-binary :all: --requirement /tmp/requirements.txt
+WORKDIR /tmp/page
+COPY requirements/page.sha512 ./
+RUN --mount=type=secret,id=ca-bundle \
+    if [ -s /run/secrets/ca-bundle ]; then export NODE_EXTRA_CA_CERTS=/run/secrets/ca-bundle; fi \
+    && /opt/npm/bin/npm pack --silent uplot@1.6.32 \
+    && sha512sum --check --strict page.sha512 \
+    && tar --extract --file uplot-1.6.32.tgz --strip-components 2 \
+        package/dist/uPlot.iife.min.js package/dist/uPlot.min.css
+
+# The compiler (`config`), the operator commands (`ops`) and the console.
 FROM python AS infra
 RUN useradd --uid 10075 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin ops
 COPY --from=venv /opt/venv /opt/venv
 COPY infra infra
+COPY --from=page /tmp/page/uPlot.* infra/console/page/
 COPY pgbouncer pgbouncer
 # Bytecode is made here because the root file system is read-only at run time.
 RUN python3 -m compileall -q .

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from infra.config import catalogue
+from infra.config import catalogue, rules
 from infra.config.faults import Fault
 from infra.config.settings import BadValueError, UnavailableError, Values
 from infra.config.times import shown
@@ -218,9 +218,9 @@ def _address(values: Values, host: Host) -> Iterator[str]:
 
 
 def _ports(values: Values, host: Host) -> Iterator[str]:
-    yield from _port(values, host, "API_PORT", values.text("API_BIND_ADDRESS"))
-    if values.integer("PGBOUNCER_PORT"):
-        yield from _port(values, host, "PGBOUNCER_PORT", "127.0.0.1")
+    for setting in rules.published(values):
+        address = values.text("API_BIND_ADDRESS") if setting == "API_PORT" else "127.0.0.1"
+        yield from _port(values, host, setting, address)
 
 
 def _port(values: Values, host: Host, setting: str, address: str) -> Iterator[str]:

@@ -9,6 +9,7 @@ import datetime
 import ipaddress
 from collections.abc import Callable, Iterator
 from decimal import ROUND_CEILING
+from itertools import combinations
 from typing import Final
 
 from infra.config import clients, measured, sizing
@@ -281,13 +282,23 @@ def shared_databases(values: Values) -> Iterator[str]:
             yield f"the database {database.name} is that of {', '.join(database.users)}{grants}"
 
 
+def published(values: Values) -> Iterator[str]:
+    """Yield the settings of the ports that are published on this host."""
+    yield "API_PORT"
+    if values.integer("PGBOUNCER_PORT"):
+        yield "PGBOUNCER_PORT"
+    if values.text("COMPOSE_PROFILES") == "observability":
+        yield "CONSOLE_PORT"
+
+
 def ports(values: Values) -> Iterator[str]:
-    """Check that the two ports of the host are two."""
-    if values.integer("API_PORT") == values.integer("PGBOUNCER_PORT"):
-        yield (
-            f"{shown(values, 'API_PORT')} and {shown(values, 'PGBOUNCER_PORT')} are the same port; "
-            "choose another for one of them"
-        )
+    """Check that no port of the host is published twice."""
+    for one, other in combinations(published(values), 2):
+        if values.integer(one) == values.integer(other):
+            yield (
+                f"{shown(values, one)} and {shown(values, other)} are the same port; "
+                "choose another for one of them"
+            )
 
 
 def open_address(values: Values) -> Iterator[str]:

@@ -10,6 +10,7 @@ import pytest
 from infra.ops.status.bottleneck import bottleneck
 from infra.ops.status.collect import (
     Counters,
+    ServerLook,
     host_facts,
     median_look,
     pool_over,
@@ -348,11 +349,11 @@ def test_a_queue_that_is_there_once_is_no_verdict() -> None:
 
 
 def test_a_lock_counts_that_is_waited_for_in_half_of_the_looks() -> None:
-    def look(seconds: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    def look(seconds: float) -> ServerLook:
         wait = {"pid": 1, "usename": "risk_api", "wait_seconds": seconds, "query": "", "state": ""}
-        return [], [wait] if seconds else []
+        return ServerLook([], [wait] if seconds else [])
 
     often = [look(seconds) for seconds in (0.0, 0.3, 0.0, 0.5)]
     once = [look(seconds) for seconds in (0.0, 0.9, 0.0, 0.0)]
-    assert median_look(often)[1][0]["wait_seconds"] == 0.3
-    assert median_look(once) == ([], [])
+    assert median_look(often).blocked[0]["wait_seconds"] == 0.3
+    assert median_look(once).blocked == []
