@@ -26,4 +26,5 @@ pytest_plugins = [
     "tests.fix_host",
     "tests.fix_secrets",
     "tests.fix_clients",
+    "tests.fix_console",
 ]

@@ -1,11 +1,13 @@
 """The page over HTTP: its files, a stream of events, and whether somebody still looks."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
+import uvicorn
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
@@ -18,6 +20,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from infra.console.board import Board, Part
 
+# Requests beside the streams.
+_REQUESTS_MAX: Final = 64
+# What waits in the kernel for a reader that takes nothing.
+_SEND_BUFFER_BYTES: Final = 64 << 10
 # Longer than the slowest look and the pause after it.
 STALE_SECONDS = 30.0
 _HEADERS: Final = {
@@ -85,3 +91,29 @@ def create_app(board: Board, parts: Sequence[Part], page: Path) -> Starlette:
         ],
         lifespan=lifespan,
     )
+
+
+def listening(address: str, port: int, *, stuck_ms: int) -> socket.socket:
+    """Return a socket that listens; what it accepts ends when its peer takes nothing for so long."""
+    found = socket.create_server((address, port))
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+    found.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, stuck_ms)
+    return found
+
+
+def make_server(app: ASGIApp, *, readers_max: int) -> uvicorn.Server:
+    """Build a server; `run(sockets=[...])` serves until a signal."""
+    config = uvicorn.Config(
+        app,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=readers_max + _REQUESTS_MAX,
+        timeout_keep_alive=5,
+        # Streams do not end by themselves.
+        timeout_graceful_shutdown=1,
+    )
+    return uvicorn.Server(config)

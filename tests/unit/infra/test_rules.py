@@ -29,6 +29,12 @@ LIMITS: list[tuple[str, Settings, Settings, str]] = [
         "= 36 exceeds POSTGRES_MAX_CONNECTIONS=35",
     ),
     (
+        "the console has a port of its own",
+        {"COMPOSE_PROFILES": "observability", "API_PORT": 8091},
+        {"COMPOSE_PROFILES": "observability", "API_PORT": 8090},
+        "API_PORT=8090 and CONSOLE_PORT=8090 are the same port",
+    ),
+    (
         "2 app pools, the api's twice, and headroom fit into one replica",
         {"PGBOUNCER_MAX_CLIENT_CONNECTIONS": 54},
         {"PGBOUNCER_MAX_CLIENT_CONNECTIONS": 53},
