@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from infra.config import catalogue, rules
+from infra.config import catalogue
 from infra.config.faults import Fault
+from infra.config.rules import published_ports
 from infra.config.settings import BadValueError, UnavailableError, Values
 from infra.config.times import shown
 
@@ -218,7 +219,7 @@ def _address(values: Values, host: Host) -> Iterator[str]:
 
 
 def _ports(values: Values, host: Host) -> Iterator[str]:
-    for setting in rules.published(values):
+    for setting in published_ports(values):
         address = values.text("API_BIND_ADDRESS") if setting == "API_PORT" else "127.0.0.1"
         yield from _port(values, host, setting, address)
 

@@ -22,7 +22,7 @@ UIDS = {
     "api": 10072,
     "worker": 10073,
     "migrate": 10074,
-    "console": 10076,
+    "console": 10080,
     "root": 0,
 }
 

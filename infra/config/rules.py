@@ -282,18 +282,18 @@ def shared_databases(values: Values) -> Iterator[str]:
             yield f"the database {database.name} is that of {', '.join(database.users)}{grants}"
 
 
-def published(values: Values) -> Iterator[str]:
-    """Yield the settings of the ports that are published on this host."""
-    yield "API_PORT"
-    if values.integer("PGBOUNCER_PORT"):
-        yield "PGBOUNCER_PORT"
-    if values.text("COMPOSE_PROFILES") == "observability":
-        yield "CONSOLE_PORT"
+def published_ports(values: Values) -> tuple[str, ...]:
+    """Return the settings of the ports that services have on the host."""
+    return (
+        "API_PORT",
+        *(["PGBOUNCER_PORT"] if values.integer("PGBOUNCER_PORT") else []),
+        *(["CONSOLE_PORT"] if values.text("COMPOSE_PROFILES") == "observability" else []),
+    )
 
 
 def ports(values: Values) -> Iterator[str]:
-    """Check that no port of the host is published twice."""
-    for one, other in combinations(published(values), 2):
+    """Check that no two services are published on the same port of the host."""
+    for one, other in combinations(published_ports(values), 2):
         if values.integer(one) == values.integer(other):
             yield (
                 f"{shown(values, one)} and {shown(values, other)} are the same port; "

@@ -13,15 +13,15 @@ HOUR_SECONDS: Final = 3600
 STEP_SECONDS: Final = 30
 _POOLS = f'{{database!="pgbouncer",user!="{MONITOR}"}}'
 _ENTRIES = '{database!~"pgbouncer|risk_monitor"}'
-_DONE = f"sum(rate(pgbouncer_stats_sql_transactions_pooled_total{_ENTRIES}[1m]))"
+_DONE = f"sum(rate(pgbouncer_stats_sql_transactions_pooled_total{_ENTRIES}[2m]))"
 # By the names of `path.point`: one chart goes on where the other begins.
 LINES: Final = {
     "p95_ms": "1000 * histogram_quantile(0.95, sum by (le) "
-    "(rate(sluice_http_request_seconds_bucket[1m])))",
-    "requests_per_second": "sum(rate(sluice_http_requests_total[1m]))",
+    "(rate(sluice_http_request_seconds_bucket[2m])))",
+    "requests_per_second": "sum(rate(sluice_http_requests_total[2m]))",
     "transaction_ms": "1000 * sum(rate(pgbouncer_stats_server_in_transaction_seconds_total"
-    f"{_ENTRIES}[1m])) / {_DONE}",
-    "wait_ms": f"1000 * sum(rate(pgbouncer_stats_client_wait_seconds_total{_ENTRIES}[1m])) / {_DONE}",
+    f"{_ENTRIES}[2m])) / {_DONE}",
+    "wait_ms": f"1000 * sum(rate(pgbouncer_stats_client_wait_seconds_total{_ENTRIES}[2m])) / {_DONE}",
     "transactions_per_second": _DONE,
     "app_waiting": "sum(dbpool_waiting)",
     "pgbouncer_waiting": f"sum(pgbouncer_pools_client_waiting_connections{_POOLS})",

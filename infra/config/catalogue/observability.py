@@ -18,12 +18,12 @@ SETTINGS: Final = (
     Setting(
         name="CONSOLE_PORT",
         tier=Tier.OBSERVABILITY,
-        meaning="Port of the console on 127.0.0.1, with COMPOSE_PROFILES=observability.",
+        meaning="Port of the console on 127.0.0.1.",
         unit="port",
         minimum=1,
         maximum=65_535,
         default=8090,
         change=Change.RECREATE,
-        rule="another one than every other published port",
+        rule="no other setting's port",
     ),
 )

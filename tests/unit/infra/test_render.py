@@ -67,7 +67,7 @@ def test_every_file_belongs_to_its_tier_alone(compiled: Compiled) -> None:
         if file.group is not None:
             # What the console needs to look.
             assert tier == "ops"
-            assert (file.uid, file.gid, file.mode) == (0, 10076, 0o440)
+            assert (file.uid, file.gid, file.mode) == (0, 10080, 0o440)
             continue
         service = SERVICES.get(re.split("[.-]", name)[0], -1)
         assert (file.uid, file.gid, file.mode) == (*[UIDS.get(tier, service)] * 2, 0o400)
