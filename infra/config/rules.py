@@ -20,6 +20,9 @@ from infra.config.times import TIME_RULES, Rule, at_most, shown
 
 # A pool serves its threads, the heartbeat and the health check; more cannot be used.
 _WORKER_EXTRA_BORROWERS = 2
+# Of the operator at PostgreSQL: one to look and one to compare; one to change and one to look.
+_CONSOLE_SESSIONS = 2
+_COMMAND_SESSIONS = 2
 
 
 def server_connections(values: Values) -> Iterator[str]:
@@ -301,6 +304,18 @@ def ports(values: Values) -> Iterator[str]:
             )
 
 
+def console(values: Values) -> Iterator[str]:
+    """Check that the console leaves operators what they need."""
+    if values.text("COMPOSE_PROFILES") != "observability":
+        return
+    if values.integer("POSTGRES_OPERATOR_CONNECTIONS") < _CONSOLE_SESSIONS + _COMMAND_SESSIONS:
+        yield (
+            f"{shown(values, 'POSTGRES_OPERATOR_CONNECTIONS')} must be at least "
+            f"{_CONSOLE_SESSIONS + _COMMAND_SESSIONS} with {shown(values, 'COMPOSE_PROFILES')}: "
+            f"the console has {_CONSOLE_SESSIONS} of them, a command {_COMMAND_SESSIONS}"
+        )
+
+
 def open_address(values: Values) -> Iterator[str]:
     """Warn of an api that others than this host reach."""
     if not ipaddress.ip_address(values.text("API_BIND_ADDRESS")).is_loopback:
@@ -336,6 +351,7 @@ RULES: Final[tuple[Rule, ...]] = (
     worker_threads,
     api_processes,
     ports,
+    console,
     *TIME_RULES,
     memory,
     smallest_work_mem,

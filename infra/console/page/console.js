@@ -107,6 +107,9 @@ function drawApp(path, here) {
   drawArrow("to-app", waiting, "wait", path.app.every((one) => one.error));
 }
 
+// The entry of the health checks has one connection, and no part in the work.
+const isWork = (pool) => pool.user !== "sluice_monitor";
+
 function drawPool(pool) {
   const state = pool.clients_waiting ? "wait" : "";
   const more = pool.reserve_size ? ` + ${pool.reserve_size}` : "";
@@ -123,13 +126,13 @@ function drawPool(pool) {
 function drawPgBouncer(path, here) {
   const silent = path.poolers.some((one) => one.error);
   const paused = path.poolers.some((one) => one.paused);
-  const pools = path.poolers.flatMap((one) => one.pools);
+  const pools = path.poolers.flatMap((one) => one.pools).filter(isWork);
   const waiting = sum(pools, "clients_waiting");
   const parts = path.poolers.map((one) => {
     if (one.error) return process(short(one.name), "down", element("p", {}, one.error));
     const state = one.paused ? "wait" : "";
     const title = one.paused ? `${short(one.name)}: paused` : short(one.name);
-    return process(title, state, ...one.pools.flatMap(drawPool));
+    return process(title, state, ...one.pools.filter(isWork).flatMap(drawPool));
   });
   const word = silent ? "no answer" : paused ? "paused" : waiting ? "waits" : "";
   drawTier("pgbouncer", silent ? "down" : word ? "wait" : "ok", word, here, ...parts);
@@ -303,7 +306,7 @@ function watchFeed() {
   const silence = performance.now() - heardAt;
   const stale = !heardAt || silence > STALE_MS;
   document.body.toggleAttribute("data-stale", stale && heardAt > 0);
-  const old = heardAt ? `no news for ${Math.round(silence / 1000)} s: this is old` : "the console does not answer, or has too many pages";
+  const old = heardAt ? `no news for ${5 * Math.floor(silence / 5000)} s: this is old` : "the console does not answer, or has too many pages";
   setText("feed", stale ? old : "live");
   setState(byId("feed"), stale ? "down" : "ok");
 }
