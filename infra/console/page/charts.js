@@ -35,10 +35,10 @@ export function keepHistory(found) {
 }
 
 export function keepHour(found) {
-  hourFault = found.error ?? "";
+  hourFault = found.error ? `Prometheus does not answer (${found.error})` : "";
   hour = found.error ? empty() : found;
   if (!hourFault && !NAMES.some((name) => hour.lines[name].some((value) => value !== null))) {
-    hourFault = "it has no data yet";
+    hourFault = "Prometheus has no data yet";
   }
 }
 
@@ -125,7 +125,7 @@ export function drawCharts() {
   }
   const own = "the last 10 minutes, kept by the console";
   document.getElementById("span").textContent = hourFault
-    ? `Of ${own}. Of the last hour nothing is known: Prometheus does not answer (${hourFault}).`
+    ? `Of ${own}. Of the last hour nothing is known: ${hourFault}.`
     : `Of the last hour: from Prometheus, and ${own}.`;
 }
 
