@@ -105,10 +105,10 @@ def browser(stack: Stack) -> Iterator[str]:
     )
     try:
         pattern = re.compile(rb"started successfully on port (\d+)")
-        found = poll(
-            lambda: pattern.search(container.logs()), seconds=60, what="the driver has started"
+        (port,) = poll(
+            lambda: pattern.findall(container.logs()), seconds=60, what="the driver has started"
         )
-        yield f"http://127.0.0.1:{int(found[1])}"
+        yield f"http://127.0.0.1:{int(port)}"
     finally:
         container.remove(force=True)
 

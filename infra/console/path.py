@@ -78,7 +78,7 @@ class PathWatch:
         return document | {"point": found, "budget": settings.values["budget"]}
 
     def history(self) -> Document:
-        """Return what was kept, as columns: `times`, and a list for each of the `lines` of charts."""
+        """Return what was kept: `times`, and by name the `lines` of charts, one value a time."""
         points = list(self._points)
         names = points[-1][1] if points else {}
         return {

@@ -1,4 +1,4 @@
-"""Two parts of the page from Prometheus, where it runs: the charts' last hour, and active alerts."""
+"""Two parts of the page that Prometheus knows: the charts' last hour, and active alerts."""
 
 import time
 from typing import Any, Final
@@ -13,6 +13,7 @@ HOUR_SECONDS: Final = 3600
 STEP_SECONDS: Final = 30
 _POOLS = f'{{database!="pgbouncer",user!="{MONITOR}"}}'
 _ENTRIES = '{database!~"pgbouncer|risk_monitor"}'
+_WAITED = f"sum(rate(pgbouncer_stats_client_wait_seconds_total{_ENTRIES}[2m]))"
 _DONE = f"sum(rate(pgbouncer_stats_sql_transactions_pooled_total{_ENTRIES}[2m]))"
 # By the names of `path.point`: one chart goes on where the other begins.
 LINES: Final = {
@@ -21,7 +22,7 @@ LINES: Final = {
     "requests_per_second": "sum(rate(sluice_http_requests_total[2m]))",
     "transaction_ms": "1000 * sum(rate(pgbouncer_stats_server_in_transaction_seconds_total"
     f"{_ENTRIES}[2m])) / {_DONE}",
-    "wait_ms": f"1000 * sum(rate(pgbouncer_stats_client_wait_seconds_total{_ENTRIES}[2m])) / {_DONE}",
+    "wait_ms": f"1000 * {_WAITED} / {_DONE}",
     "transactions_per_second": _DONE,
     "app_waiting": "sum(dbpool_waiting)",
     "pgbouncer_waiting": f"sum(pgbouncer_pools_client_waiting_connections{_POOLS})",

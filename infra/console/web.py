@@ -94,7 +94,7 @@ def create_app(board: Board, parts: Sequence[Part], page: Path) -> Starlette:
 
 
 def listening(address: str, port: int, *, stuck_ms: int) -> socket.socket:
-    """Return a socket that listens; what it accepts ends when its peer takes nothing for so long."""
+    """Return a socket whose connections end when their peer takes nothing for so long."""
     found = socket.create_server((address, port))
     found.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
     found.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, stuck_ms)

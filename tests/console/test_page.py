@@ -45,8 +45,11 @@ def test_the_page_fits_its_screen_and_asks_nobody_else(
     page: Page, size: tuple[int, int], dark: bool, tmp_path: Path
 ) -> None:
     page.look(*size, dark=dark)
-    poll(lambda: page.run("return document.querySelectorAll('canvas').length") == 4, seconds=60,
-         what="four charts")
+    poll(
+        lambda: page.run("return document.querySelectorAll('canvas').length") == 4,
+        seconds=60,
+        what="four charts",
+    )
     assert page.run("return document.documentElement.scrollWidth <= innerWidth")
     for tier in ("callers", "app", "pgbouncer", "postgres"):
         assert page.state(f"#{tier}") in ("ok", "wait")
@@ -59,7 +62,10 @@ def test_the_page_fits_its_screen_and_asks_nobody_else(
     assert page.faults() == []
     colours = page.run("return getComputedStyle(document.body).backgroundColor.match(/\\d+/g)")
     assert (sum(map(int, colours)) < 3 * 128) is dark
-    page.save(Path(os.environ.get("SCREENSHOTS", tmp_path)) / f"{size[0]}-{'dark' if dark else 'light'}.png")
+    page.save(
+        Path(os.environ.get("SCREENSHOTS", tmp_path))
+        / f"{size[0]}-{'dark' if dark else 'light'}.png"
+    )
 
 
 def test_the_page_shows_the_budget_the_alerts_and_the_configuration(page: Page) -> None:
@@ -72,7 +78,10 @@ def test_the_page_shows_the_budget_the_alerts_and_the_configuration(page: Page) 
 
 
 def test_keys_and_screen_readers_reach_what_there_is(page: Page) -> None:
-    names = "return [...document.querySelectorAll('section, article')].map(one => one.ariaLabelledByElements?.[0]?.textContent ?? document.getElementById(one.getAttribute('aria-labelledby'))?.textContent)"
+    names = (
+        "return [...document.querySelectorAll('section, article')]"
+        ".map(one => document.getElementById(one.getAttribute('aria-labelledby')).textContent)"
+    )
     assert all(page.run(names))
     assert page.run("return document.querySelector('[aria-live=polite]').textContent")
     reached = set()
@@ -87,7 +96,11 @@ def test_a_pool_that_is_too_small_is_shown_where_it_waits(
     page: Page, ops: Commands, env: EnvDir, make_load: MakeLoad, record_property: Note
 ) -> None:
     setting = "PGBOUNCER_INTERACTIVE_POOL_SIZE"
-    sizes = {"PGBOUNCER_INTERACTIVE_MIN_POOL_SIZE": 1, setting: 1, "PGBOUNCER_INTERACTIVE_RESERVE_SIZE": 0}
+    sizes = {
+        "PGBOUNCER_INTERACTIVE_MIN_POOL_SIZE": 1,
+        setting: 1,
+        "PGBOUNCER_INTERACTIVE_RESERVE_SIZE": 0,
+    }
     done = ops.apply(env.set(**sizes))
     try:
         assert done.exit_code == 0, done.text
@@ -95,7 +108,9 @@ def test_a_pool_that_is_too_small_is_shown_where_it_waits(
             wait_for_traffic(load, 200)
             shown(page, "pgbouncer", "wait", setting, record_property)
             poll(
-                lambda: page.run("return document.querySelector('#pgbouncer').hasAttribute('data-here')"),
+                lambda: page.run(
+                    "return document.querySelector('#pgbouncer').hasAttribute('data-here')"
+                ),
                 seconds=60,
                 what="the bottleneck is marked",
             )
@@ -113,7 +128,9 @@ def test_a_pgbouncer_that_is_killed_is_shown(
 
 
 @pytest.mark.usefixtures("healthy_again")
-def test_a_postgres_that_is_paused_is_shown(page: Page, stack: Stack, record_property: Note) -> None:
+def test_a_postgres_that_is_paused_is_shown(
+    page: Page, stack: Stack, record_property: Note
+) -> None:
     with frozen([stack.container("postgres")]):
         shown(page, "postgres", "down", "postgres: ", record_property)
         # What answers is shown all the same.

@@ -105,7 +105,9 @@ def checkpoint_storm(stack: Stack) -> Iterator[None]:
         "CHECKPOINT",
     )
     words = " ".join(f"--command '{one}'" for one in statements)
-    storm = f"touch /tmp/storm; while [ -e /tmp/storm ]; do psql --quiet --dbname=risk {words}; done"
+    storm = (
+        f"touch /tmp/storm; while [ -e /tmp/storm ]; do psql --quiet --dbname=risk {words}; done"
+    )
     postgres.exec_run(["sh", "-c", storm], detach=True)
     try:
         yield

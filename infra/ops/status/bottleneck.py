@@ -355,7 +355,7 @@ def _long_transaction(sample: Sample) -> Verdict | None:
         return None
     line = (
         f"PostgreSQL: process {one.pid} ({one.user}, {one.state}) has had a transaction open for "
-        f"{one.seconds:.0f} s: it keeps its locks, and VACUUM from removing what it might still see."
+        f"{one.seconds:.0f} s: it keeps its locks, and VACUUM from removing what it might see."
     )
     end = f"make psql\nSELECT pg_terminate_backend({one.pid});"
     return Verdict("postgres transaction", line, command=end)

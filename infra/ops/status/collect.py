@@ -113,7 +113,10 @@ class Collector:
         self._host = _with_reserve(host, settings.values["postgres"]["disk_reserve_mb"])
         self._seconds = seconds
         self._looks_max = looks
-        self._session = {"call_seconds": call_seconds, "application_name": application_name}
+        self._session: dict[str, Any] = {
+            "call_seconds": call_seconds,
+            "application_name": application_name,
+        }
         self._consoles = Kept[PgBouncerAdmin]()
         self._servers = Kept[PostgresAdmin]()
 
@@ -438,7 +441,9 @@ def host_facts(text: str) -> HostFacts | None:
         if not lines:
             return None
         held = {one["memory"]["name"]: one["memory"]["bytes"] for one in lines if "memory" in one}
-        containers = tuple(_container(one, held) for one in lines if one.get("service") in CONTAINERS)
+        containers = tuple(
+            _container(one, held) for one in lines if one.get("service") in CONTAINERS
+        )
         disk = next((Disk(**one["disk"]) for one in lines if "disk" in one), None)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error

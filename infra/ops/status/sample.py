@@ -117,9 +117,9 @@ class Server:
     """PostgreSQL; `on_cpu` counts running sessions that wait for nothing, `on_disk` those on I/O.
 
     `checkpointing` is True while a checkpoint writes as fast as it can. `idle` are sessions in a
-    transaction that have sent nothing for a while, and for how long. `tasks_queued` includes those that wait for another try; both counts are None where the
-    table could not be read. `outside` says, line by line, what roles have that was not compiled;
-    None where that is not known.
+    transaction that have sent nothing for a while, and for how long. `tasks_queued` includes those
+    that wait for another try; both counts are None where the table could not be read. `outside`
+    says, line by line, what roles have that was not compiled; None where that is not known.
     """
 
     max_connections: int = 0

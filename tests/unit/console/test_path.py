@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from infra.config import documents
 from infra.config.build import check
 from infra.console import path
 from infra.console.path import Files, PathWatch, planned, point
+from infra.ops import plan
+from infra.ops.clients import app_control
+from infra.ops.running import Running
 from infra.ops.status.sample import (
     AppProcess,
     LastMinute,
@@ -113,7 +117,7 @@ def watch(files: Files, monkeypatch: pytest.MonkeyPatch) -> PathWatch:
     """Return a watch that needs no stack."""
     Collector.made = []
     monkeypatch.setattr(path, "Collector", Collector)
-    monkeypatch.setattr(path.app_control, "connect", lambda *_, **__: Control())
+    monkeypatch.setattr(app_control, "connect", lambda *_, **__: Control())
     return PathWatch(files)
 
 
@@ -128,7 +132,7 @@ def test_a_look_has_the_verdict_of_status_and_no_text_of_a_statement(watch: Path
 
 def test_ten_minutes_are_kept(watch: PathWatch, monkeypatch: pytest.MonkeyPatch) -> None:
     for now in range(0, 1300, 100):
-        monkeypatch.setattr(path.time, "monotonic", lambda now=now: float(now))
+        monkeypatch.setattr(time, "monotonic", lambda now=now: float(now))
         watch.look()
     history = watch.history()
     assert history["times"] == [float(at) for at in range(600, 1300, 100)]
@@ -158,7 +162,8 @@ def test_the_plan_has_what_is_pending_and_what_runs(
     text = files.env_file.read_text(encoding="utf-8")
     changed.write_text(text.replace("API_POOL_MAX_SIZE=16", "API_POOL_MAX_SIZE=12"))
     # Nothing runs: the record of the last compile counts.
-    monkeypatch.setattr(path.plan, "_look", lambda _, recorded: path.plan.Running((), recorded=recorded))
+    nothing_runs = lambda _, recorded: Running((), recorded=recorded)  # noqa: E731
+    monkeypatch.setattr(plan, "_look", nothing_runs)
     document = planned(Files(changed, files.directory))
     (one,) = document["differences"]
     assert (one["setting"], one["was"], one["now"]) == ("API_POOL_MAX_SIZE", 16, 12)

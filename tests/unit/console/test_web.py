@@ -203,7 +203,9 @@ def test_another_site_s_name_is_refused(make_console: MakeConsole) -> None:
 @pytest.mark.parametrize("path", ["/../path.py", "/..%2fpath.py", "/%2e%2e/path.py"])
 def test_only_the_page_s_own_files_are_served(make_console: MakeConsole, path: str) -> None:
     console = make_console()
-    with closing(socket.create_connection(("127.0.0.1", int(console.url.rpartition(":")[2])))) as raw:
+    with closing(
+        socket.create_connection(("127.0.0.1", int(console.url.rpartition(":")[2])))
+    ) as raw:
         raw.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
         assert b" 404 " in raw.makefile("rb").readline()
 
