@@ -1,7 +1,8 @@
 """The command `preset`: the plan of a starting point, as stack.env would have it.
 
 A preset is an overlay: the values that differ from the defaults, each with its reason. The
-operator's KEPT settings stay: they say where it is found and what runs beside it, not how large it is.
+operator's KEPT settings stay: they say where the stack is found and what runs beside it, not how
+large it is.
 """
 
 import os

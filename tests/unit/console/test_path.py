@@ -83,9 +83,7 @@ def files(tmp_path: Path) -> Files:
     env_file = REPOSITORY / "infra" / "env" / "stack.env"
     found = check(env_file).values
     tmp_path.joinpath("compiled.json").write_text(json.dumps(documents.compiled(found)))
-    settings = documents.ops(found)
-    settings["control"] = {"port": 9000, "services": {}}
-    tmp_path.joinpath("ops.json").write_text(json.dumps(settings))
+    tmp_path.joinpath("ops.json").write_text(json.dumps(documents.ops(found)))
     return Files(env_file, tmp_path)
 
 

@@ -16,7 +16,8 @@ NOW = datetime.datetime(2030, 6, 1, 12, 0, tzinfo=datetime.UTC)
 
 def write_env(directory: Path, **changed: object) -> Path:
     """Write stack.env with every default and the changed settings; return its path."""
-    values = catalogue.defaults().as_dict() | changed
+    defaults = {one.name: one.default for one in catalogue.all_settings() if not one.left_out}
+    values = defaults | changed
     path = directory / "stack.env"
     path.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
     return path

@@ -88,8 +88,10 @@ def test_every_setting_is_used_by_a_file_the_compiler_or_compose() -> None:
     render(Inputs(values, known, digests, control_tokens, _certificates()))
     compose = (REPOSITORY / "compose.yaml").read_text()
     interpolated = set(re.findall(r"\$\{([A-Z_]+)", compose))
-    # The compiler itself uses these before anything is rendered, the budget the headroom.
+    # The compiler itself uses these before anything is rendered, the budget the headroom; Compose
+    # takes the profile from the env file by itself.
     elsewhere = {"CERTIFICATE_DAYS", "CERTIFICATE_RENEW_DAYS", "PGBOUNCER_OPEN_FILES"}
+    elsewhere |= {"COMPOSE_PROFILES"}
     assert set(catalogue.by_name()) - values.read - interpolated - elsewhere == set()
 
 
