@@ -84,13 +84,13 @@ def lock_held(stack: Stack, sql: Sql) -> Iterator[str]:
 @contextmanager
 def transaction_open(stack: Stack, sql: Sql) -> Iterator[str]:
     """Keep a transaction open that nobody waits for, until it is old; yield its process."""
-    held = f"BEGIN; SELECT txid_current(); SELECT pg_sleep({2 * SECONDS})"
+    held = f"BEGIN; SELECT txid_current(); SELECT pg_sleep({4 * SECONDS})"
     old = (
         f"SELECT pid FROM pg_stat_activity WHERE query = '{held}' "
-        "AND xact_start < now() - interval '30 s'"
+        "AND xact_start < now() - interval '60 s'"
     )
     with session(stack, held):
-        (holder,) = poll(lambda: sql.rows(old), seconds=60, what="the transaction is old")
+        (holder,) = poll(lambda: sql.rows(old), seconds=90, what="the transaction is old")
         yield holder["pid"]
 
 

@@ -28,8 +28,8 @@ BLOCKED_SECONDS = 0.2
 NEARLY_ALL = 0.95
 # Share of a replica's memory limit from which its end is near.
 NEARLY_FULL = 0.8
-# Longer than any transaction of the services may last by their own limits.
-LONG_SECONDS = 30.0
+# From this age on a transaction harms others: it keeps its locks, and dead rows of every table.
+OPEN_SECONDS = 60.0
 # Drivers keep 100 (asyncpg, psycopg) to 256 (pgjdbc) statements prepared.
 MANY_STATEMENTS = 1000
 _POOL_SIZES = {one.entry: one.server_pool_size for one in SERVICES}
@@ -351,7 +351,7 @@ def _busy_disk(sample: Sample) -> Verdict | None:
 
 def _long_transaction(sample: Sample) -> Verdict | None:
     one = sample.server.oldest
-    if one is None or one.seconds < LONG_SECONDS:
+    if one is None or one.seconds < OPEN_SECONDS:
         return None
     line = (
         f"PostgreSQL: process {one.pid} ({one.user}, {one.state}) has had a transaction open for "

@@ -242,7 +242,7 @@ def test_lent_connections_that_are_not_at_work_are_a_leak() -> None:
     assert verdict.command == "make logs"
 
 
-@pytest.mark.parametrize(("seconds", "where"), [(29.9, "none"), (30.0, "postgres transaction")])
+@pytest.mark.parametrize(("seconds", "where"), [(59.9, "none"), (60.0, "postgres transaction")])
 def test_a_transaction_that_is_open_for_long_is_named(seconds: float, where: str) -> None:
     oldest = Session(42, "risk_owner", seconds, "SELECT", state="idle in transaction")
     verdict = bottleneck(sample(server=replace(IDLE_SERVER, oldest=oldest)))
