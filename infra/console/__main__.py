@@ -20,7 +20,7 @@ def main() -> None:
     files = Files(Path("/etc/sluice/env/stack.env"), Path("/etc/sluice/ops"))
     watch, prometheus = PathWatch(files), Prometheus("http://prometheus:9090")
     parts = (
-        Part("path", watch.look, 1.0, rest_seconds=5.0),
+        Part("path", watch.look, 1.0, rest_seconds=10.0),
         Part("alerts", prometheus.alerts, 5.0),
         Part("plan", lambda: planned(files), 15.0),
         Part("hour", prometheus.hour, 30.0),
