@@ -100,7 +100,7 @@ function makePlot([title, lines]) {
     cursor: { drag: { setScale: false }, points: { show: false }, y: false },
     scales: { y: { range: (_self, _low, high) => [0, Math.max(1, high * 1.1)] } },
     axes: [{ ...axis, size: 24, values: (_self, splits) => splits.map(timeOfDay) }, { ...axis, size: 44 }],
-    series: [{}, ...names.map((name, index) => ({ label: lines[name], stroke: colour(STROKES[index]), width: 2, dash: DASHES[index], points: { show: false } }))],
+    series: [{}, ...names.map((name, index) => ({ label: lines[name], stroke: colour(STROKES[index]), width: 2, dash: DASHES[index], points: { size: 4 } }))],
     hooks: { setData: [say], setCursor: [say] },
   }, columns(names), box);
   return { plot, names, box };

@@ -73,7 +73,7 @@ function drawTier(id, state, word, here, ...content) {
 function drawArrow(id, count, noun, down) {
   const arrow = byId(id);
   setState(arrow, down ? "down" : count ? "wait" : "ok");
-  arrow.textContent = down ? "no answer" : count ? `${count} ${noun}` : "flows";
+  arrow.textContent = down ? "no answer" : `${count} ${noun}`;
 }
 
 function drawCallers(path) {
@@ -311,6 +311,7 @@ function watchFeed() {
   setState(byId("feed"), stale ? "down" : "ok");
 }
 
+document.querySelector("details").open = window.matchMedia("(min-width: 1100px)").matches;
 // A page that nobody sees costs nothing, and a browser has few connections for one site.
 document.addEventListener("visibilitychange", () => (document.hidden ? disconnect() : connect()));
 setInterval(watchFeed, 1000);
