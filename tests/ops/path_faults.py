@@ -98,16 +98,18 @@ def transaction_open(stack: Stack, sql: Sql) -> Iterator[str]:
 def checkpoint_storm(stack: Stack) -> Iterator[None]:
     """Have one checkpoint follow the other, so that who writes the log waits for the disk."""
     postgres = stack.container("postgres")
-    # What there is to write: the pages of a table, each changed again and again.
-    statements = (
-        "CREATE TABLE IF NOT EXISTS public.storm AS SELECT generate_series(1, 200000) AS n",
-        "UPDATE public.storm SET n = n",
-        "CHECKPOINT",
-    )
-    words = " ".join(f"--command '{one}'" for one in statements)
-    storm = (
-        f"touch /tmp/storm; while [ -e /tmp/storm ]; do psql --quiet --dbname=risk {words}; done"
-    )
+    # One session goes on writing pages, another one has them written to the disk.
+    storm = """
+        touch /tmp/storm
+        psql --quiet --dbname=risk --command \
+            'CREATE TABLE public.storm AS SELECT generate_series(1, 200000) AS n'
+        while [ -e /tmp/storm ]; do
+            psql --quiet --dbname=risk --command 'UPDATE public.storm SET n = n WHERE n % 9 = 0'
+        done &
+        while [ -e /tmp/storm ]; do
+            for i in $(seq 30); do echo 'CHECKPOINT;'; done | psql --quiet --dbname=risk
+        done
+    """
     postgres.exec_run(["sh", "-c", storm], detach=True)
     try:
         yield

@@ -343,9 +343,9 @@ def _busy_disk(sample: Sample) -> Verdict | None:
     if server.on_disk > max(server.processors, server.on_cpu):
         line = (
             f"PostgreSQL: {server.on_disk} session(s) wait for the disk: more connections would "
-            "only wait too."
+            "only wait too; fewer writes help, or a faster disk."
         )
-        return Verdict("postgres disk", line, "POSTGRES_STORAGE", "make psql")
+        return Verdict("postgres disk", line)
     return None
 
 
