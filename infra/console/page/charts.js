@@ -10,7 +10,7 @@ const CHARTS = [
   ["Latency, ms", { p95_ms: "request p95", transaction_ms: "transaction", wait_ms: "wait for a server" }],
   ["Throughput, /s", { requests_per_second: "requests", transactions_per_second: "transactions" }],
   ["Waiting", { app_waiting: "for the app's pools", pgbouncer_waiting: "for PgBouncer" }],
-  ["Connections", { app_in_use: "app pools in use", servers_active: "PgBouncer active", sessions: "PostgreSQL sessions" }],
+  ["Connections in use", { app_in_use: "app pools", servers_active: "PgBouncer", sessions: "PostgreSQL" }],
 ];
 // Told apart by colour and by dashes.
 const STROKES = ["--one", "--two", "--three"];

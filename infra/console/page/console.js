@@ -178,8 +178,9 @@ function drawBudget(path) {
     const clients = sum(one.pools, "clients_active") + sum(one.pools, "clients_waiting");
     add(`clients of ${short(one.name)}`, clients, budget.client_connections_max);
   }
-  const servers = answering.flatMap((one) => one.pools)
-    .reduce((total, one) => total + one.servers_active + one.servers_idle + one.servers_login, 0);
+  // Those in use are the most of several looks, idle ones the mean: together they may be too many.
+  const servers = answering.flatMap((one) => one.pools).reduce((total, one) => total
+    + Math.min(one.servers_active + one.servers_idle + one.servers_login, one.pool_size + one.reserve_size), 0);
   add("server connections of PgBouncer", servers, budget.server_connections_pooled);
   if (!path.server.error) {
     add("sessions of PostgreSQL", path.server.connections, budget.max_connections);
