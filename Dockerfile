@@ -25,6 +25,28 @@ RUN --mount=type=secret,id=ca-bundle \
         --require-hashes --only-binary :all: --requirement /tmp/requirements.txt \
     && /opt/venv/bin/pip uninstall --yes --quiet pip
 
+# uPlot, the charts of the console's page. npm comes from PyPI: the distribution's is hundreds of
+# packages.
+FROM python AS page
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends python3-venv \
+    && rm -rf /var/lib/apt/lists/*
+COPY requirements/npm.txt /tmp/requirements.txt
+RUN --mount=type=secret,id=ca-bundle \
+    if [ -s /run/secrets/ca-bundle ]; then export PIP_CERT=/run/secrets/ca-bundle; fi \
+    && python3 -m venv /opt/npm \
+    && /opt/npm/bin/pip install --no-cache-dir --disable-pip-version-check --quiet \
+        --require-hashes --only-binary :all: --requirement /tmp/requirements.txt
+WORKDIR /tmp/page
+COPY requirements/page.sha512 ./
+RUN --mount=type=secret,id=ca-bundle \
+    if [ -s /run/secrets/ca-bundle ]; then export NODE_EXTRA_CA_CERTS=/run/secrets/ca-bundle; fi \
+    && /opt/npm/bin/npm pack --silent uplot@1.6.32 \
+    && sha512sum --check --strict page.sha512 \
+    && tar --extract --file uplot-1.6.32.tgz --strip-components 2 \
+        package/dist/uPlot.iife.min.js package/dist/uPlot.min.css
+
 # The compiler (`config`) and the operator commands (`ops`).
 FROM python AS infra
 RUN useradd --uid 10075 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin ops
@@ -36,6 +58,13 @@ RUN python3 -m compileall -q .
 USER 10075:10075
 ENTRYPOINT ["python", "-m", "infra.ops"]
 CMD ["plan"]
+
+# An image of its own, so that whoever does not run the console need not fetch npm.
+FROM infra AS console
+COPY --from=page /tmp/page/uPlot.* infra/console/page/
+USER 10080:10080
+ENTRYPOINT ["python", "-m", "infra.console"]
+CMD []
 
 # The risk service; compose gives api, worker and migrate each its own user.
 FROM python AS app

@@ -27,4 +27,5 @@ pytest_plugins = [
     "tests.fix_secrets",
     "tests.fix_clients",
     "tests.fix_observability",
+    "tests.fix_console",
 ]

@@ -11,7 +11,7 @@ from infra.config.settings import Values
 OFF: Final = "none"
 PROFILE: Final = "observability"
 # The settings of the ports of 127.0.0.1 that the profile publishes.
-PORTS: Final = ("PROMETHEUS_PORT", "ALERTMANAGER_PORT")
+PORTS: Final = ("PROMETHEUS_PORT", "ALERTMANAGER_PORT", "CONSOLE_PORT")
 # The health check, and the PostgreSQL exporter's two: one that stays and one for each scrape.
 MONITOR_SESSIONS: Final = 3
 # What the exporters' driver sends with each login, and PgBouncer does not know.

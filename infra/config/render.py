@@ -23,18 +23,28 @@ UIDS = {
     "worker": 10073,
     "migrate": 10074,
     "exporters": 10078,
+    "console": 10080,
     "root": 0,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """One file: its path under the output directory, bytes, owner (uid = gid) and mode."""
+    """One file: its path under the output directory, bytes, owner (uid = gid) and mode.
+
+    `group` is another group than the owner's.
+    """
 
     path: str
     content: bytes = field(repr=False)
     uid: int
     mode: int
+    group: int | None = None
+
+    @property
+    def gid(self) -> int:
+        """The group that it belongs to."""
+        return self.uid if self.group is None else self.group
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,19 +121,27 @@ def _control_files(inputs: Inputs, service: str) -> Iterator[Rendered]:
 
 
 def _ops(inputs: Inputs) -> Iterator[Rendered]:
-    """Yield the operator's files; the commands run as root without the right to read others'."""
-    yield _secret("ops/ops.json", "root", _json(documents.ops(inputs.values, inputs.verifiers)))
-    yield _secret("ops/compiled.json", "root", _json(documents.compiled(inputs.values)))
-    yield _secret("ops/ca.crt", "root", inputs.certificates.trusted)
-    users = {"operator": names.OPERATOR, "monitor": names.MONITOR}
+    """Yield the operator's files; the commands run as root without the right to read others'.
+
+    The console reads by its group what it needs to look.
+    """
+    yield _watched("ops/ops.json", _json(documents.ops(inputs.values, inputs.verifiers)))
+    yield _watched("ops/compiled.json", _json(documents.compiled(inputs.values)))
+    yield _watched("ops/ca.crt", inputs.certificates.trusted)
     # Those of applications: for `make client-url`, and for the day that the secrets are lost.
-    own = (names.OWNER, *(service.role for service in names.SERVICES), *users.values())
+    services = (service.role for service in names.SERVICES)
+    own = (names.OWNER, *services, names.OPERATOR, names.MONITOR)
     for role in (role for role in inputs.passwords if role not in own):
         yield _secret(f"ops/clients/{role}.password", "root", inputs.passwords[role].encode())
-    for name, role in users.items():
-        yield _secret(f"ops/{name}.password", "root", inputs.passwords[role].encode())
+    yield _watched("ops/operator.password", inputs.passwords[names.OPERATOR].encode())
+    yield _secret("ops/monitor.password", "root", inputs.passwords[names.MONITOR].encode())
     for alias, token in inputs.tokens.items():
-        yield _secret(f"ops/{alias}.token", "root", token.encode())
+        yield _watched(f"ops/{alias}.token", token.encode())
+
+
+def _watched(path: str, content: bytes) -> Rendered:
+    """Return a file of the operator's that the console may read too."""
+    return Rendered(path, content, UIDS["root"], 0o440, UIDS["console"])
 
 
 def _observability(inputs: Inputs) -> Iterator[Rendered]:

@@ -7,9 +7,9 @@ times.py.
 
 import datetime
 import ipaddress
-import itertools
 from collections.abc import Callable, Iterator
 from decimal import ROUND_CEILING
+from itertools import combinations
 from typing import Final
 
 from infra.config import clients, measured, observability, sizing
@@ -20,6 +20,9 @@ from infra.config.times import TIME_RULES, Rule, at_most, shown
 
 # A pool serves its threads, the heartbeat and the health check; more cannot be used.
 _WORKER_EXTRA_BORROWERS = 2
+# Of the operator at PostgreSQL: one to look and one to compare; one to change and one to look.
+_CONSOLE_SESSIONS = 2
+_COMMAND_SESSIONS = 2
 
 
 def server_connections(values: Values) -> Iterator[str]:
@@ -293,7 +296,7 @@ def published_ports(values: Values) -> tuple[str, ...]:
 
 def ports(values: Values) -> Iterator[str]:
     """Check that no two services are published on the same port of the host."""
-    for one, other in itertools.combinations(published_ports(values), 2):
+    for one, other in combinations(published_ports(values), 2):
         if values.integer(one) == values.integer(other):
             yield (
                 f"{shown(values, one)} and {shown(values, other)} are the same port; "
@@ -301,8 +304,8 @@ def ports(values: Values) -> Iterator[str]:
             )
 
 
-def exporters(values: Values) -> Iterator[str]:
-    """Check that the exporters of the profile can log in to PostgreSQL and PgBouncer."""
+def observers(values: Values) -> Iterator[str]:
+    """Check that what watches the path can log in, and leaves operators what they need."""
     if not observability.is_on(values):
         return
     profile = shown(values, "COMPOSE_PROFILES")
@@ -317,6 +320,12 @@ def exporters(values: Values) -> Iterator[str]:
         yield (
             f"{shown(values, 'PGBOUNCER_IGNORE_STARTUP_PARAMETERS')} must have "
             f"{observability.STARTUP_PARAMETER} with {profile}, or PgBouncer refuses its exporter"
+        )
+    if values.integer("POSTGRES_OPERATOR_CONNECTIONS") < _CONSOLE_SESSIONS + _COMMAND_SESSIONS:
+        yield (
+            f"{shown(values, 'POSTGRES_OPERATOR_CONNECTIONS')} must be at least "
+            f"{_CONSOLE_SESSIONS + _COMMAND_SESSIONS} with {profile}: the console has "
+            f"{_CONSOLE_SESSIONS} of them, a command {_COMMAND_SESSIONS}"
         )
 
 
@@ -355,7 +364,7 @@ RULES: Final[tuple[Rule, ...]] = (
     worker_threads,
     api_processes,
     ports,
-    exporters,
+    observers,
     *TIME_RULES,
     memory,
     smallest_work_mem,

@@ -116,7 +116,7 @@ def _files_beside(files: Iterable[Rendered], out: Path, chown: Chown) -> Iterato
             if not _is_current(path, file):
                 temporary = path.with_name(f".{path.name}.new")
                 _write(temporary, file.content, file.mode)
-                chown(temporary, file.uid, file.uid)
+                chown(temporary, file.uid, file.gid)
                 moves.append((temporary, path))
         yield moves
     finally:
@@ -145,7 +145,8 @@ def _is_current(path: Path, file: Rendered) -> bool:
     """
     try:
         status = path.stat()
-        same = (status.st_uid, status.st_mode & 0o7777) == (file.uid, file.mode)
+        owner = (status.st_uid, status.st_gid, status.st_mode & 0o7777)
+        same = owner == (file.uid, file.gid, file.mode)
         return same and path.read_bytes() == file.content
     except OSError:
         return False

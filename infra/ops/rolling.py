@@ -262,8 +262,12 @@ class Roller:
 
 
 def _others(admin: PgBouncerAdmin) -> int:
-    """Count the clients that leave when they are told to: all but applications and this command."""
-    return sum(row["application_name"] != _SESSION for row in _clients(admin, own=True))
+    """Count the clients that leave when they are told to: all but applications.
+
+    Without sessions on the console: this command's, and those of who watches, which end with the
+    process.
+    """
+    return sum(row["database"] != "pgbouncer" for row in _clients(admin, own=True))
 
 
 def _applications(admin: PgBouncerAdmin) -> Counter[str]:

@@ -82,7 +82,7 @@ def test_an_application_on_this_host_goes_through_the_pool_and_survives_a_replic
     assert published == {"HostIp": "127.0.0.1", "HostPort": str(desk.port)}
     host = gateway.attrs["HostConfig"]
     assert (host["ReadonlyRootfs"], host["CapDrop"], host["CapAdd"]) == (True, ["ALL"], None)
-    assert gateway.attrs["Config"]["User"] == "10075:10075"
+    assert gateway.attrs["Config"]["User"] == "10079:10079"
     with pytest.raises(psycopg.OperationalError, match="SASL authentication failed"):
         desk.connect(password="wrong")  # noqa: S106  # not one
     with pytest.raises(psycopg.OperationalError, match="SSL required"):

@@ -9,7 +9,6 @@ import shlex
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -20,14 +19,18 @@ from tests.fix_ops import Commands, EnvDir
 from tests.fix_probe import Probe
 from tests.fix_sql import AdminConsole, Sql
 from tests.fix_stack import REPOSITORY, Stack, poll, run_in
+from tests.ops.path_faults import (
+    CALLERS,
+    WRITERS,
+    applied,
+    checkpoint_storm,
+    lock_held,
+    processors_taken,
+    transaction_open,
+    transactions_left_idle,
+)
 
 RUNBOOK = (REPOSITORY / "docs" / "runbook.md").read_text(encoding="utf-8")
-# Reads, for the most part, as fast as they are answered.
-CALLERS: dict[str, Any] = {
-    "threads": 24,
-    "pause_seconds": 0.0,
-    "kinds": {"status": 9, "submit": 1},
-}
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -67,18 +70,6 @@ def judged(row: str, where: str, setting: str = "", *, agreeing: int = 1) -> dic
         (right if agrees and re.search(line, found["line"]) else wrong).append(found)
     assert len(right) == agreeing, wrong
     return right[-1]
-
-
-@contextmanager
-def applied(ops: Commands, env: EnvDir, **settings: object) -> Iterator[None]:
-    """Apply other values of live settings for the block."""
-    done = ops.apply(env.set(**settings))
-    try:
-        assert done.exit_code == 0, done.text
-        yield
-    finally:
-        done = ops.run("apply", "--wait", "60")
-    assert done.exit_code == 0, done.text
 
 
 @pytest.mark.slow
@@ -140,52 +131,55 @@ def test_a_pgbouncer_pool_that_is_too_small_is_named(
         assert judged(row, "pgbouncer pool", setting, agreeing=2)["command"] == "make apply"
 
 
-@pytest.fixture
-def processors_taken(stack: Stack) -> Iterator[None]:
-    """Give PostgreSQL half a processor, and more queries than processors."""
-    postgres = stack.container("postgres")
-    # Rows that fit in memory: writing temporary files would be a wait, not work.
-    rows = "generate_series(1, 3000)"
-    burn = f"SELECT count(*) FROM {rows} AS a, {rows} AS b, {rows} AS c"
-    given = postgres.attrs["HostConfig"]["NanoCpus"] / 1e9
-    for _ in range(int(given) + 3):
-        postgres.exec_run(["psql", "--dbname=risk", "--command", burn], detach=True)
-    limit = ["docker", "update", "--cpus"]
-    subprocess.run([*limit, "0.5", str(postgres.name)], check=True, capture_output=True)
-    try:
-        yield
-    finally:
-        subprocess.run([*limit, str(given), str(postgres.name)], check=True, capture_output=True)
-        ends = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = '{burn}'"
-        run_in(postgres, ["psql", "--command", ends])
-        stack.wait_healthy(seconds=120)
-
-
-@pytest.mark.usefixtures("processors_taken")
-def test_processors_that_are_short_are_named() -> None:
+def test_processors_that_are_short_are_named(stack: Stack) -> None:
     row = "PostgreSQL runs N queries on N processor(s)"
-    assert (
-        judged(row, "postgres cpu", "POSTGRES_CPUS", agreeing=2)["command"]
-        == "make apply RESTART=yes"
+    with processors_taken(stack):
+        verdict = judged(row, "postgres cpu", "POSTGRES_CPUS", agreeing=2)
+    assert verdict["command"] == "make apply RESTART=yes"
+
+
+def test_clients_that_do_nothing_in_their_transactions_are_named(
+    probe: Probe, make_load: MakeLoad
+) -> None:
+    row, setting = (
+        "N of them belong to transactions in which the client does nothing",
+        "API_IDLE_IN_TRANSACTION_TIMEOUT_MS",
     )
+    with transactions_left_idle(probe), make_load() as load:
+        wait_for_traffic(load, 1)
+        verdict = judged(row, "app transactions", setting, agreeing=2)
+    assert verdict["command"].startswith("make psql\nSELECT pg_terminate_backend(")
+
+
+def test_a_disk_that_a_storm_of_checkpoints_slows_is_named(
+    stack: Stack, make_load: MakeLoad
+) -> None:
+    row, setting = "PostgreSQL: N session(s) wait for the disk", "POSTGRES_MAX_WAL_MB"
+    with checkpoint_storm(stack), make_load(**WRITERS) as load:
+        wait_for_traffic(load)
+        verdict = judged(row, "postgres disk", setting, agreeing=2)
+    assert verdict["command"] == "make apply"
+
+
+@pytest.mark.slow
+def test_a_transaction_that_is_open_for_long_is_named(stack: Stack, sql: Sql) -> None:
+    with transaction_open(stack, sql) as pid:
+        verdict = judged("has had a transaction open for N s", "postgres transaction", agreeing=2)
+    assert verdict["command"] == f"make psql\nSELECT pg_terminate_backend({pid});"
 
 
 def test_the_line_that_status_prints_ends_the_session_that_holds_a_lock(
     stack: Stack, sql: Sql, make_load: MakeLoad
 ) -> None:
-    held = "BEGIN; LOCK TABLE risk.assessments; SELECT pg_sleep(60)"
-    arguments = ["psql", "--username=postgres", "--dbname=risk", "--command", held]
-    holders = f"SELECT pid FROM pg_stat_activity WHERE query = '{held}'"
-    with make_load() as load:
-        wait_for_traffic(load)
-        stack.container("postgres").exec_run(arguments, detach=True)
-        (holder,) = poll(lambda: sql.rows(holders), seconds=30, what="the lock is held")
+    with lock_held(stack, sql) as holder, make_load() as load:
+        wait_for_traffic(load, 0)
         verdict = judged("N session(s) wait for a lock", "locks", "API_LOCK_TIMEOUT_MS")
         enter, end = verdict["command"].splitlines()
-        assert (enter, end) == ("make psql", f"SELECT pg_terminate_backend({holder['pid']});")
-        assert f"process {holder['pid']} (postgres, active" in verdict["line"]
+        assert (enter, end) == ("make psql", f"SELECT pg_terminate_backend({holder});")
+        assert f"process {holder} (postgres, active" in verdict["line"]
         sql.rows(end)
-        poll(lambda: not sql.rows(holders), seconds=30, what="the holder has ended")
+        left = f"SELECT pid FROM pg_stat_activity WHERE pid = {holder}"
+        poll(lambda: not sql.rows(left), seconds=30, what="the holder has ended")
     stack.wait_healthy()
 
 

@@ -35,7 +35,8 @@ SETTINGS: Final = (
         choices=("none", "observability"),
         default="none",
         change=Change.RECREATE,
-        rule="with observability: POSTGRES_MONITOR_CONNECTIONS at least 3, extra_float_digits in "
+        rule="with observability: POSTGRES_MONITOR_CONNECTIONS at least 3, "
+        "POSTGRES_OPERATOR_CONNECTIONS at least 4, extra_float_digits in "
         "PGBOUNCER_IGNORE_STARTUP_PARAMETERS",
         listed=True,
     ),
@@ -110,5 +111,16 @@ SETTINGS: Final = (
         form=Form("http://... or https://... without user and password, or none", _url),
         default=_NO_RECEIVER,
         change=Change.LIVE,
+    ),
+    Setting(
+        name="CONSOLE_PORT",
+        tier=Tier.OBSERVABILITY,
+        meaning="Port of the console on 127.0.0.1.",
+        unit="port",
+        minimum=1,
+        maximum=65_535,
+        default=8090,
+        change=Change.RECREATE,
+        rule="no other setting's port",
     ),
 )

@@ -80,13 +80,14 @@ SETTINGS: Final = (
     Setting(
         name="POSTGRES_OPERATOR_CONNECTIONS",
         tier=Tier.POSTGRES,
-        meaning="Direct sessions of sluice_operator: operator commands.",
+        meaning="Direct sessions of sluice_operator: operator commands and the console.",
         unit="connections",
         minimum=1,
         maximum=100,
         default=4,
         change=Change.RESTART_POSTGRES,
-        rule="part of the sum under POSTGRES_MAX_CONNECTIONS",
+        rule="part of the sum under POSTGRES_MAX_CONNECTIONS; at least 4 with "
+        "COMPOSE_PROFILES=observability",
     ),
     Setting(
         name="POSTGRES_MONITOR_CONNECTIONS",

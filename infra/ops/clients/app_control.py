@@ -11,7 +11,8 @@ the service. Use it with `processes.everywhere`:
 
 import ssl
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from pathlib import Path
@@ -30,6 +31,8 @@ _POLL_SECONDS = 0.1
 # A process answers from a thread of its own; one that takes longer is frozen or starved.
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 5.0
+# A process closes a connection that nobody has used for 5 s.
+KEEP_SECONDS = 4.0
 # Reload opens and closes connections, so it may meet a slow database.
 CHANGE_SECONDS = 15.0
 # A new process has a minute to become ready, a retiring one a minute to end, and both may have to
@@ -97,7 +100,8 @@ class Control:
     """Everything needed to reach the processes; made from ops.json by `connect`.
 
     `replicas` and `processes` are the containers and the processes that each service should
-    have, as compiled.
+    have, as compiled. `kept` has the connections of who looks again and again; a process that does
+    not say its state within `state_seconds` is given up.
     """
 
     port: int
@@ -106,6 +110,13 @@ class Control:
     processes: dict[str, int]
     tokens: dict[str, str] = field(repr=False)
     tls: ssl.SSLContext
+    kept: httpx.Client | None = field(default=None, repr=False)
+    state_seconds: float = ANSWER_SECONDS
+
+    def close(self) -> None:
+        """Close what is kept."""
+        if self.kept:
+            self.kept.close()
 
     def targets(self, *services: str) -> tuple[Target, ...]:
         """Return every process of the services (of all where none is given).
@@ -144,7 +155,7 @@ class Control:
 
     def state(self, target: Target) -> ProcessState:
         """Return what a process says of itself; raise ControlError."""
-        return self._call(target, "GET", "state", ANSWER_SECONDS)
+        return self._call(target, "GET", "state", self.state_seconds)
 
     def reload(self, target: Target) -> ProcessState:
         """Let a process read its settings file again; return its state afterwards.
@@ -172,21 +183,38 @@ class Control:
 
     def _call(self, target: Target, method: str, what: str, seconds: float) -> ProcessState:
         url = f"https://{_host(target.address)}:{target.port}/control/{what}"
-        timeout = httpx.Timeout(seconds, connect=CONNECT_SECONDS)
+        timeout = httpx.Timeout(seconds, connect=min(CONNECT_SECONDS, seconds))
         headers = {
             "Authorization": f"Bearer {self.tokens[self.service_of(target)]}",
             "Host": target.host,
         }
         try:
-            # No proxy of the environment may come between.
-            with httpx.Client(verify=self.tls, trust_env=False, timeout=timeout) as client:
+            with self._client() as client:
                 answer = client.request(
-                    method, url, headers=headers, extensions={"sni_hostname": target.host}
+                    method,
+                    url,
+                    headers=headers,
+                    timeout=timeout,
+                    extensions={"sni_hostname": target.host},
                 )
         except httpx.HTTPError as error:
             kind = NotListeningError if _is_refused(error) else ControlError
             raise kind(f"{what}: {_reason(error)}") from error
         return _parsed(target, what, answer)
+
+    @contextmanager
+    def _client(self) -> Iterator[httpx.Client]:
+        if self.kept:
+            yield self.kept
+        else:
+            with _http(self.tls) as client:
+                yield client
+
+
+def _http(tls: ssl.SSLContext) -> httpx.Client:
+    # No proxy of the environment may come between.
+    limits = httpx.Limits(keepalive_expiry=KEEP_SECONDS)
+    return httpx.Client(verify=tls, trust_env=False, limits=limits)
 
 
 def drained(drain: Callable[[], object], left: Callable[[], T], *, seconds: float) -> T:
@@ -207,8 +235,13 @@ def drained(drain: Callable[[], object], left: Callable[[], T], *, seconds: floa
     return wait_until(look, gone, seconds=seconds, every=_POLL_SECONDS)
 
 
-def connect(settings: OpsSettings) -> Control:
-    """Return the control plane that ops.json describes; raise OSError for a missing file."""
+def connect(
+    settings: OpsSettings, *, keep: bool = False, state_seconds: float = ANSWER_SECONDS
+) -> Control:
+    """Return the control plane that ops.json describes; raise OSError for a missing file.
+
+    With `keep` its connections stay open between calls: for who only looks, and closes it.
+    """
     section: dict[str, Any] = settings.values["control"]
     services: dict[str, dict[str, Any]] = section["services"]
     tls = ssl.create_default_context(cafile=settings.values["sslrootcert"])
@@ -225,6 +258,8 @@ def connect(settings: OpsSettings) -> Control:
             for name, one in services.items()
         },
         tls=tls,
+        kept=_http(tls) if keep else None,
+        state_seconds=state_seconds,
     )
 
 

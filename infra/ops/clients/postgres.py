@@ -66,6 +66,10 @@ FROM pg_catalog.pg_stat_activity
 WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
 ORDER BY xact_start NULLS LAST
 """
+# What the checkpointer waits for: while a checkpoint is spread over its time, for the next write.
+CHECKPOINTER = """
+SELECT wait_event FROM pg_catalog.pg_stat_activity WHERE backend_type = 'checkpointer'
+"""
 # The lock's own clock; since PostgreSQL 14 it starts when the wait does.
 BLOCKED = """
 SELECT pid, usename, extract(epoch FROM clock_timestamp() - coalesce(
@@ -256,6 +260,13 @@ class PostgresAdmin:
     def blocked(self) -> list[Row]:
         """Return the sessions that wait for a lock, and the processes that hold it."""
         return self._rows(BLOCKED)
+
+    def is_checkpoint_urgent(self) -> bool:
+        """Return True if a checkpoint writes as fast as it can, and not spread over its time."""
+        rows = self._rows(CHECKPOINTER)
+        return any(
+            row["wait_event"] not in ("CheckpointerMain", "CheckpointWriteDelay") for row in rows
+        )
 
     def tasks(self) -> Row:
         """Return how many tasks are queued and running; a lock on the table is an error at once."""

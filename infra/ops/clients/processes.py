@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import psycopg
 from psycopg.conninfo import make_conninfo
@@ -184,6 +184,40 @@ def _name(address: str) -> str:
         return socket.gethostbyaddr(address)[0].split(".", 1)[0]
     except OSError:
         return address
+
+
+class _Closes(Protocol):
+    def close(self) -> None:
+        """End the session."""
+
+
+S = TypeVar("S", bound=_Closes)
+
+
+class Kept(Generic[S]):
+    """Sessions that outlive their use, by what they are with; one that has failed is closed.
+
+    Different ones may be used at once, the same one may not.
+    """
+
+    def __init__(self) -> None:
+        self._idle: dict[object, S] = {}
+
+    @contextmanager
+    def session(self, peer: object, connect: Callable[[], S]) -> Iterator[S]:
+        """Use the session with this peer for the block; make one where there is none."""
+        session = self._idle.pop(peer, None) or connect()
+        try:
+            yield session
+        except BaseException:
+            session.close()
+            raise
+        self._idle[peer] = session
+
+    def close(self, *, but: Iterable[object] = ()) -> None:
+        """Close the sessions that are not in use, but those with these peers."""
+        for peer in self._idle.keys() - set(but):
+            self._idle.pop(peer).close()
 
 
 class TimedOutError(Exception):

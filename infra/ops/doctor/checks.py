@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from infra.config.names import MONITOR_ENTRY, SERVICES
 from infra.ops.doctor.findings import Finding, Severity
-from infra.ops.status.bottleneck import BLOCKED_SECONDS, bottleneck
+from infra.ops.status.bottleneck import BLOCKED_SECONDS, OPEN_SECONDS, bottleneck
 from infra.ops.status.sample import Sample, Server, ServerPool, Session
 
 Row = dict[str, Any]
@@ -20,7 +20,6 @@ Row = dict[str, Any]
 PGBOUNCER_FLOOR: Final = (1, 26, 1)
 # By major version; earlier ones read attributes of composite values unchecked (CVE-2026-6460).
 POSTGRESQL_FLOOR: Final = {17: 12}
-OPEN_SECONDS: Final = 60.0
 # Of the 2.1 billion that there are; the server itself warns with 40 million left.
 _AGE_WARNING, _AGE_CRITICAL = 1_000_000_000, 1_600_000_000
 _SLOT_BYTES: Final = 1 << 30
@@ -66,8 +65,8 @@ def of_sample(sample: Sample, renew_days: int) -> Iterator[Finding]:
 
 def _bottleneck(sample: Sample) -> Iterator[Finding]:
     verdict = bottleneck(sample)
-    # Locks and full pools are found below, each of them.
-    if verdict.where in ("none", "locks", "pgbouncer pool"):
+    # Locks, full pools and open transactions are found below, each of them.
+    if verdict.where in ("none", "locks", "pgbouncer pool", "postgres transaction"):
         return
     stops = bool(sample.unreachable) or verdict.where in ("disk full", "paused")
     remedy = "; ".join(filter(None, (verdict.setting, *verdict.command.splitlines())))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -135,16 +135,19 @@ def examine(
     `recorded` are the settings of the last compile.
     """
     made = Diagnosis()
-    collector = Collector(
-        settings,
-        app_control.connect(settings),
-        processors=settings.values["postgres"]["processors"],
-        host=host,
-        recorded=recorded,
-        seconds=SAMPLE_SECONDS,
-    )
+    with closing(
+        Collector(
+            settings,
+            app_control.connect(settings),
+            processors=settings.values["postgres"]["processors"],
+            host=host,
+            recorded=recorded,
+            seconds=SAMPLE_SECONDS,
+        )
+    ) as collector:
+        sample = collector.sample()
     compiled = Running((), recorded=recorded or {}).compiled
-    _judge_sample(collector.sample(), compiled.integer("CERTIFICATE_RENEW_DAYS"), made)
+    _judge_sample(sample, compiled.integer("CERTIFICATE_RENEW_DAYS"), made)
     for answer in everywhere(pgbouncer.replicas(settings), lambda one: _version(settings, one)):
         if answer.value is None:
             made.skip(f"version of {answer.target.name}", answer.error)

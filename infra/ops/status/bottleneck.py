@@ -6,13 +6,21 @@ upwards: the first that has too little of something is the cause, those before i
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from infra.config import clients
 from infra.config.names import API, MONITOR_ENTRY, SERVICES
 from infra.ops.clients.postgres import is_login_refusal
 from infra.ops.running import CONTAINERS, TIERS
-from infra.ops.status.sample import AppProcess, Container, HostFacts, Pooler, Sample, ServerPool
+from infra.ops.status.sample import (
+    AppProcess,
+    Container,
+    HostFacts,
+    Pooler,
+    Sample,
+    ServerPool,
+    Session,
+)
 
 # A lock that is waited for longer is felt by requests.
 BLOCKED_SECONDS = 0.2
@@ -20,6 +28,8 @@ BLOCKED_SECONDS = 0.2
 NEARLY_ALL = 0.95
 # Share of a replica's memory limit from which its end is near.
 NEARLY_FULL = 0.8
+# From this age on a transaction harms others: it keeps its locks, and dead rows of every table.
+OPEN_SECONDS = 60.0
 # Drivers keep 100 (asyncpg, psycopg) to 256 (pgjdbc) statements prepared.
 MANY_STATEMENTS = 1000
 _POOL_SIZES = {one.entry: one.server_pool_size for one in SERVICES}
@@ -37,6 +47,14 @@ _FULL_BYTES = 32 << 20
 _EXIT_KILLED = 137
 # What Compose reads is changed with the container.
 _RESTART = "make apply RESTART=yes"
+_TIER_OF = {
+    "disk": "postgres",
+    "disk full": "postgres",
+    "locks": "postgres",
+    "roles": "postgres",
+    "paused": "pgbouncer",
+    "server logins": "pgbouncer",
+}
 _NO_SLOTS = ("too many clients already", "remaining connection slots are reserved")
 
 
@@ -52,6 +70,12 @@ class Verdict:
     setting: str = ""
     command: str = ""
 
+    @property
+    def tier(self) -> str:
+        """Return the part of the path that `where` is: a service, or app; empty where unknown."""
+        first = self.where.partition(" ")[0]
+        return first if first in (*CONTAINERS, "app") else _TIER_OF.get(self.where, "")
+
 
 def bottleneck(sample: Sample) -> Verdict:
     """Return the one thing to look at first."""
@@ -66,6 +90,8 @@ def bottleneck(sample: Sample) -> Verdict:
         _logins,
         _servers_taken,
         _app_pools,
+        _busy_disk,
+        _long_transaction,
         _busy_server,
         _low_disk,
     )
@@ -271,6 +297,12 @@ def _is_full(pool: ServerPool) -> bool:
 
 def _behind_a_full_pool(sample: Sample, pool: ServerPool, line: str) -> Verdict:
     server = sample.server
+    taken = sum(one.servers_active for _, one in _pools(sample) if one.database == pool.database)
+    idle = [one for one in server.idle if one.user == pool.user]
+    if 2 * len(idle) >= taken:
+        return _left_idle(pool, idle, line)
+    if verdict := _busy_disk(sample):
+        return replace(verdict, line=line + verdict.line)
     if server.on_cpu >= server.processors:
         why = (
             f"PostgreSQL runs {server.on_cpu} queries on {server.processors} processor(s): "
@@ -284,6 +316,51 @@ def _behind_a_full_pool(sample: Sample, pool: ServerPool, line: str) -> Verdict:
     return _raise("pgbouncer pool", f"{line}PostgreSQL has room for more.", setting)
 
 
+def _left_idle(pool: ServerPool, idle: list[Session], line: str) -> Verdict:
+    """Judge a pool whose clients hold transactions in which they do nothing."""
+    line += (
+        f"{len(idle)} of them belong to transactions in which the client does nothing, the longest "
+        f"for {idle[0].seconds:.1f} s: find what holds them; more connections would be held too."
+    )
+    service = next((one for one in SERVICES if one.entry == pool.database), None)
+    setting = (
+        service.idle_in_transaction_timeout
+        if service
+        else clients.key(pool.database, "IDLE_IN_TRANSACTION_TIMEOUT_MS")
+    )
+    ends = [f"SELECT pg_terminate_backend({one.pid});" for one in idle]
+    return Verdict("app transactions", line, setting, "\n".join(["make psql", *ends]))
+
+
+def _busy_disk(sample: Sample) -> Verdict | None:
+    server = sample.server
+    if server.checkpointing and server.on_disk:
+        line = (
+            f"PostgreSQL: {server.on_disk} session(s) wait for the disk while a checkpoint writes "
+            "as fast as it can: checkpoints come too often for what is written."
+        )
+        return _raise("postgres disk", line, "POSTGRES_MAX_WAL_MB")
+    if server.on_disk > max(server.processors, server.on_cpu):
+        line = (
+            f"PostgreSQL: {server.on_disk} session(s) wait for the disk: more connections would "
+            "only wait too; fewer writes help, or a faster disk."
+        )
+        return Verdict("postgres disk", line)
+    return None
+
+
+def _long_transaction(sample: Sample) -> Verdict | None:
+    one = sample.server.oldest
+    if one is None or one.seconds < OPEN_SECONDS:
+        return None
+    line = (
+        f"PostgreSQL: process {one.pid} ({one.user}, {one.state}) has had a transaction open for "
+        f"{one.seconds:.0f} s: it keeps its locks, and VACUUM from removing what it might see."
+    )
+    end = f"make psql\nSELECT pg_terminate_backend({one.pid});"
+    return Verdict("postgres transaction", line, command=end)
+
+
 def _app_pools(sample: Sample) -> Verdict | None:
     short = [one for one in sample.app if _is_short(one)]
     if not short:
@@ -292,7 +369,16 @@ def _app_pools(sample: Sample) -> Verdict | None:
     if sample.server.on_cpu > sample.server.processors:
         return _busy_server(sample)
     client = _SERVICES[worst.service]
-    idle = sum(pool.servers_idle for _, pool in _pools(sample) if pool.database == client.entry)
+    pools = [pool for _, pool in _pools(sample) if pool.database == client.entry]
+    idle = sum(pool.servers_idle for pool in pools)
+    used, lent = sum(pool.servers_active for pool in pools), sum(one.in_use for one in short)
+    if pools and 4 * used < lent:
+        line = (
+            f"{worst.name}: all {worst.in_use} connections of its pool are lent and "
+            f"{worst.waiting} caller(s) wait, but {used} of them are at work: borrowers hold "
+            "connections that they do not use. The log names who: connection held too long."
+        )
+        return Verdict("app leak", line, client.leak_threshold, "make logs")
     line = (
         f"{worst.name}: all {worst.in_use} connections of its pool are lent and "
         f"{worst.waiting} caller(s) wait, while PgBouncer has {idle} idle server connection(s) "

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
@@ -28,6 +28,7 @@ from infra.ops.clients.pgbouncer import PgBouncerAdmin
 from infra.ops.clients.postgres import PostgresAdmin
 from infra.ops.clients.processes import (
     Answer,
+    Kept,
     OpsSettings,
     Target,
     TimedOutError,
@@ -63,8 +64,19 @@ _ADMIN_DATABASE = "pgbouncer"
 _P95 = 0.95
 _TOTALS = ("query_count", "xact_count", "query_time", "xact_time", "wait_time")
 Totals = dict[str, dict[str, int]]
+# A transaction that is at work sends its next statement sooner.
+IDLE_SECONDS = 0.5
 Rows = list[dict[str, Any]]
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLook:
+    """One look at PostgreSQL: its sessions, those that wait for a lock, and its checkpoint."""
+
+    activity: Rows
+    blocked: Rows = field(default_factory=list)
+    checkpointing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +88,10 @@ class Counters:
 
 
 class Collector:
-    """Takes samples, each over `seconds`; keeps nothing between two of them."""
+    """Takes samples, each over `seconds`, in as many `looks`.
+
+    Between two samples it keeps its sessions with PostgreSQL and PgBouncer's consoles.
+    """
 
     def __init__(
         self,
@@ -87,6 +102,9 @@ class Collector:
         processors: int,
         host: HostFacts | None,
         seconds: float,
+        looks: int = LOOKS,
+        call_seconds: float = CALL_SECONDS,
+        application_name: str = "sluice-ops",
     ) -> None:
         self._settings = settings
         self._control = control
@@ -94,6 +112,18 @@ class Collector:
         self._processors = processors
         self._host = _with_reserve(host, settings.values["postgres"]["disk_reserve_mb"])
         self._seconds = seconds
+        self._looks_max = looks
+        self._session: dict[str, Any] = {
+            "call_seconds": call_seconds,
+            "application_name": application_name,
+        }
+        self._consoles = Kept[PgBouncerAdmin]()
+        self._servers = Kept[PostgresAdmin]()
+
+    def close(self) -> None:
+        """End the sessions."""
+        self._consoles.close()
+        self._servers.close()
 
     def sample(self) -> Sample:
         """Look at every process; what does not answer says so in its part."""
@@ -114,8 +144,9 @@ class Collector:
     def _looks(self, look: Callable[[], T]) -> list[T]:
         """Look evenly within the seconds, at least once."""
         started, found = time.monotonic(), [look()]
-        while len(found) < LOOKS and time.monotonic() < started + PATIENCE * self._seconds:
-            due = started + len(found) * self._seconds / (LOOKS - 1)
+        end = started + PATIENCE * self._seconds
+        while len(found) < self._looks_max and time.monotonic() < end:
+            due = started + len(found) * self._seconds / (self._looks_max - 1)
             time.sleep(max(0.0, due - time.monotonic()))
             found.append(look())
         return found
@@ -135,13 +166,16 @@ class Collector:
     def _poolers(self) -> tuple[Pooler, ...]:
         targets = pgbouncer.replicas(self._settings)
         answers = everywhere(targets, self._pooler)
+        self._consoles.close(but=targets)
         expected = int(self._settings.values["pgbouncer"]["replicas"])
         missing = [_missing_pooler() for _ in range(expected - len(targets))]
         found = [one.value or Pooler(str(one.target), error=one.error) for one in answers]
         return (*found, *missing)
 
     def _pooler(self, target: Target) -> Pooler:
-        with PgBouncerAdmin(target, self._settings, call_seconds=CALL_SECONDS) as admin:
+        with self._consoles.session(
+            target, lambda: PgBouncerAdmin(target, self._settings, **self._session)
+        ) as admin:
             before = Counters(time.monotonic(), _totals(admin.show("STATS")))
             looks = self._looks(admin.pools)
             now = Counters(time.monotonic(), _totals(admin.show("STATS")))
@@ -164,8 +198,10 @@ class Collector:
         if not resolve(where["host"], where["port"]):
             return Server(error="has no address: its container does not run")
         try:
-            with PostgresAdmin(self._settings, call_seconds=CALL_SECONDS) as admin:
-                looks = self._looks(lambda: (admin.activity(), admin.blocked()))
+            with self._servers.session(
+                where["host"], lambda: PostgresAdmin(self._settings, **self._session)
+            ) as admin:
+                looks = self._looks(lambda: _look(admin))
                 found = running.server(admin, self._settings, "postgres")
                 server = _server(admin, found, looks, self._processors)
                 return replace(server, outside=outside(found, self._recorded))
@@ -304,9 +340,9 @@ def outside(server: Process, recorded: Mapping[str, Value] | None) -> tuple[str,
 
 
 def _server(
-    admin: PostgresAdmin, found: Process, looks: Sequence[tuple[Rows, Rows]], processors: int
+    admin: PostgresAdmin, found: Process, looks: Sequence[ServerLook], processors: int
 ) -> Server:
-    activity, _ = looks[-1]
+    activity = looks[-1].activity
     names = sorted({row["usename"] for row in activity if row["usename"]})
     limits = {name: role.connection_limit for name, role in admin.roles(names).items()}
     maximum = int(found.found["settings.max_connections"])
@@ -314,35 +350,59 @@ def _server(
     tasks: dict[str, int | None] = {}
     with suppress(psycopg.Error, TimedOutError):
         tasks = dict(admin.tasks())
-    then, waits = median_look(looks)
-    blocked = tuple(_session(row) for row in waits)
+    median = median_look(looks)
+    blocked = tuple(_session(row) for row in median.blocked)
     return Server(
         max_connections=maximum,
         processors=processors,
         roles=tuple(_role(name, limits.get(name, -1), activity) for name in names),
-        on_cpu=_mean(sum(map(_runs, rows)) for rows, _ in looks),
+        on_cpu=_mean(sum(map(_runs, look.activity)) for look in looks),
+        on_disk=_mean(sum(map(_waits_for_disk, look.activity)) for look in looks),
+        checkpointing=2 * sum(look.checkpointing for look in looks) >= len(looks),
+        idle=idle(activity),
         oldest=next((_session(row) for row in activity if row["xact_seconds"] is not None), None),
         blocked=blocked,
-        holders=_holders(blocked, then),
+        holders=_holders(blocked, median.activity),
         tasks_queued=tasks.get("queued"),
         tasks_running=tasks.get("running"),
     )
 
 
-def median_look(looks: Sequence[tuple[Rows, Rows]]) -> tuple[Rows, Rows]:
-    """Return sessions and waits of the look with the median wait for a lock.
+def _look(admin: PostgresAdmin) -> ServerLook:
+    return ServerLook(admin.activity(), admin.blocked(), admin.is_checkpoint_urgent())
+
+
+def median_look(looks: Sequence[ServerLook]) -> ServerLook:
+    """Return the look with the median wait for a lock.
 
     Without a wait unless half of the looks saw one: a lock held for a moment delays nobody.
     """
 
-    def longest(look: tuple[Rows, Rows]) -> float:
-        return max((float(row["wait_seconds"]) for row in look[1]), default=0.0)
+    def longest(look: ServerLook) -> float:
+        return max((float(row["wait_seconds"]) for row in look.blocked), default=0.0)
 
     return sorted(looks, key=longest)[len(looks) // 2]
 
 
 def _runs(row: dict[str, Any]) -> bool:
     return row["state"] == "active" and not row["wait_event_type"]
+
+
+def _waits_for_disk(row: dict[str, Any]) -> bool:
+    """Return True if the session reads or writes, or waits for who writes the log for it."""
+    on_log = row["wait_event_type"] == "LWLock" and str(row["wait_event"]).startswith("WAL")
+    return row["state"] == "active" and (row["wait_event_type"] == "IO" or on_log)
+
+
+def idle(activity: Rows) -> tuple[Session, ...]:
+    """Return the sessions in a transaction that have sent nothing lately, the longest first."""
+    found = (
+        replace(_session(row), seconds=float(row["query_seconds"]))
+        for row in activity
+        if (row["state"] or "").startswith("idle in transaction")
+        and row["query_seconds"] >= IDLE_SECONDS
+    )
+    return tuple(sorted(found, key=lambda one: -one.seconds))
 
 
 def _holders(blocked: Iterable[Session], activity: Rows) -> tuple[Session, ...]:

@@ -114,17 +114,21 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """PostgreSQL; `on_cpu` counts running sessions that wait for nothing.
+    """PostgreSQL; `on_cpu` counts running sessions that wait for nothing, `on_disk` those on I/O.
 
-    `tasks_queued` includes those that wait for another try; both counts are None where the
-    table could not be read. `outside` says, line by line, what roles have that was not compiled;
-    None where that is not known.
+    `checkpointing` is True while a checkpoint writes as fast as it can. `idle` are sessions in a
+    transaction that have sent nothing for a while, and for how long. `tasks_queued` includes those
+    that wait for another try; both counts are None where the table could not be read. `outside`
+    says, line by line, what roles have that was not compiled; None where that is not known.
     """
 
     max_connections: int = 0
     processors: int = 1
     roles: tuple[RoleSessions, ...] = ()
     on_cpu: int = 0
+    on_disk: int = 0
+    checkpointing: bool = False
+    idle: tuple[Session, ...] = ()
     oldest: Session | None = None
     blocked: tuple[Session, ...] = ()
     holders: tuple[Session, ...] = ()

@@ -3,6 +3,7 @@
 import signal
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict
 from typing import Any
 
@@ -38,18 +39,20 @@ def show(
     `recorded` is what was compiled last, with which the roles are compared.
     """
     control = app_control.connect(settings)
-    collector = Collector(
-        settings,
-        control,
-        recorded=recorded,
-        processors=settings.values["postgres"]["processors"],
-        # Facts of the start would be stale on the next screen.
-        host=None if watch else host,
-        seconds=every_seconds,
-    )
-    if watch:
-        return _watch(collector)
-    sample = collector.sample()
+    with closing(
+        Collector(
+            settings,
+            control,
+            recorded=recorded,
+            processors=settings.values["postgres"]["processors"],
+            # Facts of the start would be stale on the next screen.
+            host=None if watch else host,
+            seconds=every_seconds,
+        )
+    ) as collector:
+        if watch:
+            return _watch(collector)
+        sample = collector.sample()
     if as_json:
         print_document(as_dict(sample))
     else:

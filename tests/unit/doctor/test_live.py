@@ -302,6 +302,9 @@ def test_with_everything_down_it_says_what_it_could_not_judge(
         def sample(self) -> Sample:
             return down
 
+        def close(self) -> None:
+            pass
+
     monkeypatch.setattr(live, "Collector", Down)
     monkeypatch.setattr(app_control, "connect", lambda _: None)
     monkeypatch.setattr(pgbouncer, "replicas", lambda _: ())

@@ -9,6 +9,7 @@ import pytest
 from infra.config import catalogue
 from infra.config.build import Compiled, compile_stack
 from infra.config.certificates import SERVERS, Certificates
+from infra.config.names import CONTROL_ALIASES
 from infra.config.render import Inputs, render, template
 from infra.config.secrets import SecretStore, passwords, tokens, verifiers
 from infra.config.settings import Value, Values
@@ -64,8 +65,19 @@ def test_every_file_belongs_to_its_tier_alone(compiled: Compiled) -> None:
         if tier in ("app", "observability") and public:
             assert (file.uid, file.mode) == (0, 0o444)
             continue
+        if file.group is not None:
+            # What the console needs to look.
+            assert tier == "ops"
+            assert (file.uid, file.gid, file.mode) == (0, 10080, 0o440)
+            continue
         service = SERVICES.get(re.split("[.-]", name)[0], -1)
-        assert (file.uid, file.mode) == (UIDS.get(tier, service), 0o400)
+        assert (file.uid, file.gid, file.mode) == (*[UIDS.get(tier, service)] * 2, 0o400)
+
+
+def test_the_console_reads_what_it_needs_and_nothing_else(compiled: Compiled) -> None:
+    tokens = {f"ops/{alias}.token" for alias in CONTROL_ALIASES.values()}
+    needed = {"ops/ops.json", "ops/compiled.json", "ops/ca.crt", "ops/operator.password", *tokens}
+    assert {file.path for file in compiled.files if file.group is not None} == needed
 
 
 def test_every_setting_is_used_by_a_file_the_compiler_or_compose() -> None:
@@ -77,9 +89,10 @@ def test_every_setting_is_used_by_a_file_the_compiler_or_compose() -> None:
     render(Inputs(values, known, digests, control_tokens, _certificates()))
     compose = (REPOSITORY / "compose.yaml").read_text()
     interpolated = set(re.findall(r"\$\{([A-Z_]+)", compose))
-    # The compiler itself uses these before anything is rendered, the budget the headroom.
+    # The compiler itself uses these before anything is rendered, the budget the headroom; Compose
+    # takes the profile from the env file by itself.
     elsewhere = {"CERTIFICATE_DAYS", "CERTIFICATE_RENEW_DAYS", "PGBOUNCER_OPEN_FILES"}
-    elsewhere.add("COMPOSE_PROFILES")
+    elsewhere |= {"COMPOSE_PROFILES"}
     assert set(catalogue.by_name()) - values.read - interpolated - elsewhere == set()
 
 
@@ -93,6 +106,17 @@ def test_compose_interpolates_only_settings_and_marks_them() -> None:
     required = set(re.findall(r"\$\{([A-Z_]+):\?", compose))
     marked = {setting.name for setting in catalogue.all_settings() if setting.compose}
     assert required == marked
+
+
+def test_defaults_that_compose_has_of_settings_are_those_of_the_table() -> None:
+    compose = (REPOSITORY / "compose.yaml").read_text()
+    known = catalogue.by_name()
+    found = dict(re.findall(r"\$\{([A-Z_]+):-([^}]*)\}", compose))
+    defaults = {name: value for name, value in found.items() if name in known}
+    assert "CONSOLE_PORT" in defaults
+    # The gateway's port has none: without the line there is no gateway.
+    defaults.pop("PGBOUNCER_PORT")
+    assert defaults == {name: str(known[name].default) for name in defaults}
 
 
 def test_pgbouncer_values_are_bare(compiled: Compiled) -> None:

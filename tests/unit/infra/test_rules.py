@@ -29,6 +29,18 @@ LIMITS: list[tuple[str, Settings, Settings, str]] = [
         "= 36 exceeds POSTGRES_MAX_CONNECTIONS=35",
     ),
     (
+        "the console leaves sessions to operators",
+        {"COMPOSE_PROFILES": "observability", "POSTGRES_OPERATOR_CONNECTIONS": 4},
+        {"COMPOSE_PROFILES": "observability", "POSTGRES_OPERATOR_CONNECTIONS": 3},
+        "POSTGRES_OPERATOR_CONNECTIONS=3 must be at least 4",
+    ),
+    (
+        "the console has a port of its own",
+        {"COMPOSE_PROFILES": "observability", "API_PORT": 8091},
+        {"COMPOSE_PROFILES": "observability", "API_PORT": 8090},
+        "API_PORT=8090 and CONSOLE_PORT=8090 are the same port",
+    ),
+    (
         "2 app pools, the api's twice, and headroom fit into one replica",
         {"PGBOUNCER_MAX_CLIENT_CONNECTIONS": 54},
         {"PGBOUNCER_MAX_CLIENT_CONNECTIONS": 53},

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from infra.ops.status.bottleneck import bottleneck
+from infra.ops.status.bottleneck import Verdict, bottleneck
 from infra.ops.status.collect import (
     Counters,
+    ServerLook,
     host_facts,
+    idle,
     median_look,
     pool_over,
     preparing,
@@ -33,6 +35,7 @@ from infra.ops.status.sample import (
 IDLE_APP = AppProcess("api", "api-1", size=4, max_size=16, in_use=1, idle=3, max_waiting=64)
 FULL_APP = replace(IDLE_APP, size=16, in_use=16, idle=0, waiting=9)
 IDLE_POOL = ServerPool("risk", "risk_api", clients_active=4, servers_idle=4, pool_size=8)
+BUSY_POOL = replace(IDLE_POOL, servers_active=4)
 FULL_POOL = replace(
     IDLE_POOL, clients_waiting=5, servers_active=8, servers_idle=0, max_wait_seconds=0.25
 )
@@ -51,7 +54,7 @@ def test_an_idle_path_has_no_bottleneck() -> None:
 
 
 def test_an_app_pool_is_short_while_pgbouncer_has_idle_servers() -> None:
-    verdict = bottleneck(sample(app=FULL_APP))
+    verdict = bottleneck(sample(app=FULL_APP, pool=BUSY_POOL))
     assert verdict.where == "app pool"
     assert verdict.setting == "API_POOL_MAX_SIZE"
     assert "9 caller(s) wait" in verdict.line
@@ -60,7 +63,7 @@ def test_an_app_pool_is_short_while_pgbouncer_has_idle_servers() -> None:
 
 def test_a_full_batch_pool_does_not_explain_callers_of_the_api_that_wait() -> None:
     batch = replace(FULL_POOL, database="risk_batch", user="risk_worker", max_wait_seconds=2.0)
-    poolers = (Pooler("pgbouncer-1", pools=(IDLE_POOL, batch)),)
+    poolers = (Pooler("pgbouncer-1", pools=(BUSY_POOL, batch)),)
     verdict = bottleneck(Sample((FULL_APP,), poolers, IDLE_SERVER))
     assert (verdict.where, verdict.setting) == ("app pool", "API_POOL_MAX_SIZE")
 
@@ -195,6 +198,91 @@ def test_short_processors_are_the_cause_of_a_full_pgbouncer_pool() -> None:
     verdict = bottleneck(sample(pool=FULL_POOL, server=replace(IDLE_SERVER, on_cpu=4)))
     assert verdict.where == "postgres cpu"
     assert verdict.setting == "POSTGRES_CPUS"
+
+
+def test_a_hurried_checkpoint_is_the_cause_of_a_full_pgbouncer_pool() -> None:
+    server = replace(IDLE_SERVER, on_disk=3, checkpointing=True)
+    verdict = bottleneck(sample(app=FULL_APP, pool=FULL_POOL, server=server))
+    assert (verdict.where, verdict.setting) == ("postgres disk", "POSTGRES_MAX_WAL_MB")
+    assert verdict.line.startswith("PgBouncer pgbouncer-1: all 8 server connections of risk")
+    assert "checkpoints come too often" in verdict.line
+
+
+@pytest.mark.parametrize(("on_disk", "checkpointing"), [(0, True), (2, False)])
+def test_a_checkpoint_that_nobody_waits_for_and_a_disk_that_few_wait_for_are_no_verdict(
+    on_disk: int, checkpointing: bool
+) -> None:
+    server = replace(IDLE_SERVER, on_disk=on_disk, checkpointing=checkpointing)
+    assert bottleneck(sample(server=server)).where == "none"
+
+
+def test_a_slow_disk_is_named_without_a_checkpoint() -> None:
+    verdict = bottleneck(sample(server=replace(IDLE_SERVER, on_disk=3)))
+    assert (verdict.where, verdict.tier) == ("postgres disk", "postgres")
+    assert "3 session(s) wait for the disk" in verdict.line
+
+
+def test_clients_that_do_nothing_in_their_transactions_are_the_cause_of_a_full_pool() -> None:
+    idle = tuple(
+        Session(pid, "risk_api", 9.0 - pid, "", state="idle in transaction") for pid in range(1, 5)
+    )
+    verdict = bottleneck(sample(pool=FULL_POOL, server=replace(IDLE_SERVER, idle=idle)))
+    assert (verdict.where, verdict.tier) == ("app transactions", "app")
+    assert verdict.setting == "API_IDLE_IN_TRANSACTION_TIMEOUT_MS"
+    assert "4 of them belong to transactions in which the client does nothing" in verdict.line
+    assert verdict.command.splitlines()[:2] == ["make psql", "SELECT pg_terminate_backend(1);"]
+    few = replace(IDLE_SERVER, idle=idle[:3])
+    assert bottleneck(sample(pool=FULL_POOL, server=few)).where == "pgbouncer pool"
+
+
+def test_lent_connections_that_are_not_at_work_are_a_leak() -> None:
+    verdict = bottleneck(sample(app=FULL_APP, pool=replace(IDLE_POOL, servers_active=3)))
+    assert (verdict.where, verdict.tier) == ("app leak", "app")
+    assert verdict.setting == "API_POOL_LEAK_THRESHOLD_SECONDS"
+    assert verdict.command == "make logs"
+
+
+@pytest.mark.parametrize(("seconds", "where"), [(59.9, "none"), (60.0, "postgres transaction")])
+def test_a_transaction_that_is_open_for_long_is_named(seconds: float, where: str) -> None:
+    oldest = Session(42, "risk_owner", seconds, "SELECT", state="idle in transaction")
+    verdict = bottleneck(sample(server=replace(IDLE_SERVER, oldest=oldest)))
+    assert verdict.where == where
+    if where != "none":
+        assert "process 42 (risk_owner, idle in transaction) has had" in verdict.line
+        assert verdict.command.splitlines() == ["make psql", "SELECT pg_terminate_backend(42);"]
+
+
+@pytest.mark.parametrize(
+    ("row", "found"),
+    [
+        ({"state": "idle in transaction", "query_seconds": 0.5}, True),
+        ({"state": "idle in transaction (aborted)", "query_seconds": 2.0}, True),
+        ({"state": "idle in transaction", "query_seconds": 0.4}, False),
+        ({"state": "active", "query_seconds": 9.0}, False),
+        ({"state": None, "query_seconds": None}, False),
+    ],
+)
+def test_idle_is_who_has_sent_nothing_for_a_while(row: dict[str, Any], found: bool) -> None:
+    rest = {"pid": 1, "usename": "risk_api", "xact_seconds": 60.0, "query": ""}
+    sessions = idle([row | rest])
+    assert [one.seconds for one in sessions] == ([row["query_seconds"]] if found else [])
+
+
+@pytest.mark.parametrize(
+    ("where", "tier"),
+    [
+        ("postgres exited", "postgres"),
+        ("gateway paused", "gateway"),
+        ("pgbouncer pool", "pgbouncer"),
+        ("app pool", "app"),
+        ("locks", "postgres"),
+        ("paused", "pgbouncer"),
+        ("unreachable", ""),
+        ("none", ""),
+    ],
+)
+def test_a_verdict_knows_its_tier(where: str, tier: str) -> None:
+    assert Verdict(where, "").tier == tier
 
 
 def test_a_full_server_is_the_cause_of_a_full_pgbouncer_pool() -> None:
@@ -348,11 +436,11 @@ def test_a_queue_that_is_there_once_is_no_verdict() -> None:
 
 
 def test_a_lock_counts_that_is_waited_for_in_half_of_the_looks() -> None:
-    def look(seconds: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    def look(seconds: float) -> ServerLook:
         wait = {"pid": 1, "usename": "risk_api", "wait_seconds": seconds, "query": "", "state": ""}
-        return [], [wait] if seconds else []
+        return ServerLook([], [wait] if seconds else [])
 
     often = [look(seconds) for seconds in (0.0, 0.3, 0.0, 0.5)]
     once = [look(seconds) for seconds in (0.0, 0.9, 0.0, 0.0)]
-    assert median_look(often)[1][0]["wait_seconds"] == 0.3
-    assert median_look(once) == ([], [])
+    assert median_look(often).blocked[0]["wait_seconds"] == 0.3
+    assert median_look(once).blocked == []

@@ -392,4 +392,5 @@ def _second_run(site: Site, kind: str, before: bytes) -> None:
 
 def _owned_by_others(compiled: build.Compiled) -> list[str]:
     """Return what looks as if it had to be written only because the test may not give it away."""
-    return [file.path for file in compiled.files if file.uid != os.geteuid()]
+    own = (os.geteuid(), os.getegid())
+    return [file.path for file in compiled.files if (file.uid, file.gid) != own]

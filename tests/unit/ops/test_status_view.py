@@ -126,6 +126,9 @@ def test_a_signal_ends_the_watching(
             signal.raise_signal(number)
             raise AssertionError
 
+        def close(self) -> None:
+            pass
+
     monkeypatch.setattr(view, "Collector", Signalled)
     monkeypatch.setattr(app_control, "connect", lambda _: None)
     before = signal.getsignal(signal.SIGTERM)

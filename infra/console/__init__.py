@@ -1,0 +1,1 @@
+"""`console`: a page that shows the path as it is, read-only."""

@@ -1,0 +1,101 @@
+"""The sentence under real faults: right in at least 19 of 20 looks, as long as the fault lasts."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.fix_faults import MakeLoad, wait_for_traffic
+from tests.fix_ops import Commands, EnvDir
+from tests.fix_probe import Probe
+from tests.fix_sql import Sql
+from tests.fix_stack import Stack
+from tests.ops.path_faults import (
+    CALLERS,
+    WRITERS,
+    applied,
+    checkpoint_storm,
+    lock_held,
+    processors_taken,
+    transaction_open,
+    transactions_left_idle,
+)
+
+LOOKS, RIGHT = 20, 19
+SMALL_POOL = {
+    "PGBOUNCER_INTERACTIVE_MIN_POOL_SIZE": 1,
+    "PGBOUNCER_INTERACTIVE_POOL_SIZE": 1,
+    "PGBOUNCER_INTERACTIVE_RESERVE_SIZE": 0,
+}
+FAULTS = {
+    "app pool": "API_POOL_MAX_SIZE",
+    "pgbouncer pool": "PGBOUNCER_INTERACTIVE_POOL_SIZE",
+    "postgres cpu": "POSTGRES_CPUS",
+    "locks": "API_LOCK_TIMEOUT_MS",
+    "postgres transaction": "",
+    "postgres disk": "POSTGRES_MAX_WAL_MB",
+    "app transactions": "API_IDLE_IN_TRANSACTION_TIMEOUT_MS",
+}
+
+
+def looks(url: str) -> Iterator[dict[str, Any]]:
+    """Yield the path again and again as the page gets it."""
+    with httpx.stream("GET", f"{url}/events", timeout=30) as answer:
+        name = ""
+        for line in answer.iter_lines():
+            if line.startswith("event: "):
+                name = line.removeprefix("event: ")
+            elif line.startswith("data: ") and name == "path":
+                yield json.loads(line.removeprefix("data: "))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", FAULTS)
+def test_a_fault_is_named_in_nearly_every_look(
+    where: str,
+    stack: Stack,
+    ops: Commands,
+    env: EnvDir,
+    sql: Sql,
+    probe: Probe,
+    make_load: MakeLoad,
+    console_url: str,
+) -> None:
+    with ExitStack() as fault:
+
+        def load(count: int, **kinds: Any) -> None:
+            wait_for_traffic(fault.enter_context(make_load(**kinds)), count)
+
+        if where == "app pool":
+            sizes = {"API_POOL_MIN_SIZE": 1, "API_POOL_MAX_SIZE": 1}
+            fault.enter_context(applied(ops, env, **sizes))
+            load(200, **CALLERS)
+        elif where == "pgbouncer pool":
+            fault.enter_context(applied(ops, env, **SMALL_POOL))
+            load(200, **CALLERS)
+        elif where == "postgres cpu":
+            fault.enter_context(processors_taken(stack))
+        elif where == "locks":
+            fault.enter_context(lock_held(stack, sql))
+            load(0)
+        elif where == "postgres transaction":
+            fault.enter_context(transaction_open(stack, sql))
+        elif where == "postgres disk":
+            fault.enter_context(checkpoint_storm(stack))
+            load(50, **WRITERS)
+        else:
+            fault.enter_context(transactions_left_idle(probe))
+            load(1)
+        seen = looks(console_url)
+        # The first may have begun before the fault was there.
+        next(seen), next(seen), next(seen)
+        found = [next(seen)["bottleneck"] for _ in range(LOOKS)]
+    stack.wait_healthy(seconds=120)
+    verdicts = Counter((one["where"], one["setting"]) for one in found)
+    assert verdicts[where, FAULTS[where]] >= RIGHT, verdicts
