@@ -69,9 +69,10 @@ def reference() -> str:
         "# Settings",
         textwrap.fill(
             "Every setting of the stack. `infra/env/stack.env` lists some; any other may be added "
-            "to it. What Compose reads must stand there. A default that follows from other "
-            "settings counts unless the file gives a value; `make plan FULL=yes` shows what it "
-            "comes to. A parameter of a server that has no setting: docs/tuning.md, *Parameters "
+            "to it. What Compose reads must stand there, but for optional services. A default that "
+            "follows from other settings counts unless the file gives a value; "
+            "`make plan FULL=yes` shows what it comes to. A parameter of a server that has no "
+            "setting: docs/tuning.md, *Parameters "
             "without a setting*. This file is generated: "
             "`python -m infra.config.envdoc settings.md`.",
             _WIDTH,

@@ -4,11 +4,11 @@ from collections.abc import Iterable
 from typing import Final
 
 from infra.config import clients, names, sizing
+from infra.config.catalogue.observability import NO_RECEIVER
 from infra.config.certificates import Expiry
 from infra.config.documents import MONITOR_PORT
 from infra.config.settings import Values
 
-OFF: Final = "none"
 PROFILE: Final = "observability"
 # The settings of the ports of 127.0.0.1 that the profile publishes.
 PORTS: Final = ("PROMETHEUS_PORT", "ALERTMANAGER_PORT", "CONSOLE_PORT")
@@ -47,7 +47,7 @@ def context(values: Values, expiry: Iterable[Expiry]) -> dict[str, object]:
         "timeout": f"{min(distance, _SCRAPE_TIMEOUT_MAX_SECONDS)}s",
         "control_aliases": names.CONTROL_ALIASES,
         "monitor_port": MONITOR_PORT,
-        "webhook": "" if webhook == OFF else webhook,
+        "webhook": "" if webhook == NO_RECEIVER else webhook,
         **_limits(values),
         "certificates": {one.file.removesuffix(".crt"): int(one.at.timestamp()) for one in expiry},
         "renew_days": values.integer("CERTIFICATE_RENEW_DAYS"),

@@ -1,4 +1,8 @@
-"""Settings of what watches the path: services of the Compose profile `observability`."""
+"""Settings of what watches the path: services of the Compose profile `observability`.
+
+Compose reads most of them, and compose.yaml has their defaults: who has no use for them need not
+list them.
+"""
 
 from typing import Final
 from urllib.parse import urlsplit
@@ -6,11 +10,11 @@ from urllib.parse import urlsplit
 from infra.config.settings import Change, Form, Setting, Tier
 
 _URL_MAX_CHARACTERS: Final = 2000
-_NO_RECEIVER: Final = "none"
+NO_RECEIVER: Final = "none"
 
 
 def _url(text: str) -> str:
-    if text == _NO_RECEIVER:
+    if text == NO_RECEIVER:
         return text
     try:
         parts = urlsplit(text)
@@ -109,7 +113,7 @@ SETTINGS: Final = (
         meaning="Where Alertmanager posts alerts that fire and that are over; none: nowhere.",
         unit="URL",
         form=Form("http://... or https://... without user and password, or none", _url),
-        default=_NO_RECEIVER,
+        default=NO_RECEIVER,
         change=Change.LIVE,
     ),
     Setting(

@@ -81,7 +81,7 @@ def test_the_hour_has_the_lines_of_the_console_s_own_points() -> None:
         hour = Prometheus(url).hour()
     assert list(hour["lines"]) == list(LINES) == list(point(Sample((), (), Server())))
     assert len(asked) == len(LINES)
-    assert hour["times"][-1] - hour["times"][0] == prometheus.HOUR_SECONDS
+    assert hour["times"][-1] - hour["times"][0] == pytest.approx(prometheus.HOUR_SECONDS)
     for line in hour["lines"].values():
         assert len(line) == len(hour["times"])
         # 0/0 has no place in JSON.

@@ -108,17 +108,6 @@ def test_compose_interpolates_only_settings_and_marks_them() -> None:
     assert required == marked
 
 
-def test_defaults_that_compose_has_of_settings_are_those_of_the_table() -> None:
-    compose = (REPOSITORY / "compose.yaml").read_text()
-    known = catalogue.by_name()
-    found = dict(re.findall(r"\$\{([A-Z_]+):-([^}]*)\}", compose))
-    defaults = {name: value for name, value in found.items() if name in known}
-    assert "CONSOLE_PORT" in defaults
-    # The gateway's port has none: without the line there is no gateway.
-    defaults.pop("PGBOUNCER_PORT")
-    assert defaults == {name: str(known[name].default) for name in defaults}
-
-
 def test_pgbouncer_values_are_bare(compiled: Compiled) -> None:
     text = _text(compiled, "pgbouncer/pgbouncer.ini")
     for name, value in re.findall(r"^([a-z_0-9]+) = (.*)$", text.split("[pgbouncer]")[1], re.M):
