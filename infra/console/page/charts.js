@@ -4,7 +4,8 @@ import { element } from "./dom.js";
 
 const KEPT_SECONDS = 600;
 const HOUR_SECONDS = 3600;
-const HEIGHT = 130;
+// On a wall they are to be seen from afar.
+const height = () => Math.max(130, Math.round(0.14 * window.innerHeight));
 // In a chart: its lines, by the name that the console gives them.
 const CHARTS = [
   ["Latency, ms", { p95_ms: "request p95", transaction_ms: "transaction", wait_ms: "wait for a server" }],
@@ -66,6 +67,8 @@ function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 
+const rem = () => Number.parseFloat(getComputedStyle(document.documentElement).fontSize);
+
 function sample(index) {
   const picture = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   picture.setAttribute("viewBox", "0 0 24 8");
@@ -88,18 +91,18 @@ function makePlot([title, lines]) {
   names.forEach((name, index) => caption.append(element("span", {}, sample(index), `${lines[name]} `, values[index])));
   const box = element("div", { class: "plot", "aria-hidden": "true" });
   document.getElementById("plots").append(element("figure", {}, caption, box));
-  const axis = { stroke: colour("--soft"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, font: "11px system-ui" };
+  const axis = { stroke: colour("--soft"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, font: `${Math.round(0.75 * rem())}px system-ui` };
   const say = (plot) => {
     const at = plot.cursor.idx ?? plot.data[0].length - 1;
     values.forEach((node, index) => { node.textContent = shown(plot.data[index + 1][at]); });
   };
   const plot = new uPlot({
     width: box.clientWidth,
-    height: HEIGHT,
+    height: height(),
     legend: { show: false },
     cursor: { drag: { setScale: false }, points: { show: false }, y: false },
     scales: { y: { range: (_self, _low, high) => [0, Math.max(1, high * 1.1)] } },
-    axes: [{ ...axis, size: 24, values: (_self, splits) => splits.map(timeOfDay) }, { ...axis, size: 44 }],
+    axes: [{ ...axis, size: 1.8 * rem(), values: (_self, splits) => splits.map(timeOfDay) }, { ...axis, size: 3.2 * rem() }],
     series: [{}, ...names.map((name, index) => ({ label: lines[name], stroke: colour(STROKES[index]), width: 2, dash: DASHES[index], points: { size: 4 } }))],
     hooks: { setData: [say], setCursor: [say] },
   }, columns(names), box);
@@ -130,9 +133,12 @@ export function drawCharts() {
 }
 
 // Sizes and colours are drawn into the pictures.
-window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", forget);
+window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+  forget();
+  drawCharts();
+});
 new ResizeObserver(() => {
   for (const { plot, box } of plots) {
-    if (box.clientWidth !== plot.width) plot.setSize({ width: box.clientWidth, height: HEIGHT });
+    if (box.clientWidth !== plot.width || height() !== plot.height) plot.setSize({ width: box.clientWidth, height: height() });
   }
 }).observe(document.documentElement);
