@@ -113,9 +113,11 @@ def browser(stack: Stack) -> Iterator[str]:
         container.remove(force=True)
 
 
-@pytest.fixture(scope="session")
-def console_url(stack: Stack, settings: dict[str, str]) -> Iterator[str]:
-    """Return the console's address; it runs until the tests are over, without its profile."""
+@pytest.fixture(scope="module")
+def console_url(
+    stack: Stack, settings: dict[str, str], observability_images: None
+) -> Iterator[str]:
+    """Return the console's address; it runs for the module's tests, without its profile."""
     profile = ("--profile", "observability")
     done = stack.compose(*profile, "up", "--detach", "--wait", "--no-deps", "console")
     assert done.exit_code == 0, done.text

@@ -17,7 +17,8 @@ from tests.fix_ops import Commands, EnvDir
 from tests.fix_stack import ENV_FILE, Stack
 
 BUILD_SECONDS = 600
-SERVICES = ("prometheus", "alertmanager", "postgres-exporter", "pgbouncer-exporter")
+# The last has the image of another.
+SERVICES = ("prometheus", "alertmanager", "postgres-exporter", "console", "pgbouncer-exporter")
 # So that a window of sixty of them is a minute.
 SCRAPE_SECONDS = 1
 # Prints each notification on a line.
@@ -97,8 +98,7 @@ class Observers:
 def observability_images() -> None:
     """Build the images of the profile where they are not there, or not as the sources are."""
     compose = ("docker", "compose", "--env-file", str(ENV_FILE), "--profile", "observability")
-    # The fourth has the image of the third.
-    built = command.run(*compose, "build", "--quiet", *SERVICES[:3], seconds=BUILD_SECONDS)
+    built = command.run(*compose, "build", "--quiet", *SERVICES[:-1], seconds=BUILD_SECONDS)
     assert built.exit_code == 0, built.text
 
 
@@ -115,12 +115,13 @@ def observers(
     a replica has one server connection for requests.
     """
     env = EnvDir(tmp_path_factory.mktemp("observed") / "env")
-    prometheus, alertmanager = free_ports(2)
+    prometheus, alertmanager, console = free_ports(3)
     name = f"{stack.project}-alert-receiver"
     env.set(
         COMPOSE_PROFILES="observability",
         PROMETHEUS_PORT=prometheus,
         ALERTMANAGER_PORT=alertmanager,
+        CONSOLE_PORT=console,
         PROMETHEUS_SCRAPE_SECONDS=SCRAPE_SECONDS,
         ALERT_WEBHOOK_URL=f"http://{name}:8080/",
         API_POOL_LEAK_THRESHOLD_SECONDS="0.5",

@@ -1,23 +1,30 @@
-"""The profile on the running stack: targets, the budget, and alerts that real faults make fire."""
+"""The profile on the running stack: targets, the budget, dashboards, alerts that faults make fire."""
 
 from __future__ import annotations
 
+import json
+import threading
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
 from infra.ops.waiting import gone, wait_until
 from tests import command
+from tests.fix_api import ASSESSMENTS, Api, assessment_body
 from tests.fix_faults import MakeLoad, frozen, wait_for_traffic
 from tests.fix_observability import SERVICES, Observers
 from tests.fix_ops import Commands
 from tests.fix_sql import Sql
-from tests.fix_stack import Stack, poll, run_in
+from tests.fix_stack import REPOSITORY, Stack, poll, run_in
+from tests.ops.test_logs import locked_table
 
 pytestmark = pytest.mark.slow
 
 FIRED_SECONDS = 90
+# What Grafana puts there; the fixture has everything scraped once a second.
+RATE_INTERVAL = "30s"
 # The longest window of what must be over is a minute; Alertmanager waits for another 12 s.
 RESOLVED_SECONDS = 180
 # Beyond the transactions that any client may have here: 15 s, of a batch deadline of 20 s.
@@ -193,3 +200,56 @@ def test_alerts_fire_by_their_real_faults_reach_the_receiver_and_resolve(
                 postgres.start()
     assert left(LOCKED | STOPPED, "resolved", RESOLVED_SECONDS) == []
     assert observers.notices()["SluiceWatchdog", "none"] == "firing"
+
+
+def queries() -> dict[str, str]:
+    """Return the query of each line of each panel, by where it stands."""
+    found = {}
+    for file in sorted((REPOSITORY / "infra" / "observability" / "dashboards").glob("*.json")):
+        for panel in json.loads(file.read_text(encoding="utf-8"))["panels"]:
+            for target in panel.get("targets", []):
+                where = f"{file.stem}: {panel['title']}: {target['legendFormat']}"
+                found[where] = target["expr"].replace("$__rate_interval", RATE_INTERVAL)
+    return found
+
+
+def test_every_query_of_the_dashboards_has_data(observers: Observers, api: Api) -> None:
+    wanted = queries()
+    assert len(wanted) > 40
+    # Something to look at: requests, tasks, transactions.
+    api.run(assessment_body())
+
+    def empty() -> list[str]:
+        return [where for where, query in wanted.items() if not observers.query(query)]
+
+    # Rates need two scrapes. A failure names the queries without data.
+    missing = ["not asked yet"]
+
+    def none_is_empty() -> bool:
+        missing[:] = empty()
+        return not missing
+
+    with suppress(pytest.fail.Exception):
+        poll(none_is_empty, seconds=60, what="data", every=2)
+    assert missing == []
+
+
+def test_no_metric_has_the_id_of_a_request(
+    observers: Observers, stack: Stack, sql: Sql, api: Api
+) -> None:
+    request = uuid.uuid4().hex
+    caller = threading.Thread(
+        target=lambda: api.http.post(
+            ASSESSMENTS, json=assessment_body(), headers={"X-Request-ID": request}
+        )
+    )
+    # A transaction that is seen by a scrape.
+    with locked_table(stack, sql):
+        caller.start()
+        poll(
+            lambda: observers.query('pg_stat_activity_count{application_name="sluice-api/submit"}'),
+            seconds=20,
+            what="the exporter reads sluice.pg_stat_activity (its search_path), without ids",
+        )
+    caller.join(30)
+    assert observers.query('{__name__=~"pg_.*", application_name=~".*/.*/.*"}') == []
