@@ -1,4 +1,4 @@
-"""The profile on the running stack: targets, the budget, dashboards, alerts that faults make fire."""
+"""The profile on the running stack: targets, budget, dashboards, alerts that faults make fire."""
 
 from __future__ import annotations
 
@@ -98,6 +98,7 @@ def test_its_containers_are_hardened_and_reach_what_they_read_only(
         "alertmanager": {"metrics", "observers"},
         "postgres-exporter": {"metrics", "db"},
         "pgbouncer-exporter": {"metrics", "pool"},
+        "console": {"metrics", "pool", "db", "control", "observers"},
     }
     for service in SERVICES:
         container = stack.container(service)
@@ -109,7 +110,7 @@ def test_its_containers_are_hardened_and_reach_what_they_read_only(
         assert set(found["Networks"]) == {f"{stack.project}_{one}" for one in networks[service]}
         published = [one for ports in found["Ports"].values() for one in ports or []]
         assert {one["HostIp"] for one in published} <= {"127.0.0.1"}
-        assert bool(published) == (service in ("prometheus", "alertmanager"))
+        assert bool(published) == ("observers" in networks[service])
         poll(lambda one=container: stack.health(one) == "healthy", seconds=60, what=service)  # type: ignore[misc]
     assert stack.client.networks.get(f"{stack.project}_metrics").attrs["Internal"]
 
