@@ -157,7 +157,8 @@ def test_all_sized_resources_are_live_whole_numbers() -> None:
 def test_every_change_that_is_not_live_names_a_service(setting: Setting) -> None:
     restart, recreate = tiers_to_restart([setting.name])
     assert bool(restart or recreate) == (setting.change is not Change.LIVE)
-    assert set(restart + recreate) <= {"postgres", "migrate", "pgbouncer", "api", "worker"}
+    known = {"postgres", "migrate", "pgbouncer", "gateway", "api", "worker", "observability"}
+    assert set(restart + recreate) <= known
 
 
 def test_a_service_that_gets_a_new_container_is_not_restarted_too() -> None:
