@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -66,6 +66,7 @@ def test_a_fault_is_named_in_nearly_every_look(
     probe: Probe,
     make_load: MakeLoad,
     console_url: str,
+    record_property: Callable[[str, Any], None],
 ) -> None:
     with ExitStack() as fault:
 
@@ -98,4 +99,5 @@ def test_a_fault_is_named_in_nearly_every_look(
         found = [next(seen)["bottleneck"] for _ in range(LOOKS)]
     stack.wait_healthy(seconds=120)
     verdicts = Counter((one["where"], one["setting"]) for one in found)
+    record_property("looks", str(verdicts))
     assert verdicts[where, FAULTS[where]] >= RIGHT, verdicts

@@ -102,7 +102,7 @@ function makePlot([title, lines]) {
     legend: { show: false },
     cursor: { drag: { setScale: false }, points: { show: false }, y: false },
     scales: { y: { range: (_self, _low, high) => [0, Math.max(1, high * 1.1)] } },
-    axes: [{ ...axis, size: 1.8 * rem(), values: (_self, splits) => splits.map(timeOfDay) }, { ...axis, size: 3.2 * rem() }],
+    axes: [{ ...axis, size: 1.8 * rem(), space: 4 * rem(), values: (_self, splits) => splits.map(timeOfDay) }, { ...axis, size: 3.2 * rem() }],
     series: [{}, ...names.map((name, index) => ({ label: lines[name], stroke: colour(STROKES[index]), width: 2, dash: DASHES[index], points: { size: 4 } }))],
     hooks: { setData: [say], setCursor: [say] },
   }, columns(names), box);

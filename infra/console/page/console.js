@@ -170,10 +170,11 @@ function drawBudget(path) {
   const budget = path.budget;
   const answering = path.poolers.filter((one) => !one.error);
   const app = path.app.filter((one) => !one.error);
-  const near = (used, limit) => ({ state: used >= 0.9 * limit ? "wait" : "" });
   const bars = [];
-  const add = (name, used, limit) => bars.push(gauge(name, used, limit, near(used, limit)));
-  add("connections of the app's pools", sum(app, "size"), budget.app_pool_connections);
+  const add = (name, used, limit) => bars.push(gauge(name, used, limit, { state: used >= 0.9 * limit ? "wait" : "ok" }));
+  // A pool that has all of its connections open is as it should be.
+  const addPools = (name, used, limit) => bars.push(gauge(name, used, limit, { state: "ok" }));
+  addPools("connections of the app's pools", sum(app, "size"), budget.app_pool_connections);
   for (const one of answering) {
     const clients = sum(one.pools, "clients_active") + sum(one.pools, "clients_waiting");
     add(`clients of ${short(one.name)}`, clients, budget.client_connections_max);
@@ -181,7 +182,7 @@ function drawBudget(path) {
   // Those in use are the most of several looks, idle ones the mean: together they may be too many.
   const servers = answering.flatMap((one) => one.pools).reduce((total, one) => total
     + Math.min(one.servers_active + one.servers_idle + one.servers_login, one.pool_size + one.reserve_size), 0);
-  add("server connections of PgBouncer", servers, budget.server_connections_pooled);
+  addPools("server connections of PgBouncer", servers, budget.server_connections_pooled);
   if (!path.server.error) {
     add("sessions of PostgreSQL", path.server.connections, budget.max_connections);
     for (const one of path.server.roles.filter((role) => role.limit >= 0)) {
