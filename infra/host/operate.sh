@@ -220,6 +220,7 @@ replace_observers() {
         is_as_defined "$service" || quietly compose rm --stop --force "$service" || return
         start_missing "$service" || return
     done < <(observers)
+    say "the console: http://$(compose port console 8090)"
 }
 
 migrate() {
