@@ -15,6 +15,9 @@ from tests.fix_faults import MakeLoad, frozen, killed, wait_for_traffic
 from tests.fix_ops import Commands, EnvDir
 from tests.fix_stack import Stack, poll
 
+# The browser is an image of several hundred megabytes.
+pytestmark = pytest.mark.slow
+
 SIZES = [(1400, 900), (390, 844), (2560, 1440)]
 Note = Callable[[str, Any], None]
 
