@@ -120,10 +120,10 @@ def checkpoint_storm(stack: Stack) -> Iterator[None]:
 
 
 @contextmanager
-def transactions_left_idle(probe: Probe) -> Iterator[None]:
+def transactions_left_idle(probe: Probe, *, seconds: int = SECONDS) -> Iterator[None]:
     """Have a client of the api's pool hold all of its server connections and do nothing."""
     with ThreadPoolExecutor(1) as threads:
         # On each replica as many as there are with the reserve, and more.
-        held = threads.submit(probe, "hold_transactions", "4", str(SECONDS))
+        held = threads.submit(probe, "hold_transactions", "4", str(seconds))
         yield
         assert held.result()["held"] > 0
