@@ -27,8 +27,8 @@ from tests.ops.path_faults import (
     transactions_left_idle,
 )
 
-# On a quiet machine 19 or 20 of 20 were right. Others use this one too, and a look that is late sees
-# another moment.
+# On a quiet machine 19 or 20 of 20 were right; on one that others use too, a look that is late
+# sees another moment.
 LOOKS, RIGHT = 20, 16
 SMALL_POOL = {
     "PGBOUNCER_INTERACTIVE_MIN_POOL_SIZE": 1,
