@@ -253,12 +253,16 @@ operate() {
     return "$status"
 }
 
-# They read their files again; one that is down does so at its start. Quiet, because Compose calls it
-# killed.
+# They read their files again; one that is down does so at its start. From inside: Docker takes a
+# signal of its own, whichever it is, for the wish that the container stop, and would not start it
+# again when it ends.
 host_reload() {
-    local service
+    local service container
     for service in "$@"; do
-        quietly look --profile '*' kill --signal SIGHUP "$service" || say "$service was not signalled"
+        while read -r container; do
+            quietly docker exec "$container" sh -c 'kill -HUP 1' </dev/null \
+                || say "$service was not signalled"
+        done < <(look --profile '*' ps --quiet "$service")
     done
 }
 

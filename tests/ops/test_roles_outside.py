@@ -11,7 +11,7 @@ from tests.fix_host import Host
 from tests.fix_ops import Commands
 from tests.fix_probe import Probe
 from tests.fix_sql import AdminConsole, Sql
-from tests.fix_stack import REPOSITORY, Stack, poll
+from tests.fix_stack import REPOSITORY, Stack, poll, run_in
 
 RUNBOOK = (REPOSITORY / "docs" / "runbook.md").read_text(encoding="utf-8")
 # What PostgreSQL lets a role do to itself, sent through PgBouncer as its clients are let in.
@@ -92,6 +92,25 @@ def test_an_operator_whose_password_was_changed_gets_in_again(
     code, printed = host.run("apply")
     assert code == 0, printed
     assert "it was set outside" in printed
+
+
+@pytest.mark.usefixtures("put_back")
+def test_a_process_that_was_told_to_read_its_files_is_started_again_when_it_ends(
+    stack: Stack, sql: Sql, host: Host
+) -> None:
+    """Docker leaves what it was asked to signal where it is, whatever the signal was."""
+    sql.rows(f"ALTER ROLE {PERSON} PASSWORD 'a-new-password'")
+    code, printed = host.run("apply")
+    assert code == 0, printed
+    pooler = stack.container("pgbouncer")
+    began = pooler.attrs["State"]["StartedAt"]
+    run_in(pooler, ["sh", "-c", "kill -QUIT 1"])
+
+    def started_again() -> bool:
+        pooler.reload()
+        return bool(pooler.attrs["State"]["StartedAt"] != began)
+
+    poll(started_again, seconds=30, what="Docker starts the replica again")
 
 
 def outdated(console: AdminConsole, replicas: int) -> int:
