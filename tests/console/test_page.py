@@ -14,6 +14,7 @@ from tests.fix_console import Page
 from tests.fix_faults import MakeLoad, frozen, killed, wait_for_traffic
 from tests.fix_ops import Commands, EnvDir
 from tests.fix_stack import Stack, poll
+from tests.ops.path_faults import SMALL_POOL
 
 # The browser is an image of several hundred megabytes.
 pytestmark = pytest.mark.slow
@@ -99,12 +100,7 @@ def test_a_pool_that_is_too_small_is_shown_where_it_waits(
     page: Page, ops: Commands, env: EnvDir, make_load: MakeLoad, record_property: Note
 ) -> None:
     setting = "PGBOUNCER_INTERACTIVE_POOL_SIZE"
-    sizes = {
-        "PGBOUNCER_INTERACTIVE_MIN_POOL_SIZE": 1,
-        setting: 1,
-        "PGBOUNCER_INTERACTIVE_RESERVE_SIZE": 0,
-    }
-    done = ops.apply(env.set(**sizes))
+    done = ops.apply(env.set(**SMALL_POOL))
     try:
         assert done.exit_code == 0, done.text
         with make_load(threads=24, pause_seconds=0.0, kinds={"status": 9, "submit": 1}) as load:

@@ -20,6 +20,12 @@ CALLERS: dict[str, Any] = {
     "kinds": {"status": 9, "submit": 1},
 }
 WRITERS = CALLERS | {"kinds": {"submit": 1}}
+# One server connection of each replica for requests.
+SMALL_POOL = {
+    "PGBOUNCER_INTERACTIVE_MIN_POOL_SIZE": 1,
+    "PGBOUNCER_INTERACTIVE_POOL_SIZE": 1,
+    "PGBOUNCER_INTERACTIVE_RESERVE_SIZE": 0,
+}
 SECONDS = 60
 
 

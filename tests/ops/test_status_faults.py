@@ -21,6 +21,7 @@ from tests.fix_sql import AdminConsole, Sql
 from tests.fix_stack import REPOSITORY, Stack, poll, run_in
 from tests.ops.path_faults import (
     CALLERS,
+    SMALL_POOL,
     WRITERS,
     applied,
     checkpoint_storm,
@@ -120,12 +121,7 @@ def test_a_pgbouncer_pool_that_is_too_small_is_named(
     ops: Commands, env: EnvDir, make_load: MakeLoad
 ) -> None:
     setting = "PGBOUNCER_INTERACTIVE_POOL_SIZE"
-    sizes = {
-        "PGBOUNCER_INTERACTIVE_MIN_POOL_SIZE": 1,
-        setting: 1,
-        "PGBOUNCER_INTERACTIVE_RESERVE_SIZE": 0,
-    }
-    with applied(ops, env, **sizes), make_load(**CALLERS) as load:
+    with applied(ops, env, **SMALL_POOL), make_load(**CALLERS) as load:
         wait_for_traffic(load, 200)
         row = "all N server connections of risk are taken"
         assert judged(row, "pgbouncer pool", setting, agreeing=2)["command"] == "make apply"

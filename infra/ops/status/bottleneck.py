@@ -30,6 +30,8 @@ NEARLY_ALL = 0.95
 NEARLY_FULL = 0.8
 # From this age on a transaction harms others: it keeps its locks, and dead rows of every table.
 OPEN_SECONDS = 60.0
+# Of fewer that are lent it can be chance that no look met one at work.
+LEAK_LENT = 4
 # Drivers keep 100 (asyncpg, psycopg) to 256 (pgjdbc) statements prepared.
 MANY_STATEMENTS = 1000
 _POOL_SIZES = {one.entry: one.server_pool_size for one in SERVICES}
@@ -372,7 +374,7 @@ def _app_pools(sample: Sample) -> Verdict | None:
     pools = [pool for _, pool in _pools(sample) if pool.database == client.entry]
     idle = sum(pool.servers_idle for pool in pools)
     used, lent = sum(pool.servers_active for pool in pools), sum(one.in_use for one in short)
-    if pools and 4 * used < lent:
+    if pools and lent >= LEAK_LENT and 4 * used < lent:
         line = (
             f"{worst.name}: all {worst.in_use} connections of its pool are lent and "
             f"{worst.waiting} caller(s) wait, but {used} of them are at work: borrowers hold "

@@ -242,6 +242,12 @@ def test_lent_connections_that_are_not_at_work_are_a_leak() -> None:
     assert verdict.command == "make logs"
 
 
+def test_a_pool_of_few_connections_that_no_look_met_at_work_is_too_small() -> None:
+    few = replace(FULL_APP, in_use=3, size=3, max_size=3)
+    verdict = bottleneck(sample(app=few, pool=replace(IDLE_POOL, servers_active=0)))
+    assert (verdict.where, verdict.setting) == ("app pool", "API_POOL_MAX_SIZE")
+
+
 @pytest.mark.parametrize(("seconds", "where"), [(59.9, "none"), (60.0, "postgres transaction")])
 def test_a_transaction_that_is_open_for_long_is_named(seconds: float, where: str) -> None:
     oldest = Session(42, "risk_owner", seconds, "SELECT", state="idle in transaction")
