@@ -115,6 +115,25 @@ def timeline(
     return _chart(title, figure, note)
 
 
+def spans(title: str, rows: Mapping[str, Sequence[tuple[float, float]]], seconds: float) -> Chart:
+    """Draw from when until when each of the named things was, over the seconds of a run."""
+    figure = go.Figure()
+    for name, times in rows.items():
+        figure.add_bar(
+            y=[name] * len(times),
+            base=[began for began, _ in times],
+            # What lasts no time is to be seen too.
+            x=[max(ended - began, seconds / 500) for began, ended in times],
+            orientation="h",
+            marker_color=COLOURS[1],
+            showlegend=False,
+        )
+    figure.update_xaxes(title="time into the run, s", range=[0, seconds])
+    figure.update_yaxes(automargin=True)
+    figure.update_layout(barmode="overlay")
+    return _chart(title, figure, "")
+
+
 def against(
     title: str,
     lines: Mapping[str, Sequence[tuple[float, float, float, float]]],
