@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from random import Random
+from subprocess import TimeoutExpired
+from uuid import uuid4
 
 from docker.errors import APIError
 from docker.models.containers import Container
@@ -23,21 +25,7 @@ from tests.fix_ops import EnvDir
 from tests.fix_sql import Sql
 from tests.fix_stack import Stack, run_in
 
-ROLES = "('risk_api', 'risk_worker', 'proof')"
-END_BACKENDS = (
-    "SELECT pg_terminate_backend(pid) FROM (SELECT pid FROM pg_stat_activity"
-    f" WHERE usename IN {ROLES} ORDER BY random() LIMIT 2) AS victims"
-)
-# As the kernel does where a container's memory ends: one backend, and with it all of them.
-KILL_BACKEND = (
-    "kill -9 $(psql --no-align --tuples-only --command"
-    f' "SELECT pid FROM pg_stat_activity WHERE usename IN {ROLES} ORDER BY random() LIMIT 1")'
-)
-# Each waits for its turn behind whoever reads, and holds up whoever comes after it.
-CHANGED_TYPES = (
-    "ALTER TABLE risk.assessments ADD COLUMN chaos integer",
-    "ALTER TABLE risk.assessments DROP COLUMN chaos",
-)
+SESSIONS = "pg_stat_activity WHERE usename IN ('risk_api', 'risk_worker', 'proof')"
 OPERATION_SECONDS = 120
 FINISH_TRIES = 5
 
@@ -138,70 +126,68 @@ def _api_process_killed(ground: Ground, random: Random) -> Iterator[None]:
 # PostgreSQL ------------------------------------------------------------------------------------
 
 
+def _ask(ground: Ground, statement: str) -> list[dict[str, str]]:
+    """Run a statement; without rows where the server does not answer, by another fault's doing."""
+    try:
+        return ground.sql.rows(statement)
+    except (AssertionError, TimeoutExpired):
+        return []
+
+
 @contextmanager
 def _backend_killed(ground: Ground, random: Random) -> Iterator[None]:
-    run_in(ground.stack.container("postgres"), ["sh", "-c", KILL_BACKEND])
+    for row in _ask(ground, f"SELECT pid FROM {SESSIONS} ORDER BY random() LIMIT 1"):
+        run_in(ground.stack.container("postgres"), ["sh", "-c", f"kill -9 {row['pid']}"])
     yield
 
 
 @contextmanager
 def _backends_ended(ground: Ground, random: Random) -> Iterator[None]:
-    ground.sql.rows(END_BACKENDS)
+    victims = f"(SELECT pid FROM {SESSIONS} ORDER BY random() LIMIT 2) AS victims"
+    ends = f"SELECT pg_terminate_backend(pid) FROM {victims}"
+    _ask(ground, ends)
     yield
-    # The server may be gone by the doing of another fault.
-    with suppress(AssertionError):
-        ground.sql.rows(END_BACKENDS)
+    _ask(ground, ends)
 
 
 @contextmanager
-def _session(ground: Ground, words: Sequence[str], mark: str) -> Iterator[None]:
-    """Have something connect to PostgreSQL beside the path; end its sessions with the block."""
-    postgres = ground.stack.container("postgres")
-    postgres.exec_run(["env", f"PGAPPNAME={mark}", *words], detach=True)
+def _beside(ground: Ground, statement: str, count: int) -> Iterator[None]:
+    """Have sessions of the superuser run a statement beside the path, until the block ends."""
+    file = f"/tmp/chaos-{uuid4().hex}"  # noqa: S108  # of the container
+    starts = f'psql --dbname=risk --command "{statement}" & echo $! >>{file}'
+    with suppress(AssertionError, APIError):
+        script = f"for n in $(seq {count}); do {starts}; done; wait"
+        ground.stack.container("postgres").exec_run(["sh", "-c", script], detach=True)
     try:
         yield
     finally:
-        ends = (
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            f" WHERE application_name = '{mark}'"
-        )
-        with suppress(AssertionError):
-            ground.sql.rows(ends)
+        with suppress(AssertionError, TimeoutExpired):
+            run_in(ground.stack.container("postgres"), ["sh", "-c", f"kill $(cat {file})"])
 
 
 @contextmanager
 def _lock_held(ground: Ground, random: Random) -> Iterator[None]:
-    held = "BEGIN; LOCK TABLE risk.assessments; SELECT pg_sleep(60)"
-    with _session(ground, ["psql", "--dbname=risk", "--command", held], "chaos-lock"):
+    with _beside(ground, "BEGIN; LOCK TABLE risk.assessments; SELECT pg_sleep(60)", 1):
         yield
 
 
 @contextmanager
 def _sessions_taken(ground: Ground, random: Random) -> Iterator[None]:
     """Take what PostgreSQL has left of connections, as a superuser's script gone wrong."""
-    try:
-        count = ground.sql.value("SHOW max_connections")
-    except AssertionError:
-        # It is down already: there is nothing to take.
-        yield
-        return
-    words = f"for n in $(seq {count}); do psql --command 'SELECT pg_sleep(60)' & done; wait"
-    with _session(ground, ["sh", "-c", words], "chaos-sessions"):
+    rows = _ask(ground, "SHOW max_connections")
+    with _beside(ground, "SELECT pg_sleep(60)", sum(int(row["max_connections"]) for row in rows)):
         yield
 
 
 @contextmanager
 def _types_changed(ground: Ground, random: Random) -> Iterator[None]:
-    add, drop = CHANGED_TYPES
-    with suppress(AssertionError):
-        ground.sql.rows(f"SET lock_timeout = '2s'; {add}")
+    # Each waits for its turn behind whoever reads, and holds up whoever comes after it.
+    table = "SET lock_timeout = '2s'; ALTER TABLE risk.assessments"
+    _ask(ground, f"{table} ADD COLUMN IF NOT EXISTS chaos integer")
     try:
         yield
     finally:
-        with suppress(AssertionError):
-            ground.sql.rows(
-                f"SET lock_timeout = '2s'; {drop.replace('COLUMN', 'COLUMN IF EXISTS')}"
-            )
+        _ask(ground, f"{table} DROP COLUMN IF EXISTS chaos")
 
 
 # Networks --------------------------------------------------------------------------------------
