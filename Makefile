@@ -179,4 +179,6 @@ test-all: test ## Every test
 	@$(VENV)/bin/pytest -m slow
 
 chaos: check $(VENV)/.installed ## Faults under load, and a page: [MINUTES=10] [SEED=1]
+	@[[ "$(or $(MINUTES),10)" =~ ^([1-9]|[1-5][0-9]|60)$$ ]] || { echo "MINUTES=$(MINUTES): must be a whole number from 1 to 60" >&2; exit 2; }
+	@[[ "$(or $(SEED),1)" =~ ^[0-9]{1,9}$$ ]] || { echo "SEED=$(SEED): must be a whole number of at most nine digits" >&2; exit 2; }
 	@CHAOS_MINUTES="$(or $(MINUTES),10)" CHAOS_SEED="$(or $(SEED),1)" $(VENV)/bin/pytest --quiet -s -m slow tests/chaos

@@ -60,15 +60,17 @@ def _timeline(data: Mapping[str, Any]) -> Section:
                 "Requests",
                 {"answered": _points(data["good"]), "failed": _points(data["failed"])},
                 "per second",
+                below=seconds,
             ),
             timeline(
                 "Latency",
                 {"p95": _points(data["p95_ms"])},
                 "ms",
                 "Of the requests that ended then.",
+                below=seconds,
             ),
             timeline(
-                "Waiting in PgBouncer", {"clients": data["waiting"]}, "for a server connection"
+                "Waiting in PgBouncer", {"clients": data["waiting"]}, "clients", below=seconds
             ),
         ],
     )

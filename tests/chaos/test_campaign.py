@@ -32,8 +32,8 @@ from tests.fix_ops import Commands, EnvDir
 from tests.fix_sql import AdminConsole, Sql
 from tests.fix_stack import REPOSITORY, Stack
 
-MINUTES = float(os.environ.get("CHAOS_MINUTES") or 3)
-SEED = int(os.environ.get("CHAOS_SEED") or 20)
+MINUTES = int(os.environ.get("CHAOS_MINUTES", 3))
+SEED = int(os.environ.get("CHAOS_SEED", 20))
 WORK_SECONDS = 6
 # What the checkers call what follows from each way to be careless.
 NAMED = {
