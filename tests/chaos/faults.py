@@ -26,6 +26,29 @@ from tests.fix_sql import Sql
 from tests.fix_stack import Stack, run_in
 
 SESSIONS = "pg_stat_activity WHERE usename IN ('risk_api', 'risk_worker', 'proof')"
+# What a backend does when it is killed: a submission, a claim of tasks, results of a batch, the end
+# of an assessment, any COMMIT.
+MOMENTS = (
+    *(f"/*action='{name}'*/%" for name in ("submit", "claim", "complete", "finish")),
+    "COMMIT%",
+)
+# Looks about a thousand times a second; whatever is found is at work then and there.
+KILL_WITHIN = """
+DO $$
+DECLARE victim integer;
+BEGIN
+    FOR look IN 1..3000 LOOP
+        PERFORM pg_stat_clear_snapshot();
+        SELECT pid INTO victim FROM pg_stat_activity
+        WHERE state = 'active' AND query LIKE '{moment}' AND pid <> pg_backend_pid() LIMIT 1;
+        IF FOUND THEN
+            EXECUTE format('COPY (SELECT 1) TO PROGRAM %L', 'kill -9 ' || victim);
+            RETURN;
+        END IF;
+        PERFORM pg_sleep(0.0005);
+    END LOOP;
+END $$
+"""
 OPERATION_SECONDS = 120
 FINISH_TRIES = 5
 
@@ -136,8 +159,10 @@ def _ask(ground: Ground, statement: str) -> list[dict[str, str]]:
 
 @contextmanager
 def _backend_killed(ground: Ground, random: Random) -> Iterator[None]:
-    for row in _ask(ground, f"SELECT pid FROM {SESSIONS} ORDER BY random() LIMIT 1"):
-        run_in(ground.stack.container("postgres"), ["sh", "-c", f"kill -9 {row['pid']}"])
+    """Kill a backend within a statement, as the kernel does where memory ends; all others end."""
+    moment = random.choice(MOMENTS)
+    ground.say(f"  a backend is killed within {moment}")
+    _ask(ground, KILL_WITHIN.format(moment=moment.replace("'", "''")))
     yield
 
 
@@ -288,7 +313,7 @@ FAULTS = (
     Fault("PostgreSQL is killed", _killed("postgres"), (0.5, 5), 10),
     Fault("PostgreSQL is stopped", _stopped("postgres"), (0.5, 5), 10),
     Fault("PostgreSQL is frozen", _frozen("postgres"), (2, 15), 10),
-    Fault("a backend is killed", _backend_killed, (1, 3), 10),
+    Fault("a backend is killed in a statement", _backend_killed, (1, 3), 10),
     Fault("backends are ended", _backends_ended, (0.5, 2), 5),
     Fault("a table is locked", _lock_held, (2, 8), 5),
     Fault("PostgreSQL has no connection left", _sessions_taken, (3, 8), 10),

@@ -24,7 +24,6 @@ from tests.ops.path_faults import (
     checkpoint_storm,
     lock_held,
     processors_taken,
-    transaction_open,
     transactions_left_idle,
 )
 
@@ -34,7 +33,6 @@ FAULTS = {
     "pgbouncer pool": "PGBOUNCER_INTERACTIVE_POOL_SIZE",
     "postgres cpu": "POSTGRES_CPUS",
     "locks": "API_LOCK_TIMEOUT_MS",
-    "postgres transaction": "",
     "postgres disk": "POSTGRES_MAX_WAL_MB",
     "app transactions": "API_IDLE_IN_TRANSACTION_TIMEOUT_MS",
 }
@@ -81,8 +79,6 @@ def test_a_fault_is_named_in_nearly_every_look(
         elif where == "locks":
             fault.enter_context(lock_held(stack, sql))
             load(0)
-        elif where == "postgres transaction":
-            fault.enter_context(transaction_open(stack, sql))
         elif where == "postgres disk":
             fault.enter_context(checkpoint_storm(stack))
             load(50, **WRITERS)

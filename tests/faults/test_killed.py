@@ -24,7 +24,7 @@ from tests.fix_probe import Probe
 from tests.fix_sql import AdminConsole, Sql
 from tests.fix_stack import Stack, poll, run_in
 
-BACKENDS_A_SECOND, SECONDS = 2, 30
+BACKENDS_A_SECOND, SECONDS = 2, 10
 END_RANDOM_BACKENDS = (
     "SELECT pg_terminate_backend(pid) FROM (SELECT pid FROM pg_stat_activity"
     " WHERE usename IN ('risk_api', 'risk_worker') ORDER BY random()"

@@ -88,19 +88,6 @@ def lock_held(stack: Stack, sql: Sql) -> Iterator[str]:
 
 
 @contextmanager
-def transaction_open(stack: Stack, sql: Sql) -> Iterator[str]:
-    """Keep a transaction open that nobody waits for, until it is old; yield its process."""
-    held = f"BEGIN; SELECT txid_current(); SELECT pg_sleep({4 * SECONDS})"
-    old = (
-        f"SELECT pid FROM pg_stat_activity WHERE query = '{held}' "
-        "AND xact_start < now() - interval '60 s'"
-    )
-    with session(stack, held):
-        (holder,) = poll(lambda: sql.rows(old), seconds=90, what="the transaction is old")
-        yield holder["pid"]
-
-
-@contextmanager
 def checkpoint_storm(stack: Stack) -> Iterator[None]:
     """Have one checkpoint follow the other, so that who writes the log waits for the disk."""
     postgres = stack.container("postgres")

@@ -27,7 +27,7 @@ from tests.ops.path_faults import (
     checkpoint_storm,
     lock_held,
     processors_taken,
-    transaction_open,
+    session,
     transactions_left_idle,
 )
 
@@ -159,9 +159,15 @@ def test_a_disk_that_a_storm_of_checkpoints_slows_is_named(
 
 @pytest.mark.slow
 def test_a_transaction_that_is_open_for_long_is_named(stack: Stack, sql: Sql) -> None:
-    with transaction_open(stack, sql) as pid:
+    held = "BEGIN; SELECT txid_current(); SELECT pg_sleep(240)"
+    old = (
+        f"SELECT pid FROM pg_stat_activity WHERE query = '{held}' "
+        "AND xact_start < now() - interval '60 s'"
+    )
+    with session(stack, held):
+        (holder,) = poll(lambda: sql.rows(old), seconds=90, what="the transaction is old")
         verdict = judged("has had a transaction open for N s", "postgres transaction", agreeing=2)
-    assert verdict["command"] == f"make psql\nSELECT pg_terminate_backend({pid});"
+    assert verdict["command"] == f"make psql\nSELECT pg_terminate_backend({holder['pid']});"
 
 
 def test_the_line_that_status_prints_ends_the_session_that_holds_a_lock(
