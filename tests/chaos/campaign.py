@@ -269,9 +269,7 @@ def conclude(
     for name, violations in judge(history, sql).items():
         found["W"] += [f"{name}: {one}" for one in violations]
     found["D"] += _said(lambda: oracle.check_deadlines(load, deadline_seconds))
-    spans = [one for one in record.events if _cuts(one)]
-    uncut = [one for one in load.samples if one.status or not _is_cut(one, spans)]
-    found["S"] += _said(lambda: oracle.check_answers(uncut))
+    found["S"] += _said(lambda: oracle.check_answers(uncut(load.samples, record.events)))
     found["L"] += _said(lambda: oracle.check_nothing_left(sql))
 
 
@@ -285,14 +283,16 @@ def _said(check: Callable[[], None]) -> list[str]:
     return []
 
 
-def _cuts(event: Event) -> bool:
-    return any(fault.name == event.fault and fault.cuts_callers for fault in FAULTS)
-
-
-def _is_cut(sample: Sample, spans: Sequence[Event]) -> bool:
-    return any(
-        sample.started < one.ended + CUT_SECONDS and sample.ended > one.began for one in spans
-    )
+def uncut(samples: Sequence[Sample], events: Sequence[Event]) -> list[Sample]:
+    """Leave out the requests that have no answer because their api process was killed."""
+    cutting = {fault.name for fault in FAULTS if fault.cuts_callers}
+    spans = [(one.began, one.ended + CUT_SECONDS) for one in events if one.fault in cutting]
+    return [
+        one
+        for one in samples
+        if one.status
+        or not any(one.started < ended and one.ended > began for began, ended in spans)
+    ]
 
 
 def as_series(record: Record, load: Load) -> dict[str, Any]:
