@@ -14,7 +14,10 @@ readonly FORMAT='{"service": {{json (index .Config.Labels "com.docker.compose.se
 "memory_limit": {{.HostConfig.Memory}}, "exit_code": {{.State.ExitCode}}, "restarts": {{.RestartCount}}, "oom_killed": {{.State.OOMKilled}},
 "health": {{if .State.Health}}{{json .State.Health.Status}}{{else}}""{{end}}}'
 
-within() { timeout "$INSIDE_SECONDS" docker compose --env-file infra/env/presets/laptop.env "$@"; }
+within() {
+    POSTGRES_INSTANCES=$(instances) timeout "$INSIDE_SECONDS" \
+        docker compose --env-file infra/env/presets/laptop.env "$@"
+}
 
 # What the processes of each PgBouncer hold, without the kernel's caches, by cgroups of version 2 or 1.
 # Its console does not know it, and `docker stats` takes two seconds.
