@@ -3,8 +3,12 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 COMPOSE := docker compose $(if $(SLUICE_ENV_DIR),--env-file $(SLUICE_ENV_DIR)/stack.env)
-# What builds, looks or stops needs no setting, so it works whatever is in the env file.
-LOOK := docker compose --env-file infra/env/presets/laptop.env
+# What builds, looks or stops needs no setting but which servers there are, so it works whatever is
+# in the env file.
+INSTANCES := $(if $(shell grep -sx POSTGRES_INSTANCES=3 $(or $(SLUICE_ENV_DIR),infra/env)/stack.env),3,1)
+LOOK := POSTGRES_INSTANCES=$(INSTANCES) docker compose --env-file infra/env/presets/laptop.env
+# Whatever the env file says now, all that was started.
+EVERYTHING := POSTGRES_INSTANCES=3 docker compose --env-file infra/env/presets/laptop.env --profile '*'
 RUN := $(LOOK) --progress quiet run --rm --no-deps
 # The optional services of the env file; Compose reads them itself where no profile is named.
 PROFILES = $(shell sed -n 's/^COMPOSE_PROFILES=//p' $(or $(SLUICE_ENV_DIR),infra/env)/stack.env 2>/dev/null)
@@ -20,7 +24,7 @@ ifeq ($(CA_BUNDLE),)
 unexport CA_BUNDLE
 endif
 
-.PHONY: help assess up build check project plan apply preset client client-url down destroy logs ps status doctor restart-postgres restart-pgbouncer restart-app rotate-passwords rotate-certificates restore-secrets scale-pgbouncer reconnect load-reference psql free-disk lint test test-all chaos test-unit engine bench-pool bench-writes load load-sql compare isolation tune soak report results
+.PHONY: help assess up build check project plan apply preset client client-url down destroy logs ps status doctor restart-postgres switchover restart-pgbouncer restart-app rotate-passwords rotate-certificates restore-secrets scale-pgbouncer reconnect load-reference psql free-disk lint test test-all chaos test-unit engine bench-pool bench-writes load load-sql compare isolation tune soak report results
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,7 +36,7 @@ assess: up ## From nothing to a finished assessment of eight sites
 up: build ## Install Docker if missing, build, start; output: V=1
 	@infra/host/operate.sh check --warn
 	@echo 'starting the stack, waiting until every tier is healthy' >&2
-	@$(COMPOSE) --progress $(if $(V),auto,quiet) up --detach --wait || { $(LOOK) ps --all >&2; exit 1; }
+	@$(COMPOSE) --progress $(if $(V),auto,quiet) up --detach --wait --remove-orphans || { $(LOOK) ps --all >&2; exit 1; }
 	@infra/host/operate.sh remove-disabled
 	@$(RUN) --no-TTY ops pgbouncer reconnect --if-changed --wait 30 </dev/null \
 		|| echo 'if the schema changed: make reconnect' >&2
@@ -63,11 +67,11 @@ preset: engine ## Make a preset the env file, its plan first: NAME=small
 	@infra/host/operate.sh preset $(AS_JSON) $(NAME)
 
 down: project ## Stop the stack; volumes (the data) stay
-	@$(LOOK) --profile '*' down
+	@$(EVERYTHING) down --remove-orphans
 
 destroy: project ## Stop the stack, delete its volumes: CONFIRM=yes
 	@[[ "$(CONFIRM)" == yes ]] || { echo "This deletes every assessment, result and secret: make destroy CONFIRM=yes" >&2; exit 2; }
-	@$(LOOK) --profile '*' down --volumes
+	@$(EVERYTHING) down --remove-orphans --volumes
 
 # LINES only where it was asked for: some shells have the height of the terminal in it.
 logs: project ## Follow every log: [LINES=] [SINCE=10m] [FOLLOW=no] [REQUEST=id]
@@ -84,6 +88,9 @@ doctor: project ## What breaks behind the pool, live or in files: SQL=path
 
 restart-postgres: check ## Apply and restart PostgreSQL; no request fails
 	@infra/host/operate.sh restart-postgres $(AS_JSON)
+
+switchover: project ## Make a standby the primary, none fails: [TO=postgres-2]
+	@infra/host/operate.sh switchover $(AS_JSON) $(if $(TO),--to "$(TO)")
 
 restart-pgbouncer: check ## Restart every PgBouncer replica; no request fails
 	@infra/host/operate.sh restart-pgbouncer $(AS_JSON)

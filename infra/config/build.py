@@ -6,7 +6,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from infra.config import certificates, clients, envfile, extra, recovery, rules, secrets
+from infra.config import (
+    certificates,
+    clients,
+    envfile,
+    extra,
+    names,
+    recovery,
+    rules,
+    secrets,
+    sizing,
+)
 from infra.config.certificates import Validity
 from infra.config.envfile import assign
 from infra.config.faults import Fault, FaultyInputError
@@ -133,7 +143,8 @@ def _compile(
     if faults or pairs is None:
         raise FaultyInputError(faults)
     expiry = certificates.expiry(store)
-    inputs = Inputs(checked.values, passwords, verifiers, tokens, pairs, expiry)
+    cluster_id = secrets.cluster_id(store, replicated=sizing.is_replicated(checked.values))
+    inputs = Inputs(checked.values, passwords, verifiers, tokens, pairs, expiry, cluster_id)
     warnings = (*checked.warnings, *certificates.warnings(store, validity))
     return Compiled(render(inputs), store.pending, warnings)
 
@@ -143,5 +154,6 @@ def _validity(values: Values, now: datetime.datetime) -> Validity:
     known = values.as_dict()
     days, renew = known.get("CERTIFICATE_DAYS"), known.get("CERTIFICATE_RENEW_DAYS")
     if isinstance(days, int) and isinstance(renew, int):
-        return Validity(now, days, renew)
+        replicated = known.get("POSTGRES_INSTANCES") == len(names.INSTANCES)
+        return Validity(now, days, renew, replicated=replicated)
     return Validity(now, days=365, renew_days=30)

@@ -22,6 +22,10 @@ from infra.config.issuing import Pair, SigningKey
 from infra.config.secrets import SecretError, SecretStore
 
 SERVERS = ("postgres", "pgbouncer", *names.CONTROL_ALIASES.values())
+# With three instances: by pair, the hosts that it also names.
+_REPLICATED = {"postgres": names.INSTANCES, "patroni": names.INSTANCES, "etcd": names.ETCD}
+# Each is client and server to others of its kind.
+_PEERS = ("patroni", "etcd")
 # There only while `rotate certificates --ca` is under way.
 ALSO_TRUSTED = "ca-also-trusted.crt"
 _BOTH = "supply both files of the pair, or remove both to have them made"
@@ -33,11 +37,22 @@ _SERVES = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY
 
 @dataclass(frozen=True, slots=True)
 class Validity:
-    """The moment of this run (UTC) and the two certificate settings, in days."""
+    """The moment of this run (UTC), the two certificate settings in days, and whose there are."""
 
     now: datetime.datetime
     days: int
     renew_days: int
+    replicated: bool = False
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """The name of every server's pair."""
+        return (*SERVERS, *(_PEERS if self.replicated else ()))
+
+    def hosts(self, server: str) -> tuple[str, ...]:
+        """Return the host names that a server's certificate must have, beside localhost."""
+        more = _REPLICATED.get(server, ()) if self.replicated else ()
+        return (*(() if server in _PEERS else (server,)), *more)
 
     def is_due(self, certificate: x509.Certificate) -> bool:
         """Return True if a certificate made here should be renewed now."""
@@ -72,7 +87,7 @@ class Certificates:
 def expiry(store: SecretStore) -> tuple[Expiry, ...]:
     """Return when the CA and each server certificate expires; unreadable ones are left out."""
     found = []
-    for name in ("ca", *SERVERS):
+    for name in ("ca", *SERVERS, *_PEERS):
         try:
             pem = store.read(f"{name}.crt")
             pair = Pair(_parse_certificate(pem or b""), b"", None, b"")
@@ -124,7 +139,7 @@ def certificates(store: SecretStore, validity: Validity) -> tuple[Certificates |
         return None, [store.fault(ALSO_TRUSTED, str(error))]
     servers: dict[str, tuple[bytes, bytes]] = {}
     faults: list[Fault] = []
-    for host in SERVERS:
+    for host in validity.servers:
         try:
             pair = _server(store, host, authority, validity)
         except SecretError as error:
@@ -167,10 +182,17 @@ def _server(store: SecretStore, host: str, authority: Pair, validity: Validity) 
             how = _NEW_CA if authority.made_here else _BOTH
             raise SecretError(f"missing certificate: there is no ca.key to make it; {how}")
     elif found is None or (found.made_here and _is_stale(found, host, authority, validity)):
-        found = issuing.make_server(host, authority, validity.now, validity.days)
+        found = issuing.make_server(
+            host,
+            authority,
+            validity.now,
+            validity.days,
+            hosts=validity.hosts(host),
+            is_client=host in _PEERS,
+        )
         _store(store, host, found)
     _check_dates(found.certificate, validity.now, _REPLACE)
-    _check_host(found.certificate, host)
+    _check_host(found.certificate, *validity.hosts(host))
     _check_usage(found.certificate)
     _check_chain(found.certificate, authority.certificate)
     if not found.made_here:
@@ -184,7 +206,7 @@ def _is_stale(pair: Pair, host: str, authority: Pair, validity: Validity) -> boo
         return True
     try:
         _check_chain(pair.certificate, authority.certificate)
-        _check_host(pair.certificate, host)
+        _check_host(pair.certificate, *validity.hosts(host))
     except SecretError:
         return True
     return False
@@ -256,13 +278,13 @@ def _check_is_authority(certificate: x509.Certificate) -> None:
             raise SecretError("its key usage is without keyCertSign; a CA needs it")
 
 
-def _check_host(certificate: x509.Certificate, host: str) -> None:
+def _check_host(certificate: x509.Certificate, *hosts: str) -> None:
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except x509.ExtensionNotFound:
-        raise SecretError(f"has no subject alternative name; it must name {host}") from None
+        raise SecretError(f"has no subject alternative name; it must name {hosts[0]}") from None
     known = names.value.get_values_for_type(x509.DNSName)
-    missing = [wanted for wanted in (host, "localhost") if wanted not in known]
+    missing = [wanted for wanted in (*hosts, "localhost") if wanted not in known]
     if missing:
         raise SecretError(
             f"names {', '.join(known) or 'nobody'}; it must also name {', '.join(missing)}"

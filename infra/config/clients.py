@@ -129,6 +129,11 @@ def logins(values: Values) -> dict[str, Place]:
         **{client.role: Place(client.database, client.entry) for client in every(values)},
         names.MONITOR: Place(names.DATABASE, names.MONITOR_ENTRY),
         names.OPERATOR: Place(names.DATABASE, "pgbouncer"),
+        **(
+            {names.REPLICATION: Place("postgres", "")}
+            if values.integer("POSTGRES_INSTANCES") > 1
+            else {}
+        ),
     }
 
 

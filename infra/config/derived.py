@@ -32,10 +32,13 @@ def _connection_settings(values: Values) -> tuple[Derived, ...]:
         "max_connections": "POSTGRES_MAX_CONNECTIONS",
         "superuser_reserved_connections": "POSTGRES_SUPERUSER_RESERVED_CONNECTIONS",
         "reserved_connections": "POSTGRES_RESERVED_CONNECTIONS",
-        "max_wal_senders": "POSTGRES_BACKUP_CONNECTIONS",
     }
-    return tuple(
-        Derived(name, str(values.integer(setting)), setting) for name, setting in names.items()
+    senders = "POSTGRES_BACKUP_CONNECTIONS"
+    if sizing.is_replicated(values):
+        senders += f" + {sizing.WAL_SENDERS_PER_STANDBY} for each standby"
+    return (
+        *(Derived(name, str(values.integer(setting)), setting) for name, setting in names.items()),
+        Derived("max_wal_senders", str(sizing.wal_senders(values)), senders),
     )
 
 
@@ -119,6 +122,11 @@ def _disk_settings(values: Values) -> tuple[Derived, ...]:
         Derived("max_wal_size", f"{maximum}MB", "POSTGRES_MAX_WAL_MB"),
         Derived(
             "min_wal_size", f"{maximum}MB", "max_wal_size: data cannot take the space of the log"
+        ),
+        *(
+            [Derived("wal_keep_size", f"{maximum}MB", "max_wal_size: for a standby that was away")]
+            if sizing.is_replicated(values)
+            else []
         ),
         Derived(
             "temp_file_limit",

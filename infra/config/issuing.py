@@ -2,6 +2,7 @@
 
 import datetime
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cryptography import x509
@@ -48,18 +49,34 @@ def make_authority(now: datetime.datetime) -> Pair:
     return _signed(builder, key, key)
 
 
-def make_server(host: str, authority: Pair, now: datetime.datetime, days: int) -> Pair:
-    """Return a new pair for `host` and localhost, signed by `authority`."""
+def make_server(
+    host: str,
+    authority: Pair,
+    now: datetime.datetime,
+    days: int,
+    *,
+    hosts: Sequence[str] = (),
+    is_client: bool = False,
+) -> Pair:
+    """Return a new pair named `host`, signed by `authority`.
+
+    It serves as `hosts`, or as `host` where they are none, and as localhost; with `is_client` it
+    is also shown to other servers.
+    """
     if authority.key is None:
         raise ValueError("the authority has no key to sign with")
     key = ec.generate_private_key(ec.SECP256R1())
     issuer = authority.certificate
-    names = [x509.DNSName(host), x509.DNSName("localhost"), x509.IPAddress(_LOOPBACK)]
+    known = [x509.DNSName(one) for one in (*(hosts or (host,)), "localhost")]
+    names = [*known, x509.IPAddress(_LOOPBACK)]
+    usage = [ExtendedKeyUsageOID.SERVER_AUTH]
+    if is_client:
+        usage.append(ExtendedKeyUsageOID.CLIENT_AUTH)
     builder = (
         _builder(_name(host), issuer.subject, key.public_key(), now, days)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(sign_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(usage), critical=False)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         # Python's default TLS context insists on it.
         .add_extension(_issued_by(issuer, authority.key), critical=False)

@@ -12,6 +12,16 @@ MONITOR_ENTRY: Final = "risk_monitor"
 OWNER: Final = "risk_owner"
 MONITOR: Final = "sluice_monitor"
 OPERATOR: Final = "sluice_operator"
+# Of three instances: standbys follow by it, and a former primary is rewound.
+REPLICATION: Final = "sluice_replication"
+
+# The hosts of three instances. `postgres` then is HAProxy before them: PRIMARY_PORT leads to the
+# primary, STANDBY_PORT to the standbys.
+INSTANCES: Final = ("postgres-1", "postgres-2", "postgres-3")
+ETCD: Final = ("etcd-1", "etcd-2", "etcd-3")
+PRIMARY_PORT: Final = 5432
+STANDBY_PORT: Final = 5433
+PATRONI_PORT: Final = 8008
 
 # How PgBouncer reaches PostgreSQL, by the value of PGBOUNCER_SERVER_HOP: the host of its entries.
 # The socket's directory is a volume that only these two tiers mount.

@@ -12,7 +12,7 @@ from typing import Final
 from infra.config import names
 from infra.config.certificates import ALSO_TRUSTED
 from infra.config.faults import Fault
-from infra.config.secrets import STAGED, TOKENS
+from infra.config.secrets import CLUSTER_ID, STAGED, TOKENS
 
 RESTORE: Final = "make restore-secrets"
 CA: Final = "ca.crt"
@@ -37,6 +37,15 @@ _COPIES: Final = {
     # May be followed by another CA, while one replaces the other.
     CA: tuple(f"{tier}/{CA}" for tier in ("ops", "app", "postgres", "pgbouncer")),
 }
+# Only with three instances.
+_REPLICATED: Final = {
+    CLUSTER_ID: (f"postgres/{CLUSTER_ID}",),
+    **{
+        f"{name}.{kind}": (f"postgres/{name}.{kind}",)
+        for name in ("patroni", "etcd")
+        for kind in ("crt", "key")
+    },
+}
 _VERIFIER: Final = r"SCRAM-SHA-256\$[0-9]+:[A-Za-z0-9+/=]+\$[A-Za-z0-9+/=]+:[A-Za-z0-9+/=]+"
 # The first line of a role in roles.sql up to its verifier; an entry of userlist.txt.
 _VERIFIERS: Final = {
@@ -53,7 +62,8 @@ _APPLICATIONS: Final = "ops/clients"
 def copies(out: Path) -> dict[str, tuple[str, ...]]:
     """Return where the bytes of every secret are below `out`, but those of verifiers."""
     others = sorted((out / _APPLICATIONS).glob("*.password"))
-    return _COPIES | {path.name: (f"{_APPLICATIONS}/{path.name}",) for path in others}
+    replicated = _REPLICATED if (out / f"postgres/{CLUSTER_ID}").exists() else {}
+    return _COPIES | replicated | {path.name: (f"{_APPLICATIONS}/{path.name}",) for path in others}
 
 
 def passwords(out: Path) -> tuple[str, ...]:

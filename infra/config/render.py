@@ -1,15 +1,18 @@
 """Every file of every tier, rendered in memory; same input, same bytes."""
 
+import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from infra.config import clients, documents, extra, names, observability, roles, sizing
 from infra.config.certificates import Certificates, Expiry
 from infra.config.derived import derived_settings
+from infra.config.secrets import CLUSTER_ID
 from infra.config.settings import Values
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -24,6 +27,7 @@ UIDS = {
     "migrate": 10074,
     "exporters": 10078,
     "console": 10080,
+    "etcd": 10081,
     "root": 0,
 }
 
@@ -57,6 +61,7 @@ class Inputs:
     tokens: dict[str, str] = field(repr=False)
     certificates: Certificates = field(repr=False)
     expiry: tuple[Expiry, ...] = ()
+    cluster_id: str = ""
 
 
 def render(inputs: Inputs) -> tuple[Rendered, ...]:
@@ -72,6 +77,34 @@ def _postgres(inputs: Inputs) -> Iterator[Rendered]:
             f"postgres/{name}", "postgres", template(name, inputs.values, inputs.verifiers)
         )
     yield from _server_files(inputs, "postgres")
+    if sizing.is_replicated(inputs.values):
+        yield from _replicated(inputs)
+
+
+def _replicated(inputs: Inputs) -> Iterator[Rendered]:
+    """Yield what three instances need beside the files of one: Patroni's, and etcd's."""
+    dcs = template("patroni-dcs.yml", inputs.values, inputs.verifiers)
+    yield _secret("postgres/patroni-dcs.yml", "postgres", dcs)
+    for instance in names.INSTANCES:
+        more = {
+            "instance": instance,
+            "is_first": instance == names.INSTANCES[0],
+            "dcs": dcs.decode().rstrip(),
+            "cluster_id": inputs.cluster_id,
+            "etcd": [f"{one}:2379" for one in names.ETCD],
+            "patroni_port": names.PATRONI_PORT,
+            "replication_password": inputs.passwords[names.REPLICATION].replace("'", "''"),
+        }
+        content = template("patroni.yml", inputs.values, inputs.verifiers, more)
+        yield _secret(f"postgres/patroni-{instance}.yml", "postgres", content)
+    yield _secret(f"postgres/{CLUSTER_ID}", "postgres", inputs.cluster_id.encode())
+    certificate, key = inputs.certificates.servers["patroni"]
+    yield _secret("postgres/patroni.crt", "postgres", certificate)
+    yield _secret("postgres/patroni.key", "postgres", key)
+    certificate, key = inputs.certificates.servers["etcd"]
+    yield _secret("postgres/etcd.crt", "etcd", certificate)
+    yield _secret("postgres/etcd.key", "etcd", key)
+    yield _secret("postgres/etcd-ca.crt", "etcd", inputs.certificates.trusted)
 
 
 def _pgbouncer(inputs: Inputs) -> Iterator[Rendered]:
@@ -137,6 +170,11 @@ def _ops(inputs: Inputs) -> Iterator[Rendered]:
     yield _secret("ops/monitor.password", "root", inputs.passwords[names.MONITOR].encode())
     for alias, token in inputs.tokens.items():
         yield _watched(f"ops/{alias}.token", token.encode())
+    if sizing.is_replicated(inputs.values):
+        # For commands to Patroni; to look takes none.
+        certificate, key = inputs.certificates.servers["patroni"]
+        yield _secret("ops/patroni.crt", "root", certificate)
+        yield _secret("ops/patroni.key", "root", key)
 
 
 def _watched(path: str, content: bytes) -> Rendered:
@@ -166,15 +204,22 @@ def _json(section: dict[str, object]) -> bytes:
     return (json.dumps(section, indent=2, sort_keys=False) + "\n").encode()
 
 
-def template(name: str, values: Values, verifiers: dict[str, str]) -> bytes:
-    """Return one rendered file of PostgreSQL or PgBouncer; only some hold verifiers."""
-    return _environment().get_template(f"{name}.j2").render(_context(values, verifiers)).encode()
+def template(
+    name: str,
+    values: Values,
+    verifiers: dict[str, str],
+    more: Mapping[str, object] = MappingProxyType({}),
+) -> bytes:
+    """Return one rendered file of PostgreSQL, Patroni or PgBouncer; only some hold verifiers."""
+    context = _context(values, verifiers) | dict(more)
+    return _environment().get_template(f"{name}.j2").render(context).encode()
 
 
+@functools.cache
 def _environment(
     block: tuple[str, str] = ("{%", "%}"), variable: tuple[str, str] = ("{{", "}}")
 ) -> Environment:
-    """Return the templates' environment, with these delimiters."""
+    """Return the templates' environment, with these delimiters; it keeps what it has parsed."""
     # Not HTML: escaping would change the values. None of them comes from outside the setting
     # table, the extra files' syntax (no quotes, one line), the verifiers' alphabet or the code.
     return Environment(
@@ -191,6 +236,7 @@ def _environment(
 
 def _context(values: Values, verifiers: dict[str, str]) -> dict[str, object]:
     logins = clients.logins(values)
+    added = dict(extra.lines(extra.POSTGRES_FILE, values))
     return {
         "generated": GENERATED,
         "setting": values,
@@ -203,4 +249,8 @@ def _context(values: Values, verifiers: dict[str, str]) -> dict[str, object]:
         "role_names": ", ".join(f"'{name}'" for name in logins),
         "pooled_roles": tuple(role for role, one in logins.items() if one.entry),
         "verifiers": verifiers,
+        "is_replicated": sizing.is_replicated(values),
+        "replication_role": names.REPLICATION,
+        "of": {item.name: item.value for item in derived_settings(values)},
+        "max_locks_per_transaction": added.get("max_locks_per_transaction", "64"),
     }

@@ -61,6 +61,7 @@ class Role:
     connection_limit: int
     settings: Mapping[str, str]
     createrole: bool = False
+    replication: bool = False
     member_of: tuple[Membership, ...] = ()
 
     @property
@@ -70,6 +71,7 @@ class Role:
             "login": "on",
             "inherit": "on",
             "createrole": "on" if self.createrole else "off",
+            "replication": "on" if self.replication else "off",
             "valid_until": "infinity",
             "member_of": ", ".join(sorted(map(str, self.member_of))),
         }
@@ -95,6 +97,7 @@ def login_roles(values: Values, verifiers: Mapping[str, str]) -> tuple[Role, ...
             connection_limit=limits[name],
             settings=settings[name] | {"log_min_messages": _LOG_LEVEL},
             createrole=name == names.OPERATOR,
+            replication=name == names.REPLICATION,
             member_of=member_of.get(name, ()),
         )
         for name in settings
@@ -116,10 +119,13 @@ def _settings(values: Values) -> dict[str, dict[str, str]]:
         found[client.role] |= tracked
     # A health check that takes longer has failed. Operator commands look and signal; CHECKPOINT
     # is the longest of them.
-    return found | {
+    found |= {
         names.MONITOR: _timeouts(500, 2000, 3000, 5000) | tracked,
         names.OPERATOR: _timeouts(2000, 60_000, 70_000, 80_000),
     }
+    if sizing.is_replicated(values):
+        found[names.REPLICATION] = _timeouts(2000, 0, 0, 0)
+    return found
 
 
 def _members(values: Values) -> dict[str, tuple[Membership, ...]]:

@@ -18,6 +18,8 @@ from infra.config.names import SERVICES
 from infra.config.settings import UnavailableError, Values
 from infra.config.times import TIME_RULES, Rule, at_most, shown
 
+# Patroni puts 100 in the place of less.
+PATRONI_CONNECTIONS_MIN = 25
 # A pool serves its threads, the heartbeat and the health check; more cannot be used.
 _WORKER_EXTRA_BORROWERS = 2
 # Of the operator at PostgreSQL: one to look and one to compare; one to change and one to look.
@@ -37,6 +39,27 @@ def server_connections(values: Values) -> Iterator[str]:
             f"{shown(values, 'POSTGRES_MAX_CONNECTIONS')}; lower the pools by "
             f"{-(sizing.spare(values) // values.integer('PGBOUNCER_REPLICAS'))} in each replica "
             f"or raise it"
+        )
+
+
+def instances(values: Values) -> Iterator[str]:
+    """Check that a majority of the instances can outvote the rest, and what Patroni takes."""
+    if values.integer("POSTGRES_INSTANCES") == 2:
+        yield (
+            "POSTGRES_INSTANCES=2 has no majority when one of them is lost, so that nobody could "
+            "decide which one is the primary; write 1 or 3"
+        )
+    if not sizing.is_replicated(values):
+        return
+    if values.text("PGBOUNCER_SERVER_HOP") != "tls":
+        yield (
+            f"{shown(values, 'PGBOUNCER_SERVER_HOP')} leads to one server only, and "
+            f"{shown(values, 'POSTGRES_INSTANCES')}; remove the line or write tls"
+        )
+    if values.integer("POSTGRES_MAX_CONNECTIONS") < PATRONI_CONNECTIONS_MIN:
+        yield (
+            f"{shown(values, 'POSTGRES_MAX_CONNECTIONS')} is below {PATRONI_CONNECTIONS_MIN}, the "
+            f"least that Patroni takes, and {shown(values, 'POSTGRES_INSTANCES')}"
         )
 
 
@@ -200,9 +223,9 @@ def disk(values: Values) -> Iterator[str]:
     share = sizing.disk_share_mb(values)
     if sizing.wal_demand_mb(values) > share:
         yield (
-            f"{shown(values, 'POSTGRES_MAX_WAL_MB')} x {sizing.WAL_FACTOR} exceeds {share} MB, a "
-            f"quarter of {shown(values, 'POSTGRES_DISK_MB')}; the log would take the space of the "
-            "data; lower it or give the volume more disk"
+            f"{shown(values, 'POSTGRES_MAX_WAL_MB')} x {sizing.wal_factor(values)} exceeds "
+            f"{share} MB, a quarter of {shown(values, 'POSTGRES_DISK_MB')}; the log would take the "
+            "space of the data; lower it or give the volume more disk"
         )
 
 
@@ -354,6 +377,7 @@ def logged_values(values: Values) -> Iterator[str]:
 
 RULES: Final[tuple[Rule, ...]] = (
     server_connections,
+    instances,
     client_connections,
     open_files,
     pgbouncer_memory,

@@ -15,6 +15,10 @@ PASSWORD_MAX_CHARACTERS = 128
 _GENERATED_BYTES = 32
 # A set of new secrets that is whole and counts, though not all are in their place yet.
 STAGED = ".staged"
+# Tells one set of three instances from another: made with three, gone with one. What a standby or
+# etcd kept from before a time with a single server must not come back.
+CLUSTER_ID = "postgres-cluster.id"
+_CLUSTER_ID_BYTES = 8
 TOKENS = tuple(f"{alias}.token" for alias in names.CONTROL_ALIASES.values())
 
 
@@ -75,6 +79,19 @@ def passwords(store: SecretStore, roles: tuple[str, ...]) -> tuple[dict[str, str
 def tokens(store: SecretStore) -> tuple[dict[str, str], list[Fault]]:
     """Return the token of every control alias, and a fault for each that cannot be used."""
     return _gather(store, tuple(names.CONTROL_ALIASES.values()), "token")
+
+
+def cluster_id(store: SecretStore, *, replicated: bool) -> str:
+    """Return the id of the set of three instances, made where there is none; empty for one."""
+    content = store.read(CLUSTER_ID) or b""
+    if not replicated:
+        if content:
+            store.put(CLUSTER_ID, b"")
+        return ""
+    if not content:
+        content = secrets.token_hex(_CLUSTER_ID_BYTES).encode("ascii")
+        store.put(CLUSTER_ID, content)
+    return content.decode("ascii")
 
 
 def verifiers(store: SecretStore, known: dict[str, str]) -> tuple[dict[str, str], list[Fault]]:

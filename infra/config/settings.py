@@ -59,12 +59,13 @@ class BadValueError(ValueError):
 class Derivation:
     """A default that follows from the settings `sources`; `formula` says how.
 
-    `value` returns the number in the unit of the derived setting, before its range applies.
+    `value` returns the choice, or the number in the unit of the derived setting, before its range
+    applies.
     """
 
     sources: tuple[str, ...]
     formula: str
-    value: Callable[[Values], Decimal]
+    value: Callable[[Values], Decimal | str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +140,8 @@ class Setting:
         if self.derivation is None:
             return self.default
         number = self.derivation.value(values)
+        if isinstance(number, str):
+            return number
         number = min(max(number, Decimal(self.minimum)), Decimal(self.maximum))
         return int(number) if isinstance(self.default, int) else number.quantize(_TENTH, ROUND_DOWN)
 

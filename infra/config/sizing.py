@@ -19,6 +19,10 @@ MONITOR_QUERY_TIMEOUT_SECONDS = 6
 # Listening sockets, log, epoll, DNS and the administrator's own descriptors.
 OPEN_FILES_SLACK = 64
 KB_PER_MB = 1024
+# With three instances: those of pg_rewind and of a rotation's trials, at the primary.
+REPLICATION_SESSIONS = 2
+# Of each standby: one that streams, and one for its log while it is copied.
+WAL_SENDERS_PER_STANDBY = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,22 @@ def _given(values: Values, name: str) -> int:
     return values.integer(name) if name else 0
 
 
+def instances(values: Values) -> tuple[str, ...]:
+    """Return the hosts of the servers; the single one is `postgres` itself."""
+    return names.INSTANCES if values.integer("POSTGRES_INSTANCES") > 1 else ("postgres",)
+
+
+def is_replicated(values: Values) -> bool:
+    """Return True if there are standbys."""
+    return len(instances(values)) > 1
+
+
+def wal_senders(values: Values) -> int:
+    """Return max_wal_senders: those of backups, and of the standbys where there are any."""
+    standbys = len(instances(values)) - 1
+    return values.integer("POSTGRES_BACKUP_CONNECTIONS") + standbys * WAL_SENDERS_PER_STANDBY
+
+
 def owner_sessions(values: Values) -> dict[str, int]:
     """Return the direct sessions of each owner, by role."""
     found = {names.OWNER: values.integer("POSTGRES_OWNER_CONNECTIONS")}
@@ -118,7 +138,8 @@ def direct(values: Values) -> int:
         "POSTGRES_MONITOR_CONNECTIONS",
         "POSTGRES_BACKUP_CONNECTIONS",
     )
-    return sum(owner_sessions(values).values()) + sum(map(values.integer, settings))
+    replication = REPLICATION_SESSIONS if is_replicated(values) else 0
+    return sum(owner_sessions(values).values()) + sum(map(values.integer, settings)) + replication
 
 
 def reserved(values: Values) -> int:
@@ -205,6 +226,8 @@ def role_limits(values: Values) -> dict[str, int]:
     limits = {pool.user: pool.limit * replicas + room for pool in pools(values)}
     limits[names.MONITOR] += values.integer("POSTGRES_MONITOR_CONNECTIONS") - room
     limits[names.OPERATOR] = values.integer("POSTGRES_OPERATOR_CONNECTIONS")
+    if is_replicated(values):
+        limits[names.REPLICATION] = REPLICATION_SESSIONS
     return limits | owner_sessions(values)
 
 
@@ -356,7 +379,12 @@ def processors(values: Values) -> int:
 
 def wal_demand_mb(values: Values) -> int:
     """Return the disk space that the write-ahead log may take, in MB."""
-    return values.integer("POSTGRES_MAX_WAL_MB") * WAL_FACTOR
+    return values.integer("POSTGRES_MAX_WAL_MB") * wal_factor(values)
+
+
+def wal_factor(values: Values) -> int:
+    """Return how many times max_wal_size the log may take: with standbys once more is kept."""
+    return WAL_FACTOR + is_replicated(values)
 
 
 def spilling_processes(values: Values) -> int:
@@ -396,7 +424,7 @@ def disk_parts(values: Values) -> tuple[Part, ...]:
     """Return the disk space that is not for tables and indexes, in MB."""
     processes = spilling_processes(values)
     return (
-        Part("write-ahead log", wal_demand_mb(values), f"{WAL_FACTOR} x max_wal_size"),
+        Part("write-ahead log", wal_demand_mb(values), f"{wal_factor(values)} x max_wal_size"),
         Part("temporary files", disk_share_mb(values), f"{processes} processes x temp_file_limit"),
         Part("ballast", ballast_mb(values), "given back by make free-disk"),
     )

@@ -3,6 +3,10 @@
 # becomes the server. Configuration is read from /etc/sluice and never written here.
 #
 #   entrypoint postgres       the server
+#   entrypoint patroni        the instance PATRONI_NAME of three: Patroni runs the server
+#   entrypoint roles          Patroni has made the cluster: apply the roles
+#   entrypoint callback EVENT ROLE CLUSTER
+#                             Patroni has started the server, or its role has changed
 #   entrypoint free-ballast   remove the ballast where the volume is about full
 set -euo pipefail
 
@@ -10,6 +14,10 @@ readonly CONFIG=/etc/sluice
 readonly SOCKET_DIR=/run/postgresql
 readonly ROLES_APPLIED=$PGDATA/sluice_roles.sha256
 readonly VOLUME=${PGDATA%/*}
+# Which set of three instances the data belong to; there is none for those of a single server.
+readonly OWN_ID=$VOLUME/cluster.id
+readonly CLUSTER_ID=$CONFIG/postgres-cluster.id
+readonly FIRST=postgres-1
 # Space that is given back on a full disk, where a server that cannot write its log does not start
 # and so nothing could be deleted.
 readonly BALLAST=$VOLUME/ballast
@@ -21,7 +29,7 @@ die() { say "$*"; exit 1; }
 
 require_config() {
     local file
-    for file in postgresql.conf pg_hba.conf roles.sql server.key server.crt; do
+    for file in postgresql.conf pg_hba.conf roles.sql server.key server.crt "$@"; do
         [[ -r $CONFIG/$file ]] || die "$CONFIG/$file is missing or unreadable; the config service writes it"
     done
 }
@@ -33,6 +41,14 @@ require_socket_directory() {
     found=$(stat --format '%u:%g %a' "$SOCKET_DIR")
     [[ $found == "$wanted" ]] || die "$SOCKET_DIR has owner and mode $found, not $wanted; with the stack" \
         "down, remove its volume, postgres-socket, and start again"
+}
+
+# Held for as long as this container lives: two servers on the same data would destroy them, and
+# in two containers neither sees the other's process.
+take_volume() {
+    exec 9>"$VOLUME/.lock"
+    flock --nonblock 9 || die "another container uses the data in $VOLUME; stop it first:" \
+        "docker compose up --remove-orphans"
 }
 
 require_same_major() {
@@ -75,6 +91,59 @@ apply_roles() {
     trap - INT TERM
 }
 
+# Of a cluster that is served already. Without waiting for a standby: there may be none yet.
+apply_roles_live() {
+    roles_are_current && return
+    say "applying roles and their limits"
+    PGOPTIONS='-c synchronous_commit=local' psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 \
+        --dbname=postgres --file="$CONFIG/roles.sql" >/dev/null || die "$CONFIG/roles.sql failed"
+    roles_digest >"$ROLES_APPLIED"
+}
+
+# After a time with one server only that one has what was written then, so the others take a copy
+# of it; and it must have been the primary when the time began.
+belong_to_cluster() {
+    if [[ -s $PGDATA/PG_VERSION ]] && ! cmp --quiet "$OWN_ID" "$CLUSTER_ID"; then
+        if [[ $PATRONI_NAME == "$FIRST" ]]; then
+            [[ ! -e $PGDATA/standby.signal ]] || die "$PGDATA is a standby's copy from another set of" \
+                "instances; nothing is changed. Which instance has the data? See docs/high-availability.md"
+            roles_are_current || apply_roles
+        else
+            say "these data are from another set of instances; waiting until $FIRST is the primary"
+            until is_primary "$FIRST"; do sleep 1; done
+            say "removing them; a copy of $FIRST's is made"
+            rm -rf "$PGDATA"
+        fi
+    fi
+    cp "$CLUSTER_ID" "$OWN_ID.new"
+    mv "$OWN_ID.new" "$OWN_ID"
+}
+
+is_primary() {
+    python3 - "$1" <<'PYTHON' 2>/dev/null
+import ssl, sys, urllib.request
+trusted = ssl.create_default_context(cafile="/etc/sluice/ca.crt")
+urllib.request.urlopen(f"https://{sys.argv[1]}:8008/primary", timeout=3, context=trusted)
+PYTHON
+}
+
+# Patroni has what is the same for all instances in etcd, where it is as it was compiled. There is
+# nothing yet at the first start: Patroni begins with it then.
+tell_etcd() {
+    timeout 20 patronictl -c "$CONFIG/patroni-$PATRONI_NAME.yml" edit-config --force --quiet \
+        --replace "$CONFIG/patroni-dcs.yml" >/dev/null 2>&1 || say "the settings in etcd are as they were"
+}
+
+become_patroni() {
+    require_config patroni-dcs.yml patroni.key "patroni-$PATRONI_NAME.yml" postgres-cluster.id
+    take_volume
+    [[ ! -s $PGDATA/PG_VERSION ]] || require_same_major
+    belong_to_cluster
+    keep_ballast
+    tell_etcd
+    exec patroni "$CONFIG/patroni-$PATRONI_NAME.yml"
+}
+
 free_mb() { echo $(($(df --block-size=1 --output=avail "$VOLUME" | tail -n 1) >> 20)); }
 
 present_mb() {
@@ -111,9 +180,17 @@ free_ballast() {
 }
 
 _main() {
-    [[ $1 != free-ballast ]] || { free_ballast; return; }
+    case $1 in
+        free-ballast) free_ballast; return ;;
+        roles) apply_roles_live; return ;;
+        callback) [[ $3 != primary ]] || apply_roles_live; return ;;
+        patroni) become_patroni ;;
+    esac
     require_config
     require_socket_directory
+    take_volume
+    [[ ! -e $OWN_ID ]] || die "$VOLUME holds the data of one instance of three, and maybe not the latest;" \
+        "write POSTGRES_INSTANCES=3, make up, then POSTGRES_INSTANCES=1, make apply RESTART=yes"
     [[ -s $PGDATA/PG_VERSION ]] || create_cluster
     require_same_major
     roles_are_current || apply_roles

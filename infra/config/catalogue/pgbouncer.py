@@ -270,6 +270,12 @@ SETTINGS: Final = (
         choices=tuple(SERVER_HOSTS),
         default="socket",
         change=Change.LIVE,
+        rule="tls with POSTGRES_INSTANCES=3",
+        derivation=Derivation(
+            ("POSTGRES_INSTANCES",),
+            "socket, or tls with POSTGRES_INSTANCES=3",
+            lambda values: "socket" if values.integer("POSTGRES_INSTANCES") == 1 else "tls",
+        ),
     ),
     Setting(
         name="PGBOUNCER_DNS_MAX_TTL_SECONDS",

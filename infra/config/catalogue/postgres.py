@@ -7,6 +7,18 @@ from infra.config.settings import Change, Setting, Tier
 
 SETTINGS: Final = (
     Setting(
+        name="POSTGRES_INSTANCES",
+        tier=Tier.POSTGRES,
+        meaning="Servers: 1, or 3 with replication and failover; each takes the memory, the "
+        "processors and the disk below.",
+        unit="servers",
+        minimum=1,
+        maximum=3,
+        default=1,
+        change=Change.RECREATE,
+        rule="1 or 3; 3 takes POSTGRES_MAX_CONNECTIONS of at least 25",
+    ),
+    Setting(
         name="POSTGRES_MEMORY_MB",
         tier=Tier.POSTGRES,
         meaning="Memory limit of the container; every memory setting of the server follows it.",

@@ -87,7 +87,7 @@ def test_every_setting_is_used_by_a_file_the_compiler_or_compose() -> None:
     digests, _ = verifiers(store, known)
     control_tokens, _ = tokens(store)
     render(Inputs(values, known, digests, control_tokens, _certificates()))
-    compose = (REPOSITORY / "compose.yaml").read_text()
+    compose = _compose()
     interpolated = set(re.findall(r"\$\{([A-Z_]+)", compose))
     # The compiler itself uses these before anything is rendered, the budget the headroom; Compose
     # takes the profile from the env file by itself.
@@ -101,9 +101,14 @@ def _certificates() -> Certificates:
     return Certificates(b"ca", dict.fromkeys(SERVERS, pair))
 
 
-def test_compose_interpolates_only_settings_and_marks_them() -> None:
-    compose = (REPOSITORY / "compose.yaml").read_text()
-    required = set(re.findall(r"\$\{([A-Z_]+):\?", compose))
+def _compose(instances: int = 1) -> str:
+    servers = REPOSITORY / "infra" / "postgres" / f"instances-{instances}.yaml"
+    return (REPOSITORY / "compose.yaml").read_text() + servers.read_text()
+
+
+@pytest.mark.parametrize("instances", [1, 3])
+def test_compose_interpolates_only_settings_and_marks_them(instances: int) -> None:
+    required = set(re.findall(r"\$\{([A-Z_]+):\?", _compose(instances)))
     marked = {setting.name for setting in catalogue.all_settings() if setting.compose}
     assert required == marked
 
