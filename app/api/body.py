@@ -267,10 +267,13 @@ def _require_json(request: Request) -> None:
             f"Content-Encoding must be identity, not {shorten(', '.join(encodings))}",
             headers={"Accept-Encoding": "identity"},
         )
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
+    media_type, *parameters = request.headers.get("content-type", "").lower().split(";")
+    charsets = [one.strip() for one in parameters if one.strip().startswith("charset")]
+    if media_type.strip() != "application/json" or any(
+        one.replace('"', "") != "charset=utf-8" for one in charsets
+    ):
         raise HTTPException(
-            HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Content-Type must be application/json"
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Content-Type must be application/json, in UTF-8"
         )
 
 

@@ -4,10 +4,12 @@ import contextlib
 import re
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Annotated, cast
+from urllib.parse import parse_qsl
 
 import anyio
 import structlog
@@ -34,7 +36,6 @@ from app.server import error_response
 from app.settings import ApiSettings, Live
 
 SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}", re.ASCII)
-# Of two values a proxy may have taken one, and the application takes the other.
 SINGLE_HEADERS = ("Host", "Content-Type", "Idempotency-Key")
 STREAM_THREADS = 4
 # The client left first.
@@ -76,7 +77,7 @@ class RequestContext:
         structlog.contextvars.bind_contextvars(request_id=request_id)
         answer = _Answer(send, request_id)
         try:
-            if faults := list(_repeated_headers(scope)):
+            if faults := list(_ambiguities(scope)):
                 response = invalid_response(faults, HTTPStatus.BAD_REQUEST)
                 await response(scope, receive, answer.send)
             else:
@@ -157,12 +158,22 @@ def _counted(path: str) -> bool:
     return path.startswith("/api/") and not path.endswith("/events")
 
 
-def _repeated_headers(scope: Scope) -> Iterator[Fault]:
+def _ambiguities(scope: Scope) -> Iterator[Fault]:
+    """Find what a proxy may have taken in one way, and the application takes in another."""
     headers = Headers(scope=scope)
     for name in SINGLE_HEADERS:
         values = headers.getlist(name)
         if len(values) > 1:
             yield Fault(f"header.{name}", shorten(values), "must be sent once")
+    if "host" not in headers and scope["http_version"] == "1.1":
+        yield Fault("header.Host", None, "must be sent")
+    codings = ", ".join(headers.getlist("transfer-encoding"))
+    if codings and codings.strip().lower() != "chunked":
+        yield Fault("header.Transfer-Encoding", shorten(codings), "must be chunked alone")
+    query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    for name, count in Counter(name for name, _value in query).items():
+        if count > 1:
+            yield Fault(f"query.{shorten(name)}", None, f"given {count} times; give it once")
 
 
 def _request_id(scope: Scope) -> str:

@@ -93,8 +93,9 @@ async def get_results(
 
     A long answer is sent as it is read. One that ends without its last chunk was cut: ask again.
 
-    In CSV a `site_id` that begins with `=`, `+`, `-`, `@`, a tab or a carriage return has an
-    apostrophe in front, so that no spreadsheet takes it for a formula. JSON has it as it is.
+    In CSV a `site_id` is in quotes, and one that begins with `=`, `+`, `-`, `@` (or the full-width
+    form of one) has an apostrophe in front, so that no spreadsheet takes it for a formula. JSON has
+    it as it is.
     """
     rows = _limit(limit, format)
     after = None if cursor is None else _decode(cursor)

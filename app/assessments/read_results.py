@@ -96,8 +96,8 @@ class ResultPiece:
 
     As JSON they are objects with the names of COLUMNS, separated by commas; those that go on with
     an answer begin with one. As CSV (RFC 4180) each is a line with its end: a number that is not
-    available is empty, missing inputs are joined by `|`, and the name of a site that a spreadsheet
-    would take for a formula has an apostrophe in front.
+    available is empty, missing inputs are joined by `|`, and the name of a site is in quotes, with
+    an apostrophe in front where a spreadsheet would take it for a formula.
     """
 
     text: bytes
@@ -185,14 +185,17 @@ SELECT page.site_no, row_to_json(line)::text
 FROM ({ROWS}) AS page
 CROSS JOIN LATERAL (SELECT page.site_id, {_BEHIND_NAME}, missing_inputs) AS line
 """  # noqa: S608  # constant text only
-# Only the names of sites are a caller's own words. A number may begin with a minus.
+# Only the names of sites are a caller's own words; a number may begin with a minus. The signs, wide
+# ones too, are OWASP's (CSV injection). Quoted, because some spreadsheets split lines at semicolons
+# or tabs, and would find a cell that begins with a sign within a name.
+FORMULA_SIGNS = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"
 ROWS_CSV = f"""
 COPY (
-    SELECT CASE WHEN left(site_id, 1) IN ('=', '+', '-', '@', chr(9), chr(13))
-                THEN '''' || site_id ELSE site_id END,
+    SELECT CASE WHEN strpos(%(formula_signs)s, left(site_id, 1)) > 0
+                THEN '''' || site_id ELSE site_id END AS site_id,
            {_BEHIND_NAME}, nullif(array_to_string(missing_inputs, '|'), ''), site_no
     FROM ({ROWS}) AS page
-) TO STDOUT WITH (FORMAT csv)
+) TO STDOUT WITH (FORMAT csv, FORCE_QUOTE (site_id))
 """  # noqa: S608  # constant text only
 
 
@@ -311,4 +314,5 @@ def _parameters(stretch: Stretch, rows: int) -> dict[str, object]:
         "until_year": until.year,
         "until_risk_type": until.risk_type.value,
         "rows": rows,
+        "formula_signs": FORMULA_SIGNS,
     }

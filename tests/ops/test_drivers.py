@@ -16,7 +16,7 @@ import pytest
 from tests.command import Done
 from tests.fix_clients import CLIENTS, Application, MakeApplication, printed
 from tests.fix_faults import hold
-from tests.fix_ops import Commands
+from tests.fix_ops import Commands, EnvDir
 from tests.fix_sql import Sql
 from tests.fix_stack import poll
 
@@ -124,11 +124,20 @@ def _is_true(sql: Sql, query: str) -> bool:
     return sql.value(query, database=NAME) == "t"
 
 
-def operate(application: Application, ops: Commands, moments: Moments) -> None:
+@pytest.fixture
+def put_back(make_application: MakeApplication, env: EnvDir) -> Iterator[None]:
+    """Have the stack's own values again when the application is taken away."""
+    yield
+    env.reset()
+
+
+def operate(application: Application, ops: Commands, env: EnvDir, moments: Moments) -> None:
     """Do each operation once."""
     with moments.of("restart-postgres"):
         _succeed(application.operate("restart-postgres"))
+    # From here on each transaction is followed by a DISCARD ALL, behind prepared statements' backs.
     with moments.of("resize"):
+        env.set(PGBOUNCER_SERVER_RESET_QUERY_ALWAYS=1)
         application.set(POOL_SIZE=4, RESERVE_POOL_SIZE=1, MAX_CLIENT_CONNECTIONS=120)
         _succeed(application.apply())
     with moments.of("rotate-passwords"):
@@ -149,9 +158,10 @@ def _succeed(done: Done) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("whole_again")
+@pytest.mark.usefixtures("whole_again", "put_back")
 def test_operations_lose_no_row_of_any_driver_and_fail_no_statement_where_none_has_to(
     ops: Commands,
+    env: EnvDir,
     sql: Sql,
     make_application: MakeApplication,
     drivers_image: str,
@@ -171,7 +181,7 @@ def test_operations_lose_no_row_of_any_driver_and_fail_no_statement_where_none_h
         for driver, (_, words) in DRIVERS.items()
     }
     wait_for_rows(sql)
-    operate(application, ops, moments)
+    operate(application, ops, env, moments)
     hold(TRAFFIC_SECONDS - moments.seconds)
     wait_for_rows(sql)
     application.secret("stop").touch()

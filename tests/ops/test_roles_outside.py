@@ -119,6 +119,7 @@ def outdated(console: AdminConsole, replicas: int) -> int:
     return sum(row["close_needed"] == "1" for row in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("put_back")
 def test_a_server_connection_that_has_other_settings_than_its_role_is_replaced(
     stack: Stack, sql: Sql, ops: Commands, console: AdminConsole, probe: Probe
@@ -144,3 +145,18 @@ def test_a_server_connection_that_has_other_settings_than_its_role_is_replaced(
     assert answer["errors"] == [""]
     again = ops.run("apply", "--json").document
     assert not [one for one in again["steps"] if "sessions.risk" in one]
+
+
+@pytest.mark.usefixtures("put_back")
+def test_a_limit_that_clients_took_from_every_server_connection_is_given_back(
+    ops: Commands, probe: Probe
+) -> None:
+    probe("session_state", "3", "leave")
+    first = ops.run("apply", "--json").document
+    assert first["exit_code"] == 0
+    kept = [one for one in first["steps"] if "sessions.risk.statement_timeout is 0" in one]
+    assert len(kept) == 2
+    assert first["deviations"] == []
+    limit = "SELECT 1 / (current_setting('statement_timeout') <> '0')::integer"
+    found = [probe("connect", *[f"sql:{limit}"] * 6) for _ in range(2)]
+    assert [one["errors"] for one in found] == [[""] * 6] * 2

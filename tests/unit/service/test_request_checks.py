@@ -174,12 +174,24 @@ def test_an_infinite_number_is_named_not_echoed_raw(
     assert (error["field"], error["value"]) == ("asset_value", "inf")
 
 
-@pytest.mark.parametrize("media_type", ["text/plain", "application/xml", "", "application/jsonx"])
+@pytest.mark.parametrize(
+    "media_type",
+    [
+        *("text/plain", "application/xml", "", "application/jsonx"),
+        *("application/json; charset=utf-16", "application/json;charset=utf-8;charset=utf-7"),
+    ],
+)
 def test_another_content_type_is_refused(
     client: TestClient, body: dict[str, Any], media_type: str
 ) -> None:
     headers = {"Content-Type": media_type}
     refused(client.post(PATH, content=json.dumps(body), headers=headers), 415)
+
+
+@pytest.mark.parametrize("charset", ["charset=utf-8", 'Charset="UTF-8"', ""])
+def test_utf_8_may_be_named(client: TestClient, charset: str) -> None:
+    headers = {"Content-Type": f"Application/JSON; {charset}"}
+    assert refused(client.post(PATH, content=b"{}", headers=headers))["field"] == "sites"
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "identity, gzip", "", "x" * 1000])
@@ -230,6 +242,23 @@ def test_a_header_that_counts_once_is_refused_twice(
     error = refused(client.post(PATH, json=body, headers=headers), 400)
     assert (error["field"], error["value"]) == (f"header.{name}", "a list of 2 items")
     assert error["rule"] == "must be sent once"
+
+
+@pytest.mark.parametrize("coding", ["gzip, chunked", "chunked, chunked", "identity"])
+def test_another_transfer_coding_than_chunked_is_refused(
+    client: TestClient, body: dict[str, Any], coding: str
+) -> None:
+    headers = JSON | {"Transfer-Encoding": coding}
+    error = refused(client.post(PATH, content=json.dumps(body), headers=headers), 400)
+    assert (error["field"], error["value"]) == ("header.Transfer-Encoding", coding)
+
+
+@pytest.mark.parametrize("query", ["limit=1&limit=2", "format=csv&%66ormat=json", "a&a"])
+def test_a_query_parameter_that_is_given_twice_is_refused(client: TestClient, query: str) -> None:
+    path = f"{PATH}/00000000-0000-0000-0000-000000000000/results?{query}"
+    error = refused(client.get(path), 400)
+    assert error["field"] == f"query.{query.split('=')[0].split('&')[0]}"
+    assert error["rule"] == "given 2 times; give it once"
 
 
 def test_of_two_request_ids_none_is_kept(client: TestClient) -> None:
