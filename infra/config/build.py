@@ -127,13 +127,14 @@ def _compile(
     passwords, faults = secrets.passwords(store, tuple(clients.logins(checked.values)))
     verifiers, more = secrets.verifiers(store, passwords)
     tokens, bad_tokens = secrets.tokens(store)
+    backup_key, bad_key = secrets.backup_key(store)
     validity = _validity(checked.values, now)
     pairs, others = certificates.certificates(store, validity)
-    faults = [*checked.faults, *faults, *more, *bad_tokens, *others]
+    faults = [*checked.faults, *faults, *more, *bad_tokens, *bad_key, *others]
     if faults or pairs is None:
         raise FaultyInputError(faults)
     expiry = certificates.expiry(store)
-    inputs = Inputs(checked.values, passwords, verifiers, tokens, pairs, expiry)
+    inputs = Inputs(checked.values, passwords, verifiers, tokens, backup_key, pairs, expiry)
     warnings = (*checked.warnings, *certificates.warnings(store, validity))
     return Compiled(render(inputs), store.pending, warnings)
 

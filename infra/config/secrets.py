@@ -15,6 +15,9 @@ PASSWORD_MAX_CHARACTERS = 128
 _GENERATED_BYTES = 32
 # A set of new secrets that is whole and counts, though not all are in their place yet.
 STAGED = ".staged"
+# The repository of the backups is encrypted with it. Without it they are worth nothing, and it
+# cannot be changed but by a new repository.
+BACKUP_KEY = "backup.key"
 TOKENS = tuple(f"{alias}.token" for alias in names.CONTROL_ALIASES.values())
 
 
@@ -75,6 +78,12 @@ def passwords(store: SecretStore, roles: tuple[str, ...]) -> tuple[dict[str, str
 def tokens(store: SecretStore) -> tuple[dict[str, str], list[Fault]]:
     """Return the token of every control alias, and a fault for each that cannot be used."""
     return _gather(store, tuple(names.CONTROL_ALIASES.values()), "token")
+
+
+def backup_key(store: SecretStore) -> tuple[str, list[Fault]]:
+    """Return the key of the repository, and a fault where it cannot be used."""
+    found, faults = _gather(store, (BACKUP_KEY.removesuffix(".key"),), "key")
+    return found.get("backup", ""), faults
 
 
 def verifiers(store: SecretStore, known: dict[str, str]) -> tuple[dict[str, str], list[Fault]]:
