@@ -70,7 +70,7 @@ def _row(one: Backup, now: datetime, *, other: bool) -> tuple[str, ...]:
     return (
         one.label + (" (other cluster)" if other else ""),
         one.kind,
-        f"{one.stopped:%Y-%m-%d %H:%M:%S}",
+        f"{one.stopped:%Y-%m-%d %H:%M}",
         f"{hours / 24:.1f} d" if hours >= 48 else f"{hours:.1f} h",
         f"{one.database_bytes / _MB:.0f} MB",
         f"{one.repository_bytes / _MB:.0f} MB",

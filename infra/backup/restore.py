@@ -132,13 +132,11 @@ def require_cluster(found: Info, running: int | None, asked: str) -> int:
     return found.system_id
 
 
-def require_window(archived: Archive, to: datetime | None, now: datetime) -> None:
+def require_window(archived: Archive, to: datetime | None) -> None:
     """Raise RefusedError for a moment that the log does not reach."""
     until = archived.until
     if to is None:
         return
-    if to > now:
-        raise RefusedError(f"TO={shown(to)} is in the future; now is {shown(now)}")
     if until is None or to > until + timedelta(seconds=1):
         raise RefusedError(
             f"TO={shown(to)} is after {shown(until)}, when the last segment of the log was "
@@ -182,10 +180,12 @@ def run(to: str, cluster: str, timeline: str, marker: str = "") -> Restored:
         backup = choose(found, wanted, target)
         archived = repository.archive(backup.archive_id)
         now = datetime.now(UTC)
+        if target and target > now:
+            raise RefusedError(f"TO={shown(target)} is in the future; now is {shown(now)}")
+        require_room(backup, TARGET)
         if (target is None or _is_late(archived, target)) and running == wanted:
             archived = _archive_the_rest(backup.archive_id, archived)
-        require_window(archived, target, now)
-        require_room(backup, TARGET)
+        require_window(archived, target)
         require_no_gap(archived, backup, target, now)
     except RepositoryError as error:
         raise RefusedError(str(error)) from error

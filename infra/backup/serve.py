@@ -33,6 +33,7 @@ DSN: Final = (
 # The health check looks at its age.
 _ALIVE: Final = Path("/tmp/alive")  # noqa: S108  # the container's own tmpfs
 _LOOK_SECONDS: Final = 60.0
+_SOON_SECONDS: Final = 3.0
 _ALIVE_SECONDS: Final = 20.0
 _AGAIN_SECONDS: Final = 600.0
 _LOCKED: Final = "unable to acquire lock"
@@ -58,7 +59,9 @@ class Service:
                 self.look(json.loads(SETTINGS.read_text(encoding="utf-8")))
             except (RepositoryError, psycopg.Error, OSError) as error:
                 self.say(_line(error))
-            until = time.monotonic() + _LOOK_SECONDS
+            # At the stack's first start the server is not there yet.
+            ready = self.written or self.failure or "BACKUPS=off" in self.said
+            until = time.monotonic() + (_LOOK_SECONDS if ready else _SOON_SECONDS)
             while time.monotonic() < until:
                 _ALIVE.touch()
                 time.sleep(min(_ALIVE_SECONDS, max(0.0, until - time.monotonic())))

@@ -158,7 +158,7 @@ def _observability(inputs: Inputs) -> Iterator[Rendered]:
     # PromQL and the texts of alerts have Jinja's own braces in them.
     environment = _environment(block=("<%", "%>"), variable=("<<", ">>"))
     context = observability.context(inputs.values, inputs.expiry) | {"generated": GENERATED}
-    for name in ("prometheus.yml", "rules.yml", "alertmanager.yml"):
+    for name in ("prometheus.yml", "rules.yml", "alertmanager.yml", "queries.yml"):
         content = environment.get_template(f"{name}.j2").render(context).encode()
         yield Rendered(f"observability/{name}", content, UIDS["root"], 0o444)
     trusted = inputs.certificates.trusted

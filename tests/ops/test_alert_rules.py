@@ -63,6 +63,20 @@ CASES: list[tuple[str, Series, int, Series]] = [
     ("TargetDown", {'up{job="postgres", instance="x"}': "1x2 0x400"}, 1, UP),
     ("ReplicasMissing", UP | {'pgbouncer_up{replica="pgbouncer-2"}': "1x2 0x400"}, 1, UP),
     ("PostgresDown", {"pg_up": "0x400"}, 1, UP),
+    # The clock of the test begins with 1970: a backup was before that.
+    (
+        "BackupOld",
+        {"sluice_backup_last_timestamp_seconds": "-95000x400"},
+        1,
+        {"sluice_backup_last_timestamp_seconds": "-90000x400"},
+    ),
+    ("BackupFailed", {"sluice_backup_failed": "1x400"}, 1, {"sluice_backup_failed": "1x50 0x400"}),
+    (
+        "ArchiveLag",
+        {"sluice_backup_archive_waiting_seconds": "301x400"},
+        1,
+        {"sluice_backup_archive_waiting_seconds": "300x400"},
+    ),
     ("PostgresDown", {'up{job="postgres"}': "0x400"}, 1, UP),
     (
         "ConnectionsNearLimit",
