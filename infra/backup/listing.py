@@ -41,7 +41,7 @@ def as_dict(found: Info, archived: Archive, error: str) -> dict[str, Any]:
 def show(found: Info, archived: Archive, error: str) -> None:
     """Print all of it, 80 columns wide at most."""
     console = Console(width=80, highlight=False, soft_wrap=True)
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for name in ("Label", "Type", "Finished (UTC)", "Age", "Size", "Stored"):
         table.add_column(
             name, no_wrap=True, justify="right" if name in ("Size", "Stored") else "left"

@@ -36,7 +36,7 @@ from infra.ops.process_settings import (
 
 TIERS: Final = ("postgres", "pgbouncer", "api", "worker")
 # Those and the one that is there with PGBOUNCER_PORT only, and has nothing to ask it for.
-CONTAINERS: Final = ("postgres", "pgbouncer", "gateway", "api", "worker")
+CONTAINERS: Final = ("postgres", "pgbouncer", "gateway", "api", "worker", "backup")
 # How many processes a tier has shows when they run, whatever was compiled.
 _COUNTS: Final = {"pgbouncer": "PGBOUNCER_REPLICAS", "worker": "WORKER_REPLICAS"}
 
