@@ -66,6 +66,25 @@ USER 10080:10080
 ENTRYPOINT ["python", "-m", "infra.console"]
 CMD []
 
+# Makes backups of PostgreSQL and restores them: as the server's own user, who owns the files of both. A
+# restored cluster is looked at by a server of its own in the same container.
+FROM infra AS backup
+USER root
+# hadolint ignore=DL3008
+RUN groupadd --gid 10070 postgres \
+    && useradd --uid 10070 --gid postgres --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin postgres \
+    && mkdir -p /etc/postgresql-common \
+    && echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf \
+    && apt-get update \
+    && apt-get install --yes --no-install-recommends postgresql-17 pgbackrest \
+    && rm -rf /var/lib/apt/lists/* \
+    && install --directory --owner postgres --group postgres --mode 0700 \
+        /var/lib/postgresql/data /var/lib/pgbackrest
+ENV PATH=/usr/lib/postgresql/17/bin:$PATH
+USER 10070:10070
+ENTRYPOINT ["python", "-m", "infra.backup"]
+CMD ["serve"]
+
 # The risk service; compose gives api, worker and migrate each its own user.
 FROM python AS app
 RUN useradd --uid 10072 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin api \

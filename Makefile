@@ -24,7 +24,7 @@ ifeq ($(CA_BUNDLE),)
 unexport CA_BUNDLE
 endif
 
-.PHONY: help assess up build check project plan apply preset client client-url down destroy logs ps status doctor restart-postgres switchover restart-pgbouncer restart-app rotate-passwords rotate-certificates restore-secrets scale-pgbouncer reconnect load-reference psql free-disk lint test test-all chaos test-unit engine bench-pool bench-writes load load-sql compare isolation tune soak report results
+.PHONY: help assess up build check project plan apply preset client client-url down destroy logs ps status doctor restart-postgres switchover restart-pgbouncer restart-app rotate-passwords rotate-certificates restore-secrets scale-pgbouncer backup backups backup-key verify-backup restore restore-swap drill reconnect load-reference psql free-disk lint test test-all chaos test-unit engine bench-pool bench-writes load load-sql compare isolation tune soak report results
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,9 +69,8 @@ preset: engine ## Make a preset the env file, its plan first: NAME=small
 down: project ## Stop the stack; volumes (the data) stay
 	@$(EVERYTHING) down --remove-orphans
 
-destroy: project ## Stop the stack, delete its volumes: CONFIRM=yes
-	@[[ "$(CONFIRM)" == yes ]] || { echo "This deletes every assessment, result and secret: make destroy CONFIRM=yes" >&2; exit 2; }
-	@$(EVERYTHING) down --remove-orphans --volumes
+destroy: project ## Delete all: CONFIRM=yes; but the backups: KEEP=backups
+	@infra/host/destroy.sh "$(CONFIRM)" "$(KEEP)"
 
 # LINES only where it was asked for: some shells have the height of the terminal in it.
 logs: project ## Follow every log: [LINES=] [SINCE=10m] [FOLLOW=no] [REQUEST=id]
@@ -145,6 +144,27 @@ report: engine ## Open the list of load test reports
 
 results: engine ## Write docs/results.md from the latest load tests
 	@loadtest/run document
+
+backup: check ## Make a backup now: [TYPE=full|diff] [NEW_CLUSTER=yes]
+	@infra/host/backup.sh make $(AS_JSON) $(if $(filter yes,$(NEW_CLUSTER)),--new-cluster) $(TYPE)
+
+backups: project ## List the backups, and the moments a restore can go to
+	@infra/host/backup.sh list $(AS_JSON)
+
+backup-key: project ## Print the key of the backups; put it back: FROM=file
+	@infra/host/backup.sh key $(if $(FROM),--from "$(FROM)")
+
+verify-backup: project ## Read every backup; name what a restore would miss
+	@infra/host/backup.sh verify $(AS_JSON)
+
+restore: project ## Restore beside the data: [TO=time] [INTO=volume] [SWAP=yes]
+	@infra/host/backup.sh restore $(AS_JSON) $(if $(TO),--to "$(TO)") $(if $(INTO),--into "$(INTO)") $(if $(CLUSTER),--cluster "$(CLUSTER)") $(if $(TIMELINE),--timeline "$(TIMELINE)") $(if $(filter yes,$(SWAP)),--swap)
+
+restore-swap: project ## Make what was restored the server's data: FROM=volume
+	@infra/host/backup.sh swap $(AS_JSON) "$(FROM)"
+
+drill: project ## Restore as if the server were lost; what and how long
+	@infra/host/backup.sh drill $(AS_JSON)
 
 reconnect: project ## New server connections of PgBouncer, after DDL
 	@$(RUN) ops pgbouncer reconnect $(AS_JSON)

@@ -137,14 +137,17 @@ def _compile(
     passwords, faults = secrets.passwords(store, tuple(clients.logins(checked.values)))
     verifiers, more = secrets.verifiers(store, passwords)
     tokens, bad_tokens = secrets.tokens(store)
+    backup_key, bad_key = secrets.backup_key(store)
     validity = _validity(checked.values, now)
     pairs, others = certificates.certificates(store, validity)
-    faults = [*checked.faults, *faults, *more, *bad_tokens, *others]
+    faults = [*checked.faults, *faults, *more, *bad_tokens, *bad_key, *others]
     if faults or pairs is None:
         raise FaultyInputError(faults)
     expiry = certificates.expiry(store)
     cluster_id = secrets.cluster_id(store, replicated=sizing.is_replicated(checked.values))
-    inputs = Inputs(checked.values, passwords, verifiers, tokens, pairs, expiry, cluster_id)
+    inputs = Inputs(
+        checked.values, passwords, verifiers, tokens, backup_key, pairs, expiry, cluster_id
+    )
     warnings = (*checked.warnings, *certificates.warnings(store, validity))
     return Compiled(render(inputs), store.pending, warnings)
 

@@ -231,6 +231,17 @@ def ops(values: Values, verifiers: Mapping[str, str] = MappingProxyType({})) -> 
     }
 
 
+def backup(values: Values) -> Section:
+    """Return backup.json: when the service backup makes which backup."""
+    return {
+        "enabled": values.text("BACKUPS") == "on",
+        "time_utc": values.text("BACKUP_TIME_UTC"),
+        "full_every_days": values.integer("BACKUP_FULL_EVERY_DAYS"),
+        "archive_timeout_seconds": values.integer("BACKUP_ARCHIVE_TIMEOUT_SECONDS"),
+        "ballast_mb": sizing.ballast_mb(values),
+    }
+
+
 def _user(name: str, file: str) -> Section:
     return {"name": name, "password_file": f"{_CONFIG_DIR}/{file}.password"}
 

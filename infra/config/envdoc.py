@@ -22,6 +22,7 @@ _TITLES: Final = {
     Tier.APP: "App: what the api and the workers share.",
     Tier.API: "Api: one container, API_PROCESSES processes in it, each with one pool.",
     Tier.WORKER: "Worker: WORKER_REPLICAS processes, each with one pool.",
+    Tier.BACKUP: "Backups of PostgreSQL: base backups and the archived log.",
     Tier.OPERATIONS: "Operations: planned pauses and certificates.",
     Tier.OBSERVABILITY: "Observability: what watches the path; nothing of it runs by default.",
 }

@@ -68,7 +68,7 @@ _APP: Final = "the app relies on PostgreSQL's default"
 _LOG: Final = "the log goes to standard error, which Docker keeps"
 _ACCESS: Final = "who may connect, and how, is the same in every stack"
 _RECOVERY: Final = (
-    "there is no archive and no standby, and what keeps the log for one fills the disk"
+    "backups own the archive, and there is no standby: what keeps the log for one fills the disk"
 )
 _MEMORY_BUDGET: Final = (
     "it is memory of the budget: set POSTGRES_MEMORY_MB, POSTGRES_SHARED_BUFFERS_PERCENT, "

@@ -73,5 +73,6 @@ def _limits(values: Values) -> dict[str, object]:
         "replicas": {"api": 1, "worker": workers, "pgbouncer": replicas},
         "wait_seconds": values.integer("PGBOUNCER_QUERY_WAIT_TIMEOUT_SECONDS"),
         "transaction_seconds": longest,
+        "backups": values.text("BACKUPS") == "on",
         "disk_bytes": values.integer("POSTGRES_DISK_MB") * _MB,
     }

@@ -12,7 +12,7 @@ from typing import Final
 from infra.config import names
 from infra.config.certificates import ALSO_TRUSTED
 from infra.config.faults import Fault
-from infra.config.secrets import CLUSTER_ID, STAGED, TOKENS
+from infra.config.secrets import BACKUP_KEY, CLUSTER_ID, STAGED, TOKENS
 
 RESTORE: Final = "make restore-secrets"
 CA: Final = "ca.crt"
@@ -34,6 +34,7 @@ _COPIES: Final = {
         for name, at in _PAIRS.items()
         for kind in ("crt", "key")
     },
+    BACKUP_KEY: (f"postgres/{BACKUP_KEY}",),
     # May be followed by another CA, while one replaces the other.
     CA: tuple(f"{tier}/{CA}" for tier in ("ops", "app", "postgres", "pgbouncer")),
 }
@@ -100,14 +101,14 @@ def fault(secrets: Path, out: Path, *, has_data: bool = False) -> Fault | None:
 
 
 def lost(secrets: Path, out: Path) -> tuple[str, ...]:
-    """Return the passwords, tokens and CA that are missing though the compiled files hold them.
+    """Return the passwords, tokens, CA and backups' key that only the compiled files still hold.
 
     Not pairs of a server: removing one is how it is had made anew.
     """
     held = copies(out)
     return tuple(
         name
-        for name in (*passwords(out), *TOKENS, CA)
+        for name in (*passwords(out), *TOKENS, CA, BACKUP_KEY)
         if not _is_kept(secrets, name) and any((out / copy).exists() for copy in held[name])
     )
 

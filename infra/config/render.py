@@ -59,6 +59,7 @@ class Inputs:
     passwords: dict[str, str] = field(repr=False)
     verifiers: dict[str, str] = field(repr=False)
     tokens: dict[str, str] = field(repr=False)
+    backup_key: str = field(repr=False)
     certificates: Certificates = field(repr=False)
     expiry: tuple[Expiry, ...] = ()
     cluster_id: str = ""
@@ -76,6 +77,14 @@ def _postgres(inputs: Inputs) -> Iterator[Rendered]:
         yield _secret(
             f"postgres/{name}", "postgres", template(name, inputs.values, inputs.verifiers)
         )
+    backups = (
+        _environment()
+        .get_template("pgbackrest.conf.j2")
+        .render(generated=GENERATED, setting=inputs.values, backup_key=inputs.backup_key)
+    )
+    yield _secret("postgres/pgbackrest.conf", "postgres", backups.encode())
+    yield _secret("postgres/backup.key", "postgres", inputs.backup_key.encode())
+    yield _secret("postgres/backup.json", "postgres", _json(documents.backup(inputs.values)))
     yield from _server_files(inputs, "postgres")
     if sizing.is_replicated(inputs.values):
         yield from _replicated(inputs)
@@ -187,7 +196,7 @@ def _observability(inputs: Inputs) -> Iterator[Rendered]:
     # PromQL and the texts of alerts have Jinja's own braces in them.
     environment = _environment(block=("<%", "%>"), variable=("<<", ">>"))
     context = observability.context(inputs.values, inputs.expiry) | {"generated": GENERATED}
-    for name in ("prometheus.yml", "rules.yml", "alertmanager.yml"):
+    for name in ("prometheus.yml", "rules.yml", "alertmanager.yml", "queries.yml"):
         content = environment.get_template(f"{name}.j2").render(context).encode()
         yield Rendered(f"observability/{name}", content, UIDS["root"], 0o444)
     trusted = inputs.certificates.trusted

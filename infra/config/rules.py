@@ -227,6 +227,14 @@ def disk(values: Values) -> Iterator[str]:
             f"{share} MB, a quarter of {shown(values, 'POSTGRES_DISK_MB')}; the log would take the "
             "space of the data; lower it or give the volume more disk"
         )
+    waiting = values.integer("BACKUP_QUEUE_MB")
+    half = values.integer("POSTGRES_DISK_MB") // 2
+    if waiting + sizing.wal_demand_mb(values) > half:
+        yield (
+            f"{shown(values, 'BACKUP_QUEUE_MB')} + {shown(values, 'POSTGRES_MAX_WAL_MB')} x "
+            f"{sizing.WAL_FACTOR} exceeds {half} MB, half of {shown(values, 'POSTGRES_DISK_MB')}; "
+            "the log that waits for the repository would take the space of the data; lower it"
+        )
 
 
 def prepared_statements(values: Values) -> Iterator[str]:

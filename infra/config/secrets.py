@@ -19,6 +19,9 @@ STAGED = ".staged"
 # etcd kept from before a time with a single server must not come back.
 CLUSTER_ID = "postgres-cluster.id"
 _CLUSTER_ID_BYTES = 8
+# The repository of the backups is encrypted with it. Without it they are worth nothing, and it
+# cannot be changed but by a new repository.
+BACKUP_KEY = "backup.key"
 TOKENS = tuple(f"{alias}.token" for alias in names.CONTROL_ALIASES.values())
 
 
@@ -92,6 +95,12 @@ def cluster_id(store: SecretStore, *, replicated: bool) -> str:
         content = secrets.token_hex(_CLUSTER_ID_BYTES).encode("ascii")
         store.put(CLUSTER_ID, content)
     return content.decode("ascii")
+
+
+def backup_key(store: SecretStore) -> tuple[str, list[Fault]]:
+    """Return the key of the repository, and a fault where it cannot be used."""
+    found, faults = _gather(store, (BACKUP_KEY.removesuffix(".key"),), "key")
+    return found.get("backup", ""), faults
 
 
 def verifiers(store: SecretStore, known: dict[str, str]) -> tuple[dict[str, str], list[Fault]]:

@@ -34,6 +34,7 @@ class Tier(StrEnum):
     APP = "app"
     API = "api"
     WORKER = "worker"
+    BACKUP = "backup"
     OPERATIONS = "operations"
     OBSERVABILITY = "observability"
 

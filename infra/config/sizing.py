@@ -425,6 +425,7 @@ def disk_parts(values: Values) -> tuple[Part, ...]:
     processes = spilling_processes(values)
     return (
         Part("write-ahead log", wal_demand_mb(values), f"{wal_factor(values)} x max_wal_size"),
+        Part("unarchived log", values.integer("BACKUP_QUEUE_MB"), "BACKUP_QUEUE_MB"),
         Part("temporary files", disk_share_mb(values), f"{processes} processes x temp_file_limit"),
         Part("ballast", ballast_mb(values), "given back by make free-disk"),
     )

@@ -148,7 +148,7 @@ is_touched() { [[ " ${touched[*]} " == *" $1 "* ]]; }
 # processors its container has.
 touch_outdated() {
     local service container
-    for service in postgres pgbouncer worker api; do
+    for service in postgres backup pgbouncer worker api; do
         while read -r container; do
             ! has_another_definition "$service" "$container" || touched+=("$service")
         done < <(compose ps --quiet "$service")
@@ -171,6 +171,12 @@ is_gateway_as_wanted() {
     else
         [[ -z $(compose ps --all --quiet gateway) ]]
     fi
+}
+
+# A backup under way is made again.
+replace_backup() {
+    quietly compose rm --stop --force backup || return
+    start_missing backup
 }
 
 replace_gateway() {
@@ -237,6 +243,7 @@ restart_in_order() {
     workers=$(setting WORKER_REPLICAS)
     if is_touched postgres; then another restart-postgres --compiled; fi
     if is_touched migrate; then migrate; fi
+    if is_touched backup; then replace_backup; fi
     if is_touched pgbouncer; then
         (($(running pgbouncer) == replicas)) || another scale-pgbouncer "$replicas"
         another restart-pgbouncer

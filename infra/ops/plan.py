@@ -128,7 +128,10 @@ def tiers_to_restart(names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, 
     settings = [one for name in names if (one := known.get(name) or extra.setting_of(name))]
     recreate = {str(setting.tier) for setting in settings if setting.change is Change.RECREATE}
     restart = {tier for setting in settings for tier in _TIERS_OF.get(setting.change, ())}
-    order = ("postgres", "migrate", "pgbouncer", "gateway", "api", "worker", "observability")
+    order = (
+        *("postgres", "migrate", "backup", "pgbouncer", "gateway", "api", "worker"),
+        "observability",
+    )
     return (
         tuple(tier for tier in order if tier in restart - recreate),
         tuple(tier for tier in order if tier in recreate),

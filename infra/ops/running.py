@@ -39,7 +39,7 @@ TIERS: Final = ("postgres", "pgbouncer", "api", "worker")
 # POSTGRES_INSTANCES=3.
 CONTAINERS: Final = (
     *("postgres", *names.INSTANCES, *names.ETCD),
-    *("pgbouncer", "gateway", "api", "worker"),
+    *("pgbouncer", "gateway", "api", "worker", "backup"),
 )
 # How many processes a tier has shows when they run, whatever was compiled.
 _COUNTS: Final = {"pgbouncer": "PGBOUNCER_REPLICAS", "worker": "WORKER_REPLICAS"}

@@ -63,6 +63,20 @@ CASES: list[tuple[str, Series, int, Series]] = [
     ("TargetDown", {'up{job="postgres", instance="x"}': "1x2 0x400"}, 1, UP),
     ("ReplicasMissing", UP | {'pgbouncer_up{replica="pgbouncer-2"}': "1x2 0x400"}, 1, UP),
     ("PostgresDown", {"pg_up": "0x400"}, 1, UP),
+    # The clock of the test begins with 1970: a backup was before that.
+    (
+        "BackupOld",
+        {"sluice_backup_last_timestamp_seconds": "-95000x400"},
+        1,
+        {"sluice_backup_last_timestamp_seconds": "-90000x400"},
+    ),
+    ("BackupFailed", {"sluice_backup_failed": "1x400"}, 1, {"sluice_backup_failed": "1x50 0x400"}),
+    (
+        "ArchiveLag",
+        {"sluice_backup_archive_waiting_seconds": "301x400"},
+        1,
+        {"sluice_backup_archive_waiting_seconds": "300x400"},
+    ),
     ("PostgresDown", {'up{job="postgres"}': "0x400"}, 1, UP),
     (
         "ConnectionsNearLimit",
@@ -181,7 +195,7 @@ def rules(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokens, _ = secrets.tokens(store)
     pair = Certificates(b"ca", dict.fromkeys(SERVERS, (b"certificate", b"key")))
     directory = tmp_path_factory.mktemp("rules")
-    for file in render(Inputs(values, passwords, verifiers, tokens, pair, EXPIRY)):
+    for file in render(Inputs(values, passwords, verifiers, tokens, "key", pair, EXPIRY)):
         if file.path.endswith(".yml"):
             (directory / Path(file.path).name).write_bytes(file.content)
     directory.chmod(0o755)

@@ -9,16 +9,19 @@ import pytest
 from tests.fix_stack import TIERS, Stack, run_in
 
 ONE_SHOTS = ("config", "migrate")
-UIDS = {"postgres": 10070, "pgbouncer": 10071, "api": 10072, "worker": 10073}
+SERVICES = (*TIERS, "backup")
+UIDS = {"postgres": 10070, "backup": 10070, "pgbouncer": 10071, "api": 10072, "worker": 10073}
 FIRST_PROCESS = {
-    "postgres": "postgres",
+    # It takes what pgBackRest leaves in the background; its one child is the server.
+    "postgres": "tini",
+    "backup": "python",
     "pgbouncer": "pgbouncer",
     "api": "python",
     "worker": "python",
 }
 
 
-@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("tier", SERVICES)
 def test_the_first_process_is_the_server_as_its_own_user_without_rights(
     stack: Stack, tier: str
 ) -> None:
@@ -31,7 +34,7 @@ def test_the_first_process_is_the_server_as_its_own_user_without_rights(
         assert status["NoNewPrivs"] == "1"
 
 
-@pytest.mark.parametrize("tier", [*TIERS, *ONE_SHOTS])
+@pytest.mark.parametrize("tier", [*SERVICES, *ONE_SHOTS])
 def test_every_container_is_read_only_bounded_and_without_capabilities(
     stack: Stack, tier: str
 ) -> None:
@@ -49,18 +52,24 @@ def test_every_container_is_read_only_bounded_and_without_capabilities(
         assert host["LogConfig"]["Config"]["max-size"]
 
 
-@pytest.mark.parametrize("tier", [*TIERS, *ONE_SHOTS])
+@pytest.mark.parametrize("tier", [*SERVICES, *ONE_SHOTS])
 def test_no_container_sees_the_docker_socket(stack: Stack, tier: str) -> None:
     for container in stack.containers(tier, all_states=True):
         assert not any("docker.sock" in str(mount) for mount in container.attrs["Mounts"])
 
 
-def test_the_compiler_has_no_network(stack: Stack) -> None:
-    (config,) = stack.containers("config", all_states=True)
-    assert config.attrs["HostConfig"]["NetworkMode"] == "none"
+@pytest.mark.parametrize("service", ["config", "backup"])
+def test_what_needs_no_network_has_none(stack: Stack, service: str) -> None:
+    (container,) = stack.containers(service, all_states=True)
+    assert container.attrs["HostConfig"]["NetworkMode"] == "none"
 
 
-@pytest.mark.parametrize("tier", TIERS)
+def test_backups_cannot_write_the_data(stack: Stack) -> None:
+    code, _ = run_in(stack.container("backup"), ["touch", "/var/lib/postgresql/data/17/x"])
+    assert code != 0
+
+
+@pytest.mark.parametrize("tier", SERVICES)
 def test_every_tier_has_a_health_check_and_a_bounded_stop(stack: Stack, tier: str) -> None:
     for container in stack.containers(tier):
         assert stack.health(container) == "healthy"
@@ -73,7 +82,7 @@ def test_the_server_is_stopped_by_the_right_signal(stack: Stack, tier: str, sign
     assert stack.container(tier).attrs["Config"]["StopSignal"] == signal
 
 
-@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("tier", SERVICES)
 def test_configuration_belongs_to_the_tier_and_others_cannot_read_secrets(
     stack: Stack, tier: str
 ) -> None:
@@ -86,7 +95,7 @@ def test_configuration_belongs_to_the_tier_and_others_cannot_read_secrets(
         assert int(mode, 8) & 0o333 == 0, f"{name} is writable or executable: {mode}"
         if not name.endswith(".crt"):
             assert int(mode, 8) & 0o007 == 0, f"{name} is readable by others: {mode}"
-        if tier in ("postgres", "pgbouncer"):
+        if tier in ("postgres", "backup", "pgbouncer"):
             assert int(uid) == UIDS[tier], name
 
 
@@ -110,7 +119,7 @@ def test_the_operators_container_may_give_files_away_and_nothing_more(stack: Sta
     assert not any("docker.sock" in one["source"] for one in ops["volumes"])
 
 
-@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("tier", SERVICES)
 def test_no_secret_is_in_the_environment_or_the_command(stack: Stack, tier: str) -> None:
     passwords = {
         run_in(stack.container(service), ["cat", f"/etc/sluice/{service}.password"])[1]

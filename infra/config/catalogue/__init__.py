@@ -1,6 +1,6 @@
 """Every setting of the stack, in the order of the env file."""
 
-from infra.config.catalogue import api, observability, pgbouncer, postgres, shared, worker
+from infra.config.catalogue import api, backup, observability, pgbouncer, postgres, shared, worker
 from infra.config.settings import Setting, Values
 
 
@@ -14,6 +14,7 @@ def all_settings() -> tuple[Setting, ...]:
         *shared.APP,
         *api.SETTINGS,
         *worker.SETTINGS,
+        *backup.SETTINGS,
         *shared.OPERATIONS,
         *observability.SETTINGS,
     )

@@ -96,6 +96,21 @@ SELECT count(*) FILTER (WHERE state = 'queued')::int AS queued,
        count(*) FILTER (WHERE state = 'running')::int AS running
 FROM risk.tasks WHERE state IN ('queued', 'running')
 """
+# What the service `backup` has written down, and the log that waits for the repository now.
+BACKUPS = """
+SELECT last_at::text, recoverable_from::text, error, repository_bytes,
+       extract(epoch FROM now() - last_at)::float8 AS age_seconds,
+       extract(epoch FROM now() - last_full_at)::float8 AS full_age_seconds,
+       extract(epoch FROM now() - drilled_at)::float8 AS drill_age_seconds,
+       drill_point_seconds::float8, drill_recovery_seconds::float8,
+       current_setting('archive_mode') <> 'off' AS enabled,
+       waiting.segments AS waiting_segments, waiting.seconds AS waiting_seconds
+FROM sluice.backup_state, LATERAL (
+    SELECT count(*)::int AS segments, coalesce(
+           extract(epoch FROM clock_timestamp() - min(modification)), 0)::float8 AS seconds
+    FROM pg_catalog.pg_ls_archive_statusdir() WHERE name LIKE '%.ready'
+) AS waiting
+"""
 SESSIONS = """
 SELECT usename, count(*)::int AS sessions
 FROM pg_catalog.pg_stat_activity
@@ -272,6 +287,11 @@ class PostgresAdmin:
         """Return how many tasks are queued and running; a lock on the table is an error at once."""
         self._execute(sql.SQL("SET lock_timeout = '100ms'"))
         (row,) = self._rows(TASKS)
+        return row
+
+    def backups(self) -> Row:
+        """Return when backups were made, and what of the log waits to be archived."""
+        (row,) = self._rows(BACKUPS)
         return row
 
     def started_at(self) -> str:

@@ -42,6 +42,10 @@ def of_sample(sample: Sample, renew_days: int) -> Iterator[Finding]:
     yield from _bottleneck(sample)
     yield from _sessions(sample.server)
     yield from _pools(sample)
+    for line in sample.server.backups.problems if sample.server.backups else ():
+        meaning = "What is lost now may not come back as it was."
+        remedy = "make backups; docs/backups.md, When something is wrong."
+        yield Finding(_CRITICAL, "backups", "postgres", line, meaning, remedy)
     for one in sample.certificates:
         if one.days <= renew_days:
             severity = _CRITICAL if one.days < 0 else _WARNING

@@ -40,6 +40,7 @@ from infra.ops.clients.processes import (
 from infra.ops.running import CONTAINERS, Process, Running
 from infra.ops.status.sample import (
     AppProcess,
+    Backups,
     Certificate,
     Container,
     Disk,
@@ -356,6 +357,9 @@ def _server(
     tasks: dict[str, int | None] = {}
     with suppress(psycopg.Error, TimedOutError):
         tasks = dict(admin.tasks())
+    backups = None
+    with suppress(psycopg.Error, TimedOutError):
+        backups = Backups(**admin.backups())
     median = median_look(looks)
     blocked = tuple(_session(row) for row in median.blocked)
     return Server(
@@ -369,6 +373,7 @@ def _server(
         oldest=next((_session(row) for row in activity if row["xact_seconds"] is not None), None),
         blocked=blocked,
         holders=_holders(blocked, median.activity),
+        backups=backups,
         tasks_queued=tasks.get("queued"),
         tasks_running=tasks.get("running"),
     )

@@ -4,6 +4,10 @@ from dataclasses import dataclass
 
 from infra.ops.clients.patroni import Instance
 
+# Of the last backup, of which one is made each day, and of a finished segment of the log.
+BACKUP_LATE_SECONDS = 26 * 3600
+ARCHIVE_LATE_SECONDS = 300
+
 
 @dataclass(frozen=True, slots=True)
 class AppProcess:
@@ -114,6 +118,41 @@ class Session:
     state: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backups:
+    """The backups as their service has written them down; ages in seconds, None where never.
+
+    `waiting_segments` of the log are not archived yet, the oldest since `waiting_seconds`.
+    """
+
+    enabled: bool = True
+    last_at: str | None = None
+    recoverable_from: str | None = None
+    age_seconds: float | None = None
+    full_age_seconds: float | None = None
+    repository_bytes: int | None = None
+    waiting_segments: int = 0
+    waiting_seconds: float = 0.0
+    drill_age_seconds: float | None = None
+    drill_point_seconds: float | None = None
+    drill_recovery_seconds: float | None = None
+    error: str = ""
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Return what is wrong with them, a line each."""
+        if not self.enabled:
+            return ()
+        late = self.age_seconds is not None and self.age_seconds > BACKUP_LATE_SECONDS
+        found = {
+            self.error: bool(self.error),
+            f"the last is {(self.age_seconds or 0) / 3600:.0f} hours old": late,
+            f"{self.waiting_segments} segments of the log wait, the oldest for "
+            f"{self.waiting_seconds:.0f} s": self.waiting_seconds > ARCHIVE_LATE_SECONDS,
+        }
+        return tuple(line for line, holds in found.items() if holds)
+
+
 @dataclass(frozen=True, slots=True)
 class Server:
     """PostgreSQL; `on_cpu` counts running sessions that wait for nothing, `on_disk` those on I/O.
@@ -122,6 +161,7 @@ class Server:
     transaction that have sent nothing for a while, and for how long. `tasks_queued` includes those
     that wait for another try; both counts are None where the table could not be read. `outside`
     says, line by line, what roles have that was not compiled; None where that is not known.
+    `backups` is None where the table could not be read.
     """
 
     max_connections: int = 0
@@ -137,6 +177,7 @@ class Server:
     tasks_queued: int | None = None
     tasks_running: int | None = None
     outside: tuple[str, ...] | None = None
+    backups: Backups | None = None
     error: str = ""
 
     @property

@@ -20,7 +20,15 @@ from infra.ops.clients.processes import OpsSettings
 from infra.ops.outcome import Exit, print_document
 from infra.ops.status.bottleneck import ETCD_SECONDS, Verdict, bottleneck
 from infra.ops.status.collect import Collector
-from infra.ops.status.sample import AppProcess, HostFacts, Pooler, Sample, Server, ServerPool
+from infra.ops.status.sample import (
+    AppProcess,
+    Backups,
+    HostFacts,
+    Pooler,
+    Sample,
+    Server,
+    ServerPool,
+)
 
 # A container has no terminal to ask when its output is piped.
 PLAIN_WIDTH = 150
@@ -109,6 +117,7 @@ def screen(sample: Sample, *, verdict_first: bool = False) -> RenderableType:
         *_roles(sample.server),
         *(Text(f"Paused: {one.name}", style="yellow") for one in sample.poolers if one.paused),
         *_work(sample),
+        *_backups(sample.server.backups),
         *_host(sample),
         *(Text(f"Unreachable: {line}", style="bold red") for line in sample.unreachable),
     )
@@ -142,6 +151,31 @@ def _work(sample: Sample) -> Iterator[Text]:
     else:
         running = sample.server.tasks_running
         yield Text(f"Tasks: {sample.server.tasks_queued} queued, {running} running")
+
+
+def _backups(found: Backups | None) -> Iterator[Text]:
+    """Yield how old the last backup is, how far back a restore can go, and what is wrong."""
+    if found is None:
+        yield Text("Backups: not known")
+        return
+    if not found.enabled:
+        yield Text("Backups: off", style="yellow")
+        return
+    if found.age_seconds is None or found.full_age_seconds is None:
+        yield Text("Backups: none yet", style="yellow")
+    else:
+        yield Text(
+            f"Backups: the last {found.age_seconds / 3600:.1f} h ago, full "
+            f"{found.full_age_seconds / 86_400:.1f} d ago; restore from {found.recoverable_from}"
+        )
+    if found.drill_age_seconds is not None:
+        yield Text(
+            f"Last drill: {found.drill_age_seconds / 86_400:.1f} d ago; recovery point "
+            f"{found.drill_point_seconds:.0f} s, recovery time {found.drill_recovery_seconds:.0f} s"
+        )
+    else:
+        yield Text("Last drill: never; make drill")
+    yield from (Text(f"Backups: {line}", style="bold red") for line in found.problems)
 
 
 def _host(sample: Sample) -> Iterator[Text]:

@@ -127,7 +127,7 @@ def test_a_line_with_a_fault_is_named_with_file_line_and_rule(
         (POSTGRES, "password_encryption = md5", "Transport and passwords."),
         (POSTGRES, "shared_preload_libraries = x", "it is the same in every stack"),
         (POSTGRES, "session_preload_libraries = x", "code to load comes with the image"),
-        (POSTGRES, "archive_command = 'cp %p /x'", "there is no archive and no standby"),
+        (POSTGRES, "archive_command = 'cp %p /x'", "goes to the repository"),
         (POSTGRES, "zero_damaged_pages = on", "some of them lose data"),
         (POSTGRES, "max_prepared_transactions = 5", "it is memory of the budget"),
         (POSTGRES, "log_transaction_sample_rate = 1", "verifier could reach the log"),

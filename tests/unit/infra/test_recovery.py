@@ -73,7 +73,7 @@ def test_what_was_read_back_compiles_to_the_same_files(site: Site) -> None:
 @pytest.mark.parametrize(
     ("tier", "gone"),
     [
-        ("postgres", {"postgres.crt", "postgres.key", "risk_owner.scram"}),
+        ("postgres", {"postgres.crt", "postgres.key", "risk_owner.scram", "backup.key"}),
         ("pgbouncer", {"pgbouncer.crt", "pgbouncer.key"}),
         ("ops", {"sluice_monitor.password", "sluice_operator.password"}),
     ],
@@ -129,7 +129,7 @@ def test_plan_refuses_where_all_secrets_are_lost(site: Site) -> None:
     site.empty()
     made = _plan(site)
     (fault,) = made.faults
-    assert "8 secrets that the compiled files were made of are gone" in str(fault)
+    assert "9 secrets that the compiled files were made of are gone" in str(fault)
     assert str(fault).endswith("make restore-secrets")
 
 

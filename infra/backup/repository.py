@@ -1,0 +1,244 @@
+"""The repository: what pgBackRest says is in it, and how it is asked."""
+
+import json
+import re
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+STANZA: Final = "sluice"
+CONFIG: Final = Path("/etc/sluice/pgbackrest.conf")
+DIRECTORY: Final = Path("/var/lib/pgbackrest")
+# What pgBackRest says of itself when it is asked; a backup may take as long as it takes.
+ASK_SECONDS: Final = 120.0
+SEGMENT_BYTES: Final = 16 << 20
+_SEGMENTS_PER_LOG: Final = (1 << 32) // SEGMENT_BYTES
+_SEGMENT: Final = re.compile(r"([0-9A-F]{8})([0-9A-F]{8})([0-9A-F]{8})-[0-9a-f]{40}")
+_HISTORY: Final = re.compile(r"([0-9A-F]{8})\.history")
+# Segments are pushed side by side: one that is missing may be on its way.
+_SETTLED_SECONDS: Final = 120.0
+# Its errors begin with this, a code, and have hints in lines of their own.
+_ERROR: Final = re.compile(r"^(?:.*P\d\d\s+)?ERROR: (?:\[\d+\]: )?", re.MULTILINE)
+
+
+class RepositoryError(Exception):
+    """PgBackRest refused or failed; the message is its own, in one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """One backup: times in UTC, sizes in bytes; `first` and `last` are segments of the log."""
+
+    label: str
+    kind: str
+    started: datetime
+    stopped: datetime
+    database_bytes: int
+    repository_bytes: int
+    first: str
+    last: str
+    system_id: int
+    archive_id: str
+    has_errors: bool
+
+    @property
+    def timeline(self) -> int:
+        """The timeline that it ended on."""
+        return int(self.last[:8], 16)
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """What is in the repository; `system_id` is the cluster's that it archives now."""
+
+    backups: tuple[Backup, ...] = ()
+    system_id: int | None = None
+    archive_id: str = ""
+
+    @property
+    def current(self) -> tuple[Backup, ...]:
+        """The backups of the cluster that is archived now."""
+        return tuple(one for one in self.backups if one.system_id == self.system_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One archived segment of the log: its timeline, its number, and when it came."""
+
+    timeline: int
+    number: int
+    at: datetime
+    bytes: int
+
+    @property
+    def name(self) -> str:
+        """The name of its file in pg_wal."""
+        log, segment = divmod(self.number, _SEGMENTS_PER_LOG)
+        return f"{self.timeline:08X}{log:08X}{segment:08X}"
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """The archived log, in order, and the timelines whose history is there."""
+
+    segments: tuple[Segment, ...] = ()
+    histories: tuple[int, ...] = ()
+
+    @property
+    def until(self) -> datetime | None:
+        """When the newest segment came."""
+        return max((one.at for one in self.segments), default=None)
+
+    @property
+    def timeline(self) -> int:
+        """The newest timeline; 0 without a segment."""
+        return max((*self.histories, *(one.timeline for one in self.segments)), default=0)
+
+    @property
+    def bytes(self) -> int:
+        """What the log takes in the repository."""
+        return sum(one.bytes for one in self.segments)
+
+
+def command(*arguments: str) -> list[str]:
+    """Return the command line of pgBackRest with these arguments."""
+    return ["pgbackrest", f"--config={CONFIG}", f"--stanza={STANZA}", *arguments]
+
+
+def ask(*arguments: str, seconds: float | None = ASK_SECONDS) -> str:
+    """Run pgBackRest and return what it prints.
+
+    Raises:
+        RepositoryError: it failed, or was not done within `seconds`.
+
+    """
+    try:
+        done = subprocess.run(
+            command(*arguments),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise RepositoryError(f"{arguments[-1]}: not done after {seconds:g} s") from None
+    if done.returncode:
+        raise RepositoryError(error_line(done.stdout + done.stderr, done.returncode))
+    return done.stdout
+
+
+def error_line(printed: str, code: int) -> str:
+    """Return the error in what pgBackRest has printed, as one line."""
+    _, _, last = printed.rpartition("ERROR: ") if "ERROR: " in printed else ("", "", "")
+    lines = [line.strip() for line in re.sub(r"^\[\d+\]: ", "", last).splitlines()]
+    kept = " ".join(line for line in lines if line and not re.search(r"P\d\d\s+(INFO|WARN)", line))
+    return kept or f"exit code {code}"
+
+
+def info() -> Info:
+    """Return what is in the repository; empty where there is none yet.
+
+    Raises RepositoryError where it cannot be read, as with another key.
+    """
+    return parse_info(json.loads(ask("info", "--output=json")))
+
+
+def parse_info(document: list[Mapping[str, Any]]) -> Info:
+    """Return what `info --output=json` says.
+
+    Raises RepositoryError where a repository is there and cannot be read.
+    """
+    stanza = next((one for one in document if one["name"] == STANZA), None)
+    if stanza is None:
+        return Info()
+    for one in stanza.get("repo", ()):
+        # 0: ok; 1..3: nothing in it yet.
+        if one["status"]["code"] not in (0, 1, 2, 3):
+            raise RepositoryError(" ".join(one["status"]["message"].split()))
+    clusters = {
+        one["id"]: (int(one["system-id"]), f"{one['version']}-{one['id']}")
+        for one in stanza.get("db", ())
+    }
+    if not clusters:
+        return Info()
+    found = (_backup(one, *clusters[one["database"]["id"]]) for one in stanza.get("backup", ()))
+    ordered = sorted(found, key=lambda one: one.stopped)
+    return Info(tuple(ordered), *clusters[max(clusters)])
+
+
+def _backup(row: Mapping[str, Any], cluster: int, archive_id: str) -> Backup:
+    stored = row["info"]["repository"]
+    return Backup(
+        label=row["label"],
+        kind=row["type"],
+        started=datetime.fromtimestamp(row["timestamp"]["start"], UTC),
+        stopped=datetime.fromtimestamp(row["timestamp"]["stop"], UTC),
+        database_bytes=row["info"]["size"],
+        repository_bytes=stored.get("delta", stored.get("size", 0)),
+        first=row["archive"]["start"],
+        last=row["archive"]["stop"],
+        system_id=cluster,
+        archive_id=archive_id,
+        has_errors=bool(row.get("error")),
+    )
+
+
+def archive(archive_id: str) -> Archive:
+    """Return the archived log of one cluster in the repository."""
+    listed = ask("repo-ls", "--recurse", "--output=json", f"archive/{STANZA}/{archive_id}")
+    return parse_archive(json.loads(listed))
+
+
+def parse_archive(listed: Mapping[str, Mapping[str, Any]]) -> Archive:
+    """Return what `repo-ls --output=json` lists below the archive."""
+    segments, histories = [], []
+    for path, row in listed.items():
+        name = path.rpartition("/")[2]
+        if match := _SEGMENT.match(name):
+            timeline, log, segment = (int(part, 16) for part in match.groups())
+            at = datetime.fromtimestamp(row["time"], UTC)
+            number = log * _SEGMENTS_PER_LOG + segment
+            segments.append(Segment(timeline, number, at, int(row["size"])))
+        elif match := _HISTORY.match(name):
+            histories.append(int(match[1], 16))
+    ordered = sorted(segments, key=lambda one: (one.timeline, one.number))
+    return Archive(tuple(ordered), tuple(sorted(histories)))
+
+
+def gaps(found: Archive, since: str, now: datetime) -> tuple[str, ...]:
+    """Return the segments that are missing after `since`, the first segment of a backup.
+
+    Of each timeline what lies between two that are there; not what may still be on its way.
+    """
+    first = segment_number(since)
+    return tuple(_gaps(found.segments, int(since[:8], 16), first, now))
+
+
+def _gaps(segments: Iterable[Segment], timeline: int, first: int, now: datetime) -> Iterator[str]:
+    before: dict[int, int] = {timeline: first - 1}
+    for one in segments:
+        if one.number < first or one.timeline < timeline:
+            continue
+        last = before.get(one.timeline, one.number - 1)
+        before[one.timeline] = one.number
+        if (now - one.at).total_seconds() < _SETTLED_SECONDS:
+            continue
+        for number in range(last + 1, one.number):
+            yield Segment(one.timeline, number, one.at, 0).name
+
+
+def segment_number(name: str) -> int:
+    """Return the number of a segment by the name of its file."""
+    return int(name[8:16], 16) * _SEGMENTS_PER_LOG + int(name[16:24], 16)
+
+
+def system_id(cluster: Path) -> int | None:
+    """Return the identity of the cluster in a data directory; None where there is none."""
+    try:
+        return int.from_bytes((cluster / "global" / "pg_control").read_bytes()[:8], "little")
+    except OSError:
+        return None

@@ -1,0 +1,264 @@
+"""The service: makes the backup that is due, and writes down what it found for whoever looks.
+
+Whatever fails is said in the state, once in the log, and tried again; it never ends the service.
+"""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from datetime import time as time_of_day
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+import psycopg
+from psycopg import sql
+
+from infra.backup import repository, schedule
+from infra.backup.repository import Archive, Info, RepositoryError
+
+SETTINGS: Final = Path("/etc/sluice/backup.json")
+CLUSTER: Final = Path("/var/lib/postgresql/data/17")
+# By its user id in the operating system; no password.
+DSN: Final = (
+    "host=/run/postgresql user=postgres dbname=risk connect_timeout=3 application_name=backup"
+)
+# The health check looks at its age.
+_ALIVE: Final = Path("/tmp/alive")  # noqa: S108  # the container's own tmpfs
+_LOOK_SECONDS: Final = 60.0
+_SOON_SECONDS: Final = 3.0
+_ALIVE_SECONDS: Final = 20.0
+_AGAIN_SECONDS: Final = 600.0
+_LOCKED: Final = "unable to acquire lock"
+# Less than this cannot take a segment of the log and what belongs to it.
+FULL_BYTES: Final = 4 * repository.SEGMENT_BYTES
+
+
+@dataclass(slots=True)
+class Service:
+    """What it remembers from one look to the next."""
+
+    failed_at: float = -_AGAIN_SECONDS
+    failure: str = ""
+    said: str = ""
+    written: tuple[object, ...] = ()
+
+    def run(self) -> None:
+        """Look once a minute until a signal comes."""
+        end_on_signal()
+        while True:
+            _ALIVE.touch()
+            try:
+                self.look(json.loads(SETTINGS.read_text(encoding="utf-8")))
+            except (RepositoryError, psycopg.Error, OSError) as error:
+                self.say(_line(error))
+            # At the stack's first start the server is not there yet.
+            ready = self.written or self.failure or "BACKUPS=off" in self.said
+            until = time.monotonic() + (_LOOK_SECONDS if ready else _SOON_SECONDS)
+            while time.monotonic() < until:
+                _ALIVE.touch()
+                time.sleep(min(_ALIVE_SECONDS, max(0.0, until - time.monotonic())))
+
+    def say(self, line: str) -> None:
+        """Log what holds now, once."""
+        if line and line != self.said:
+            log(line)
+        self.said = line
+
+    def look(self, settings: Mapping[str, Any]) -> None:
+        """Make the backup that is due, if one is, and write the state down."""
+        if not settings["enabled"]:
+            self.say("BACKUPS=off: no backup is made")
+            return
+        found, archived, error = Info(), Archive(), ""
+        try:
+            require_writable()
+            found = prepared()
+            archived = repository.archive(found.archive_id)
+            self._make_due(settings, found, archived)
+            found = repository.info()
+            archived = repository.archive(found.archive_id)
+            error = self.failure or problem(found, archived, datetime.now(UTC))
+        except RepositoryError as refusal:
+            error = str(refusal)
+        self.say(error)
+        self._write(found, archived, error)
+
+    def _make_due(self, settings: Mapping[str, Any], found: Info, archived: Archive) -> None:
+        now = datetime.now(UTC)
+        kind = schedule.due(
+            found.current,
+            now,
+            at=time_of_day.fromisoformat(settings["time_utc"]),
+            full_every_days=settings["full_every_days"],
+            reason_for_full=broken(found, archived, now),
+        )
+        if not kind or time.monotonic() - self.failed_at < _AGAIN_SECONDS:
+            return
+        try:
+            make(kind)
+        except RepositoryError as error:
+            if _LOCKED in str(error):
+                # An operator's is under way.
+                return
+            self.failed_at, self.failure = time.monotonic(), f"the {kind} backup failed: {error}"
+        else:
+            self.failed_at, self.failure = -_AGAIN_SECONDS, ""
+
+    def _write(self, found: Info, archived: Archive, error: str) -> None:
+        """Write the state into the database; only where it is another."""
+        backups = found.current
+        full = next((one for one in reversed(backups) if one.kind == "full"), None)
+        state: dict[str, object] = {
+            "last_at": backups[-1].stopped if backups else None,
+            "last_full_at": full.stopped if full else None,
+            "recoverable_from": backups[0].stopped if backups else None,
+            "database_bytes": backups[-1].database_bytes if backups else None,
+            "repository_bytes": None,
+            "error": error,
+        }
+        # Each segment adds to it: written with the rest, or the state would be one too.
+        if (values := tuple(state.values())) == self.written:
+            return
+        state["repository_bytes"] = archived.bytes + sum(one.repository_bytes for one in backups)
+        record(state)
+        self.written = values
+
+
+def prepared() -> Info:
+    """Return what is in the repository, which is made ready for the running cluster first.
+
+    Raises:
+        RepositoryError: it cannot be read, or is another cluster's.
+
+    """
+    found, running = repository.info(), repository.system_id(CLUSTER)
+    if found.system_id is None:
+        repository.ask("stanza-create")
+        return repository.info()
+    if running is not None and running != found.system_id:
+        raise RepositoryError(another_cluster(found.system_id, running))
+    return found
+
+
+def another_cluster(held: int, running: int) -> str:
+    """Return what to do where the repository is not the running cluster's."""
+    return (
+        f"the repository holds cluster {held}, the server is cluster {running}, which nothing is "
+        f"archived of; to have the old one back: make restore CLUSTER={held} SWAP=yes; to go on "
+        "with the new one: make backup NEW_CLUSTER=yes"
+    )
+
+
+def require_writable() -> None:
+    """Raise RepositoryError where the repository's directory cannot be written, or is full."""
+    try:
+        probe = repository.DIRECTORY / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise RepositoryError(
+            f"the repository cannot be written ({error.strerror}): BACKUP_DIRECTORY must belong to "
+            "user and group 10070, and have room"
+        ) from None
+
+
+def broken(found: Info, archived: Archive, now: datetime) -> str:
+    """Return why no differential backup can follow the newest backup; empty when one can."""
+    if not found.current:
+        return ""
+    newest = found.current[-1]
+    if newest.has_errors:
+        return f"backup {newest.label} has pages with a wrong checksum"
+    if missing := repository.gaps(archived, newest.first, now):
+        return f"segment {missing[0]} of the log is missing"
+    if archived.timeline > newest.timeline:
+        return f"timeline {archived.timeline} has begun since"
+    return ""
+
+
+def problem(found: Info, archived: Archive, now: datetime) -> str:
+    """Return what is wrong with what is there; empty when nothing is."""
+    free = shutil.disk_usage(repository.DIRECTORY).free
+    if free < FULL_BYTES:
+        return f"the repository is full: {free >> 20} MB are free"
+    if not found.current:
+        return ""
+    if missing := repository.gaps(archived, found.current[-1].first, now):
+        return (
+            f"{len(missing)} segments of the log are missing, the first is {missing[0]}: no "
+            "restore can go past it until the next full backup"
+        )
+    if found.current[-1].has_errors:
+        return f"backup {found.current[-1].label} has pages with a wrong checksum"
+    return ""
+
+
+def make(kind: str) -> None:
+    """Make a backup; what is out of date goes with it.
+
+    Raises:
+        RepositoryError: it failed.
+
+    """
+    log(f"making a {kind} backup")
+    began = time.monotonic()
+    # Below whatever else runs on this host.
+    process = subprocess.Popen(
+        ["nice", "-n", "19", *repository.command("backup", f"--type={kind}")],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    while True:
+        with suppress(subprocess.TimeoutExpired):
+            printed, _ = process.communicate(timeout=_ALIVE_SECONDS)
+            break
+        _ALIVE.touch()
+    if process.returncode:
+        raise RepositoryError(repository.error_line(printed, process.returncode))
+    log(f"made in {time.monotonic() - began:.0f} s")
+
+
+def log(line: str) -> None:
+    """Say what happens, on standard error."""
+    sys.stderr.write(f"{line}\n")
+
+
+def record(state: Mapping[str, object]) -> None:
+    """Write columns of sluice.backup_state.
+
+    Raises:
+        psycopg.Error: the server does not answer, or has no such table yet.
+
+    """
+    assignments = sql.SQL(", ").join(
+        sql.SQL("{} = {}").format(sql.Identifier(name), sql.Placeholder(name)) for name in state
+    )
+    with psycopg.connect(DSN, autocommit=True) as connection:
+        connection.execute(
+            sql.SQL("UPDATE sluice.backup_state SET {}").format(assignments), dict(state)
+        )
+
+
+def _line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def end_on_signal() -> None:
+    """Have SIGTERM end this process, which as process 1 of its container would not notice it."""
+    signal.signal(signal.SIGTERM, _end)
+
+
+def _end(_number: int, _frame: FrameType | None) -> None:
+    # A backup under way ends with its process group; the next one resumes what is whole.
+    raise SystemExit(0)

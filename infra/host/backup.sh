@@ -1,0 +1,311 @@
+#!/usr/bin/env bash
+# Backups of PostgreSQL, with the steps that need Docker: backup.sh NAME OPTION...
+#
+#   make [--json] [--new-cluster] [full|diff]
+#       make a backup now
+#   list [--json]
+#       what is in the repository, and the moments that a restore can go to
+#   verify [--json]
+#       read every file of the repository, and have the server archive a segment
+#   restore [--json] [--swap] [--to TIME] [--into VOLUME] [--cluster ID] [--timeline N]
+#       restore into a volume beside the running data, and check; --swap: then make it the server's
+#   swap [--json] VOLUME
+#       exchange the server's data for those restored into the volume
+#   drill [--json]
+#       lose a server that is none: what would be lost, and how long it would take
+#   key [--from FILE]
+#       print the key of the repository, or put one back
+#
+# Exit codes: those of operate.sh.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+# shellcheck source=infra/host/common.sh
+. infra/host/common.sh
+
+readonly OPERATION=${1:-}
+program=backup
+backup_image=sluice-backup:${SLUICE_IMAGE_TAG:-latest}
+# Of the arguments.
+values=() chosen=' '
+declare -A option=([to]='' [into]='' [cluster]='' [timeline]='' [from]='')
+
+parse() {
+    while (($#)); do
+        case $1 in
+            --json) begin_json ;;
+            --swap | --new-cluster) chosen+="$1 " ;;
+            --to | --into | --cluster | --timeline | --from)
+                (($# > 1)) || usage
+                option[${1#--}]=$2
+                shift
+                ;;
+            --*) usage ;;
+            *) values+=("$1") ;;
+        esac
+        shift
+    done
+}
+
+given() { [[ $chosen == *" $1 "* ]]; }
+
+usage() {
+    local line
+    line=$(sed -n "s/^#   \($OPERATION\>.*\)/\1/p" infra/host/backup.sh | head -n 1)
+    die "usage: backup.sh $line" 2
+}
+
+setting() { sed -n "s/^$1=//p" "$env_file"; }
+
+# in_service COMMAND...: in the container of the service, which holds the lock of backups; in one of
+# its own where that is down. Its document is this script's.
+in_service() {
+    local container
+    container=$(look ps --quiet --status running backup)
+    if [[ -n $container ]]; then
+        docker exec "$container" python -m infra.backup "$@" </dev/null
+    else
+        compose --progress quiet run --rm --no-deps --no-TTY backup "$@"
+    fi
+}
+
+as_json=()
+delegate() {
+    [[ -z $json ]] || as_json=(--json)
+    json=''
+    in_service "$@" "${as_json[@]}" >&"${document:-1}"
+}
+
+run_make() {
+    local asked=()
+    ((${#values[@]} <= 1)) || usage
+    ! given --new-cluster || asked+=(--new-cluster)
+    delegate make "${asked[@]}" "${values[@]:-diff}"
+}
+
+run_list() { delegate list; }
+run_verify() { delegate verify; }
+
+# restore ---------------------------------------------------------------------------------------
+
+# The volume of compose.yaml, or a directory of this host.
+repository() {
+    local place
+    place=$(setting BACKUP_DIRECTORY)
+    if [[ ${place:-backups} != backups ]]; then
+        [[ -d $place ]] || die "BACKUP_DIRECTORY=$place: no such directory" "$EXIT_REFUSED"
+        echo "$place"
+    else
+        has_volume backups || die "the volume ${project}_backups is not there: no repository" "$EXIT_REFUSED"
+        echo "${project}_backups"
+    fi
+}
+
+new_volume() { docker volume create --label "sluice.restored=$project" "$1" >/dev/null; }
+remove_volume() { docker volume rm "$1" >/dev/null; }
+
+# restore_into VOLUME OPTION...: in a container that reaches nothing but what is mounted. With
+# `server=yes` it may ask the running one for the rest of its log.
+restore_into() {
+    local volume=$1 place options
+    shift
+    place=$(repository)
+    options=(--rm --interactive --read-only --cap-drop ALL --security-opt no-new-privileges:true
+        --network none --user 10070:10070 --memory 1g --pids-limit 256 --tmpfs /tmp
+        --label "com.docker.compose.project=$project" --label com.docker.compose.oneoff=True
+        --volume "${project}_postgres-config:/etc/sluice:ro" --volume "$place:/var/lib/pgbackrest"
+        --volume "$volume:/var/lib/postgresql/data")
+    if [[ $server == yes ]]; then
+        ! has_volume postgres-data || options+=(--volume "${project}_postgres-data:/running:ro")
+        ! has_volume postgres-socket || options+=(--mount
+            "type=volume,src=${project}_postgres-socket,dst=/run/postgresql,volume-nocopy")
+    fi
+    docker run "${options[@]}" "$backup_image" restore "$@" </dev/null
+}
+server=yes
+
+# Nobody has it, or it is made: `made` then is its name.
+made=''
+require_volume() {
+    local users
+    [[ $1 =~ ^[a-zA-Z0-9][a-zA-Z0-9_.-]+$ && ${#1} -le 128 ]] \
+        || die "INTO=${1:0:40} is no name of a volume: letters, digits and _.-" 2
+    users=$(docker ps --all --filter "volume=$1" --format '{{.Names}}' | paste --serial --delimiters ' ')
+    [[ -z $users ]] || die "refused: the volume $1 is in use by $users; choose another INTO" "$EXIT_REFUSED"
+    [[ -z $(docker volume ls --quiet --filter "name=^$1\$") ]] || return 0
+    new_volume "$1"
+    made=$1
+}
+
+require_files() {
+    [[ -n $(docker images --quiet "$backup_image") ]] || quietly look build backup </dev/null || exit
+    has_volume postgres-config || quietly compose run --rm --no-deps config \
+        || die "the configuration cannot be compiled; see: make plan" 2
+}
+
+run_restore() {
+    local volume name status=0 asked=() printed
+    ((${#values[@]} == 0)) || usage
+    volume=${option[into]:-${project}_postgres-data-$(date --utc +%Y%m%dT%H%M%SZ)}
+    require_files
+    require_volume "$volume"
+    for name in to cluster timeline; do
+        [[ -z ${option[$name]} ]] || asked+=("--$name" "${option[$name]}")
+    done
+    printed=$(mktemp)
+    temporary+=("$printed")
+    if [[ -n $json ]]; then
+        restore_into "$volume" "${asked[@]}" --json >"$printed" || status=$?
+        collect restore "$printed" "$status"
+    else
+        restore_into "$volume" "${asked[@]}" || status=$?
+    fi
+    # Refused: nothing is in it.
+    if ((status == 2 || status == EXIT_REFUSED)) && [[ -n $made ]]; then remove_volume "$made"; fi
+    ((status == 0)) || exit "$status"
+    if given --swap; then
+        swap "$volume"
+    else
+        say "restored into the volume $volume; the running data are untouched"
+        say "to make it the server's: make restore-swap FROM=$volume; else: docker volume rm $volume"
+    fi
+}
+
+# swap ------------------------------------------------------------------------------------------
+
+# The restored cluster becomes the server's, and the server's is what the volume then holds. Where both
+# are directories of one file system it is one exchange, that is whole or has not been.
+exchange() {
+    local restored data
+    restored=$(docker volume inspect --format '{{.Mountpoint}}' "$from_volume")
+    data=$(docker volume inspect --format '{{.Mountpoint}}' "${project}_postgres-data")
+    local mounts=(--volume "$from_volume:/volumes/restored" --volume "${project}_postgres-data:/volumes/data")
+    local there=/volumes/restored here=/volumes/data
+    if [[ ${restored%/*/*} == "${data%/*/*}" ]]; then
+        mounts=(--volume "${data%/*/*}:/volumes")
+        there=/volumes/${restored#"${data%/*/*}/"} here=/volumes/${data#"${data%/*/*}/"}
+    fi
+    # shellcheck disable=SC2016  # expanded in the container
+    docker run --rm --read-only --cap-drop ALL --security-opt no-new-privileges:true --network none \
+        --user 10070:10070 "${mounts[@]}" --entrypoint bash "$backup_image" -euc '
+            there=$1 here=$2
+            if [[ ! -e $here/17 ]]; then mv "$there/17" "$here/17"
+            elif ! mv --exchange --no-copy "$there/17" "$here/17" 2>/dev/null; then
+                mv "$here/17" "$there/17.before"; mv "$there/17" "$here/17"; mv "$there/17.before" "$there/17"
+            fi
+            mv "$there/restored.json" "$there/swapped.json"
+        ' - "$there" "$here" </dev/null
+}
+
+host_restart_postgres() {
+    quietly docker stop "$container" || return
+    exchange || say "the data could not be exchanged; the server starts with those that it had"
+    quietly docker start "$container"
+}
+
+swap() {
+    from_volume=$1
+    [[ -n $(docker volume ls --quiet --filter "name=^$1\$") ]] || die "FROM=$1: no such volume" 2
+    own_project
+    container=$(look ps --quiet --status running postgres)
+    docker run --rm --read-only --cap-drop ALL --security-opt no-new-privileges:true --network none \
+        --user 10070:10070 --tmpfs /tmp --volume "$1:/var/lib/postgresql/data:ro" \
+        --volume "${project}_postgres-config:/etc/sluice:ro" --volume "$(repository):/var/lib/pgbackrest" \
+        "$backup_image" swappable </dev/null || exit
+    if [[ -n $container ]] && docker exec "$container" healthcheck 2>/dev/null </dev/null; then
+        # The dead-man resumes every PgBouncer when the command below dies. It ends by itself.
+        quietly look_run --detach --no-TTY ops dead-man
+        operate restart postgres
+    else
+        swap_while_down
+    fi
+    # Its schema is that of the moment; and its log must not be without a backup.
+    compose --progress quiet up --no-deps --exit-code-from migrate migrate >/dev/null 2>&1 \
+        || say "the migration failed; see: docker compose logs migrate"
+    say "the server has the restored data; those from before are in the volume $from_volume"
+    say "a full backup follows by itself; when nothing of the old data is needed: docker volume rm $from_volume"
+}
+from_volume='' container=''
+
+swap_while_down() {
+    local postgres
+    say "PostgreSQL does not answer: nobody is paused"
+    quietly compose create --no-recreate postgres || exit
+    postgres=$(compose ps --all --quiet postgres)
+    quietly docker stop "$postgres" || exit
+    exchange || die "the data could not be exchanged"
+    quietly docker start "$postgres" || exit
+    for _ in {1..120}; do
+        ! docker exec "$postgres" healthcheck 2>/dev/null </dev/null || return 0
+        sleep 0.5
+    done
+    die "PostgreSQL has not answered after a minute; see: docker compose logs postgres"
+}
+
+run_swap() {
+    ((${#values[@]} == 1)) && [[ -n ${values[0]} ]] || usage
+    require_files
+    swap "${values[0]}"
+}
+
+# drill and key -----------------------------------------------------------------------------------
+
+field() { sed -n "s/.*\"$1\": \"\?\([^\",}]*\).*/\1/p" "$2" | head -n 1; }
+
+run_drill() {
+    local begun printed status=0 point marker seconds volume
+    ((${#values[@]} == 0)) || usage
+    require_files
+    begun=$(mktemp) printed=$(mktemp)
+    temporary+=("$begun" "$printed")
+    say "a row is committed; waiting until the repository has it, as long as that takes"
+    in_service drill-begin >"$begun" || exit
+    point=$(field point_seconds "$begun") marker=$(field marker "$begun")
+    say "now the server counts as lost: restoring into containers of its own"
+    volume=${project}_drill-$(date --utc +%Y%m%dT%H%M%SZ)
+    new_volume "$volume"
+    server=no
+    restore_into "$volume" --marker "$marker" --json >"$printed" || status=$?
+    remove_volume "$volume"
+    [[ -z $json ]] || collect drill "$printed" "$status"
+    if ((status)); then
+        grep --after-context 3 '"faults"' "$printed" >&2 || true
+        die "the drill failed: a restore would not have worked" "$status"
+    fi
+    seconds=$(awk '{print $1 + $2}' <<<"$(field restore_seconds "$printed") $(field recovery_seconds "$printed")")
+    in_service drill-end "$point" "$seconds" || exit
+    say "recovery point: $point s, from the commit of a row until the repository had it"
+    say "recovery time: $seconds s until the restored server answered, then $(field check_seconds "$printed") s of checks"
+}
+
+run_key() {
+    local file
+    ((${#values[@]} == 0)) || usage
+    has_volume secrets || die "the volume ${project}_secrets is not there" "$EXIT_REFUSED"
+    ensure_image
+    if [[ -z ${option[from]} ]]; then
+        docker run --rm --read-only --cap-drop ALL --network none --user 0:0 \
+            --volume "${project}_secrets:/secrets:ro" --entrypoint cat "$image" /secrets/backup.key </dev/null
+        echo
+        say "without it no backup can be read: keep it where this machine's loss does not reach"
+        return
+    fi
+    file=$(realpath --canonicalize-existing -- "${option[from]}" 2>/dev/null) \
+        || die "${option[from]}: no such file" 2
+    docker run --rm --interactive --read-only --cap-drop ALL --network none --user 0:0 \
+        --volume "${project}_secrets:/secrets" --entrypoint python "$image" -m infra.backup.key \
+        <"$file" || exit
+    quietly compose run --rm --no-deps config || die "the configuration cannot be compiled; see: make plan" 2
+    say "the key is that of $(basename -- "$file")"
+}
+
+_main() {
+    case $OPERATION in
+        make | list | verify | restore | swap | drill | key) ;;
+        *) die "usage: backup.sh NAME OPTION...; the names are in its first lines" 2 ;;
+    esac
+    parse "${@:2}"
+    own_project
+    "run_$OPERATION"
+}
+
+_main "$@"

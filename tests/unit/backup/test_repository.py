@@ -1,0 +1,258 @@
+"""What pgBackRest says, as it was printed by version 2.55, and what follows from it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, time, timedelta
+from typing import Any
+
+import pytest
+
+from infra.backup import repository, restore, schedule, serve, verify
+from infra.backup.repository import Archive, Backup, Info, RepositoryError, Segment
+from infra.backup.restore import BadTimeError
+from infra.ops.outcome import RefusedError
+
+NOW = datetime(2026, 11, 29, 12, 0, tzinfo=UTC)
+CLUSTER, OTHER = 7713516772883906579, 7713514261210038291
+AT = time(2, 30)
+
+
+def backup(kind: str, hours_ago: float, **values: Any) -> Backup:
+    made = NOW - timedelta(hours=hours_ago)
+    given: dict[str, Any] = {"first": segment(4), "last": segment(4), "system_id": CLUSTER} | values
+    return Backup(
+        label=f"{made:%Y%m%d-%H%M%S}{kind[0].upper()}",
+        kind=kind,
+        started=made - timedelta(minutes=5),
+        stopped=made,
+        database_bytes=given.pop("database_bytes", 1 << 30),
+        repository_bytes=1 << 20,
+        archive_id="17-1",
+        has_errors=given.pop("has_errors", False),
+        **given,
+    )
+
+
+def segment(number: int, timeline: int = 1) -> str:
+    return Segment(timeline, number, NOW, 0).name
+
+
+def archive(*numbers: int, timeline: int = 1, minutes_ago: float = 10) -> Archive:
+    at = NOW - timedelta(minutes=minutes_ago)
+    return Archive(tuple(Segment(timeline, number, at, 1) for number in numbers))
+
+
+STANZA = {
+    "archive": [{"database": {"id": 1, "repo-key": 1}, "id": "17-1", "max": None, "min": None}],
+    "backup": [
+        {
+            "archive": {"start": "000000010000000000000004", "stop": "000000010000000000000005"},
+            "database": {"id": 1, "repo-key": 1},
+            "error": False,
+            "info": {"delta": 9, "repository": {"delta": 3782400}, "size": 31278366},
+            "label": "20261129-085530F",
+            "timestamp": {"start": 1795942530, "stop": 1795942532},
+            "type": "full",
+        }
+    ],
+    "db": [
+        {"id": 1, "repo-key": 1, "system-id": OTHER, "version": "17"},
+        {"id": 2, "repo-key": 1, "system-id": CLUSTER, "version": "17"},
+    ],
+    "name": "sluice",
+    "repo": [{"cipher": "aes-256-cbc", "key": 1, "status": {"code": 0, "message": "ok"}}],
+}
+
+
+def test_info_has_the_backups_of_each_cluster() -> None:
+    found = repository.parse_info([STANZA])
+    (one,) = found.backups
+    assert (one.label, one.system_id, one.archive_id) == ("20261129-085530F", OTHER, "17-1")
+    assert (one.database_bytes, one.repository_bytes, one.timeline) == (31278366, 3782400, 1)
+    assert one.stopped == datetime(2026, 11, 29, 8, 55, 32, tzinfo=UTC)
+    # The newest cluster is the one that is archived; it has no backup yet.
+    assert (found.system_id, found.archive_id, found.current) == (CLUSTER, "17-2", ())
+
+
+def test_a_repository_that_cannot_be_read_is_an_error_and_an_empty_one_is_not() -> None:
+    code = {"code": 99, "message": "[CryptoError] unable to flush\n  HINT: is the key right?"}
+    broken = {"name": "sluice", "repo": [{"status": code}]}
+    with pytest.raises(RepositoryError, match="unable to flush HINT: is the key right"):
+        repository.parse_info([broken])
+    empty = {"name": "sluice", "repo": [{"status": {"code": 1, "message": "missing stanza path"}}]}
+    assert repository.parse_info([empty]) == repository.parse_info([]) == Info()
+
+
+def test_an_error_is_one_line_without_what_was_said_around_it() -> None:
+    printed = (
+        "P00   WARN: this\nP00  ERROR: [082]: WAL segment was not archived before the timeout\n"
+        "            HINT: check the archive_command.\nP00   INFO: that\n"
+    )
+    assert repository.error_line(printed, 82) == (
+        "WAL segment was not archived before the timeout HINT: check the archive_command."
+    )
+    assert repository.error_line("", 7) == "exit code 7"
+
+
+def test_the_archive_has_segments_and_histories_and_nothing_else() -> None:
+    sha = "0" * 40
+    listed = {
+        f"0000000100000000/0000000100000000000000FF-{sha}.zst": {"size": 7, "time": 1795942530},
+        f"0000000100000001/000000010000000100000000-{sha}.zst": {"size": 8, "time": 1795942531},
+        f"0000000100000001/000000010000000100000001.partial-{sha}.zst": {"size": 9, "time": 1},
+        "0000000100000000/0000000100000000000000FF.00000028.backup": {"size": 1, "time": 1},
+        "00000002.history": {"size": 1, "time": 1},
+        "archive.info": {"size": 1, "time": 1},
+    }
+    found = repository.parse_archive(listed)
+    assert [one.number for one in found.segments] == [255, 256]
+    assert [one.name for one in found.segments] == [
+        "0000000100000000000000FF",
+        "000000010000000100000000",
+    ]
+    assert (found.bytes, found.timeline, found.histories) == (15, 2, (2,))
+
+
+@pytest.mark.parametrize(
+    ("found", "missing"),
+    [
+        (archive(4, 5, 6), ()),
+        (archive(4, 6), (segment(5),)),
+        # The first of the backup itself.
+        (archive(5, 6), (segment(4),)),
+        # Before the backup nothing is needed.
+        (archive(1, 4, 5), ()),
+        # What comes behind a gap came just now: the gap may be on its way.
+        (archive(4, 6, minutes_ago=1), ()),
+        (Archive((*archive(4, 5).segments, *archive(5, 6, timeline=2).segments)), ()),
+        (Archive((*archive(4, 5).segments, *archive(5, 7, timeline=2).segments)), (segment(6, 2),)),
+        (Archive(), ()),
+    ],
+)
+def test_segments_that_are_missing_are_named(found: Archive, missing: tuple[str, ...]) -> None:
+    assert repository.gaps(found, segment(4), NOW) == missing
+
+
+@pytest.mark.parametrize(
+    ("backups", "reason", "kind"),
+    [
+        ([], "", "full"),
+        ([backup("full", 5)], "", ""),
+        # The time of day has passed since: today's is due, also when the machine was off.
+        ([backup("full", 10)], "", "diff"),
+        ([backup("full", 6 * 24 - 1)], "", "diff"),
+        ([backup("full", 7 * 24 + 10)], "", "full"),
+        ([backup("full", 7 * 24 + 10), backup("diff", 1)], "", ""),
+        ([backup("diff", 1)], "", "full"),
+        ([backup("full", 1)], "segment 5 is missing", "full"),
+    ],
+)
+def test_the_backup_that_is_due(backups: list[Backup], reason: str, kind: str) -> None:
+    found = schedule.due(backups, NOW, at=AT, full_every_days=7, reason_for_full=reason)
+    assert found == kind
+
+
+def test_a_new_timeline_a_gap_or_a_bad_page_ask_for_a_full_backup() -> None:
+    info = Info((backup("full", 1),), CLUSTER, "17-1")
+    assert serve.broken(info, archive(4, 5), NOW) == ""
+    assert "timeline 2" in serve.broken(info, Archive(archive(4).segments, (2,)), NOW)
+    assert segment(5) in serve.broken(info, archive(4, 6), NOW)
+    bad = Info((backup("full", 1, has_errors=True),), CLUSTER, "17-1")
+    assert "wrong checksum" in serve.broken(bad, archive(4, 5), NOW)
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "2026-11-24 10:00:00", "24.11.2026", "10:00+00"])
+def test_what_is_no_moment_is_refused_with_the_form(text: str) -> None:
+    with pytest.raises(BadTimeError, match=r"write 2026-11-24 10:00:00\+00"):
+        restore.moment(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["2026-11-24 10:00:00+00", "2026-11-24T10:00:00Z", "2026-11-24 19:00:00.000+09:00"]
+)
+def test_a_moment_is_read_with_its_time_zone(text: str) -> None:
+    assert restore.moment(text) == datetime(2026, 11, 24, 10, tzinfo=UTC)
+
+
+def test_the_newest_backup_that_was_finished_by_then_is_chosen() -> None:
+    old, new = backup("full", 48), backup("diff", 24)
+    info = Info((backup("full", 99, system_id=OTHER), old, new), CLUSTER, "17-1")
+    assert restore.choose(info, CLUSTER, None) == new
+    assert restore.choose(info, CLUSTER, new.stopped) == new
+    assert restore.choose(info, CLUSTER, new.stopped - timedelta(seconds=1)) == old
+    with pytest.raises(RefusedError, match="earliest moment that a restore can go back to"):
+        restore.choose(info, CLUSTER, old.stopped - timedelta(seconds=1))
+
+
+@pytest.mark.parametrize(
+    ("running", "asked", "expected"),
+    [
+        (CLUSTER, "", CLUSTER),
+        (None, "", CLUSTER),
+        (CLUSTER, str(OTHER), OTHER),
+        (1, "", "another cluster's"),
+        (CLUSTER, "1", "CLUSTER=1 is not in the repository"),
+        (CLUSTER, "x", "CLUSTER=x is not in the repository"),
+    ],
+)
+def test_another_cluster_is_restored_only_where_it_is_asked_for(
+    running: int | None, asked: str, expected: int | str
+) -> None:
+    both = (backup("full", 9, system_id=OTHER), backup("full", 1))
+    info = Info(both, CLUSTER, "17-2")
+    if isinstance(expected, int):
+        assert restore.require_cluster(info, running, asked) == expected
+        return
+    with pytest.raises(RefusedError, match=expected):
+        restore.require_cluster(info, running, asked)
+
+
+def test_an_empty_repository_is_said() -> None:
+    with pytest.raises(RefusedError, match="no backup in the repository"):
+        restore.require_cluster(Info(), None, "")
+
+
+def test_a_moment_after_the_log_is_refused_and_one_before_a_gap_is_not() -> None:
+    until = NOW - timedelta(minutes=10)
+    restore.require_window(archive(4), None)
+    restore.require_window(archive(4), until)
+    with pytest.raises(RefusedError, match="when the last segment"):
+        restore.require_window(archive(4), until + timedelta(seconds=2))
+    one = backup("full", 1)
+    broken = archive(4, 6)
+    restore.require_no_gap(broken, one, until, NOW)
+    for to in (None, until + timedelta(seconds=1)):
+        with pytest.raises(RefusedError, match=f"{segment(5)}.*TO can be"):
+            restore.require_no_gap(broken, one, to, NOW)
+
+
+def test_verify_names_each_file_once() -> None:
+    printed = """\
+2026-11-29 08:57:14.613 P00   INFO: verify command begin 2.55.1: --config=x
+2026-11-29 08:57:14.893 P01   INFO: invalid checksum '20261129-085530F/bundle/1'
+2026-11-29 08:56:29.820 P01   INFO: invalid result 17-1/0000/00000001-c0.zst: [29] raised from l
+                                        [FormatError] on 2 retries
+2026-11-29 08:56:45.405 P01   INFO: file missing '20261129-085530F/bundle/2'
+2026-11-29 08:56:45.405 P01   INFO: file missing '20261129-085530F/bundle/2'
+2026-11-29 08:56:30.038 P00   INFO: stanza: sluice
+                                    status: error
+"""
+    assert list(verify.reported(printed)) == [
+        "invalid checksum '20261129-085530F/bundle/1'",
+        "invalid result 17-1/0000/00000001-c0.zst",
+        "file missing '20261129-085530F/bundle/2'",
+    ]
+    unusable = "P00 INFO: stanza: sluice\n   status: error\n     No usable archive.info file\n"
+    assert list(verify.reported(unusable)) == ["status: error", "No usable archive.info file"]
+    assert list(verify.reported("P00 INFO: stanza: sluice\n   status: ok\n")) == []
+
+
+def test_an_old_backup_and_none_are_named() -> None:
+    info = Info((backup("full", 27),), CLUSTER, "17-1")
+    assert list(verify.stale(info, archive(4), NOW)) == [
+        "the newest backup, 20261128-090000F, is 27 hours old"
+    ]
+    assert list(verify.stale(Info((backup("full", 25),), CLUSTER, "17-1"), archive(4), NOW)) == []
+    assert list(verify.stale(Info(), Archive(), NOW)) == [
+        "there is no backup of the running cluster"
+    ]
