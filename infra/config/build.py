@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from infra.config import certificates, clients, envfile, extra, recovery, rules, secrets
+from infra.config import backups, certificates, clients, envfile, extra, recovery, rules, secrets
 from infra.config.certificates import Validity
 from infra.config.envfile import assign
 from infra.config.faults import Fault, FaultyInputError
@@ -127,14 +127,14 @@ def _compile(
     passwords, faults = secrets.passwords(store, tuple(clients.logins(checked.values)))
     verifiers, more = secrets.verifiers(store, passwords)
     tokens, bad_tokens = secrets.tokens(store)
-    backup_key, bad_key = secrets.backup_key(store)
+    backup_secrets, bad_key = backups.secrets(store, checked.values)
     validity = _validity(checked.values, now)
     pairs, others = certificates.certificates(store, validity)
     faults = [*checked.faults, *faults, *more, *bad_tokens, *bad_key, *others]
     if faults or pairs is None:
         raise FaultyInputError(faults)
     expiry = certificates.expiry(store)
-    inputs = Inputs(checked.values, passwords, verifiers, tokens, backup_key, pairs, expiry)
+    inputs = Inputs(checked.values, passwords, verifiers, tokens, backup_secrets, pairs, expiry)
     warnings = (*checked.warnings, *certificates.warnings(store, validity))
     return Compiled(render(inputs), store.pending, warnings)
 
