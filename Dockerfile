@@ -76,7 +76,7 @@ RUN groupadd --gid 10070 postgres \
     && mkdir -p /etc/postgresql-common \
     && echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf \
     && apt-get update \
-    && apt-get install --yes --no-install-recommends postgresql-17 pgbackrest \
+    && apt-get install --yes --no-install-recommends postgresql-17 pgbackrest ca-certificates \
     && rm -rf /var/lib/apt/lists/* \
     && install --directory --owner postgres --group postgres --mode 0700 \
         /var/lib/postgresql/data /var/lib/pgbackrest

@@ -151,7 +151,7 @@ backup: check ## Make a backup now: [TYPE=full|diff] [NEW_CLUSTER=yes]
 backups: project ## List the backups, and the moments a restore can go to
 	@infra/host/backup.sh list $(AS_JSON)
 
-backup-key: project ## Print the key of the backups; put it back: FROM=file
+backup-key: project ## Print the key of the backups; put back: FROM=directory
 	@infra/host/backup.sh key $(if $(FROM),--from "$(FROM)")
 
 verify-backup: project ## Read every backup; name what a restore would miss

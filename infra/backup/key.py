@@ -1,27 +1,41 @@
-"""Put the key of the repository back: read from standard input, written into the secrets."""
+"""Put secrets of the repository, given in a directory, among those of the stack."""
 
 import sys
 from pathlib import Path
 from typing import Final
 
-from infra.config import secrets
+from infra.config import backups, secrets
 from infra.config.secrets import BACKUP_KEY, SecretStore
 from infra.config.write import write_secrets
 from infra.ops.outcome import Exit, Outcome, report
 
 _SECRETS: Final = Path("/secrets")
+_GIVEN: Final = Path("/given")
+_NAMES: Final = (BACKUP_KEY, *(name for one in backups.GIVEN.values() for name in one), backups.CA)
 
 
 def main() -> int:
-    """Judge the key and write it; return the exit code."""
-    content = sys.stdin.buffer.read(4096).strip()
+    """Judge the secrets and write them; return the exit code."""
     store = SecretStore(_SECRETS)
-    store.put(BACKUP_KEY, content)
-    _, faults = secrets.backup_key(store)
-    if faults:
-        return report(Outcome(Exit.BAD_INPUT, [str(fault) for fault in faults]), as_json=False)
-    write_secrets({BACKUP_KEY: content}, _SECRETS)
-    return Exit.OK
+    for name in _NAMES:
+        if (_GIVEN / name).is_file():
+            content = (_GIVEN / name).read_bytes().strip()
+            # A private key ends with a line break.
+            store.put(name, content + b"\n" if b"\n" in content else content)
+    if not store.pending:
+        return _refuse(f"FROM has none of: {', '.join(_NAMES)}")
+    if empty := [name for name, content in store.pending.items() if not content]:
+        return _refuse(*(f"FROM/{name}: is empty" for name in empty))
+    if BACKUP_KEY in store.pending:
+        _, faults = secrets.backup_key(store)
+        if faults:
+            return _refuse(*map(str, faults))
+    write_secrets(store.pending, _SECRETS)
+    return report(Outcome(state=f"taken: {', '.join(store.pending)}"), as_json=False)
+
+
+def _refuse(*faults: str) -> int:
+    return report(Outcome(Exit.BAD_INPUT, list(faults)), as_json=False)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 STANZA: Final = "sluice"
 CONFIG: Final = Path("/etc/sluice/pgbackrest.conf")
+SETTINGS: Final = Path("/etc/sluice/backups.json")
 DIRECTORY: Final = Path("/var/lib/pgbackrest")
 # What pgBackRest says of itself when it is asked; a backup may take as long as it takes.
 ASK_SECONDS: Final = 120.0
@@ -101,6 +102,11 @@ class Archive:
     def bytes(self) -> int:
         """What the log takes in the repository."""
         return sum(one.bytes for one in self.segments)
+
+
+def is_directory() -> bool:
+    """Return True if the repository is a directory that this container has."""
+    return bool(json.loads(SETTINGS.read_text(encoding="utf-8"))["directory"])
 
 
 def command(*arguments: str) -> list[str]:

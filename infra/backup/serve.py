@@ -24,7 +24,6 @@ from psycopg import sql
 from infra.backup import repository, schedule
 from infra.backup.repository import Archive, Info, RepositoryError
 
-SETTINGS: Final = Path("/etc/sluice/backup.json")
 CLUSTER: Final = Path("/var/lib/postgresql/data/17")
 # By its user id in the operating system; no password.
 DSN: Final = (
@@ -38,7 +37,7 @@ _ALIVE_SECONDS: Final = 20.0
 _AGAIN_SECONDS: Final = 600.0
 _LOCKED: Final = "unable to acquire lock"
 # Less than this cannot take a segment of the log and what belongs to it.
-FULL_BYTES: Final = 4 * repository.SEGMENT_BYTES
+_FULL_BYTES: Final = 4 * repository.SEGMENT_BYTES
 
 
 @dataclass(slots=True)
@@ -56,7 +55,7 @@ class Service:
         while True:
             _ALIVE.touch()
             try:
-                self.look(json.loads(SETTINGS.read_text(encoding="utf-8")))
+                self.look(json.loads(repository.SETTINGS.read_text(encoding="utf-8")))
             except (RepositoryError, psycopg.Error, OSError) as error:
                 self.say(_line(error))
             # At the stack's first start the server is not there yet.
@@ -159,6 +158,8 @@ def another_cluster(held: int, running: int) -> str:
 
 def require_writable() -> None:
     """Raise RepositoryError where the repository's directory cannot be written, or is full."""
+    if not repository.is_directory():
+        return
     try:
         probe = repository.DIRECTORY / ".writable"
         probe.touch()
@@ -186,9 +187,8 @@ def broken(found: Info, archived: Archive, now: datetime) -> str:
 
 def problem(found: Info, archived: Archive, now: datetime) -> str:
     """Return what is wrong with what is there; empty when nothing is."""
-    free = shutil.disk_usage(repository.DIRECTORY).free
-    if free < FULL_BYTES:
-        return f"the repository is full: {free >> 20} MB are free"
+    if full := too_full():
+        return full
     if not found.current:
         return ""
     if missing := repository.gaps(archived, found.current[-1].first, now):
@@ -199,6 +199,14 @@ def problem(found: Info, archived: Archive, now: datetime) -> str:
     if found.current[-1].has_errors:
         return f"backup {found.current[-1].label} has pages with a wrong checksum"
     return ""
+
+
+def too_full() -> str:
+    """Return what is wrong where a directory has no room; of others only they know."""
+    if not repository.is_directory():
+        return ""
+    free = shutil.disk_usage(repository.DIRECTORY).free
+    return f"the repository is full: {free >> 20} MB are free" if free < _FULL_BYTES else ""
 
 
 def make(kind: str) -> None:

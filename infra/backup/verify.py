@@ -1,7 +1,6 @@
 """Look whether the repository holds what a restore would take, and name what it does not."""
 
 import re
-import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -31,14 +30,13 @@ def run(*, server: bool) -> list[str]:
 
 
 def _faults(*, server: bool) -> Iterator[str]:
-    free = shutil.disk_usage(repository.DIRECTORY).free
     try:
         serve.require_writable()
     except RepositoryError as error:
         yield str(error)
     else:
-        if free < serve.FULL_BYTES:
-            yield f"the repository is full: {free >> 20} MB are free"
+        if full := serve.too_full():
+            yield full
     try:
         found = repository.info()
         running = repository.system_id(serve.CLUSTER)

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from infra.config import (
+    backups,
     certificates,
     clients,
     envfile,
@@ -137,7 +138,7 @@ def _compile(
     passwords, faults = secrets.passwords(store, tuple(clients.logins(checked.values)))
     verifiers, more = secrets.verifiers(store, passwords)
     tokens, bad_tokens = secrets.tokens(store)
-    backup_key, bad_key = secrets.backup_key(store)
+    backup_secrets, bad_key = backups.secrets(store, checked.values)
     validity = _validity(checked.values, now)
     pairs, others = certificates.certificates(store, validity)
     faults = [*checked.faults, *faults, *more, *bad_tokens, *bad_key, *others]
@@ -146,7 +147,7 @@ def _compile(
     expiry = certificates.expiry(store)
     cluster_id = secrets.cluster_id(store, replicated=sizing.is_replicated(checked.values))
     inputs = Inputs(
-        checked.values, passwords, verifiers, tokens, backup_key, pairs, expiry, cluster_id
+        checked.values, passwords, verifiers, tokens, backup_secrets, pairs, expiry, cluster_id
     )
     warnings = (*checked.warnings, *certificates.warnings(store, validity))
     return Compiled(render(inputs), store.pending, warnings)

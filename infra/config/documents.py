@@ -231,14 +231,13 @@ def ops(values: Values, verifiers: Mapping[str, str] = MappingProxyType({})) -> 
     }
 
 
-def backup(values: Values) -> Section:
-    """Return backup.json: when the service backup makes which backup."""
+def backups(values: Values) -> Section:
+    """Return backups.json: when the service backup makes which backup, and where to."""
     return {
         "enabled": values.text("BACKUPS") == "on",
         "time_utc": values.text("BACKUP_TIME_UTC"),
         "full_every_days": values.integer("BACKUP_FULL_EVERY_DAYS"),
-        "archive_timeout_seconds": values.integer("BACKUP_ARCHIVE_TIMEOUT_SECONDS"),
-        "ballast_mb": sizing.ballast_mb(values),
+        "directory": values.text("BACKUP_REPOSITORY") == "directory",
     }
 
 

@@ -12,7 +12,7 @@ from typing import Final
 from infra.config import names
 from infra.config.certificates import ALSO_TRUSTED
 from infra.config.faults import Fault
-from infra.config.secrets import BACKUP_KEY, CLUSTER_ID, STAGED, TOKENS
+from infra.config.secrets import CLUSTER_ID, STAGED, TOKENS
 
 RESTORE: Final = "make restore-secrets"
 CA: Final = "ca.crt"
@@ -34,7 +34,6 @@ _COPIES: Final = {
         for name, at in _PAIRS.items()
         for kind in ("crt", "key")
     },
-    BACKUP_KEY: (f"postgres/{BACKUP_KEY}",),
     # May be followed by another CA, while one replaces the other.
     CA: tuple(f"{tier}/{CA}" for tier in ("ops", "app", "postgres", "pgbouncer")),
 }
@@ -63,8 +62,13 @@ _APPLICATIONS: Final = "ops/clients"
 def copies(out: Path) -> dict[str, tuple[str, ...]]:
     """Return where the bytes of every secret are below `out`, but those of verifiers."""
     others = sorted((out / _APPLICATIONS).glob("*.password"))
+    found = {path.name: (f"{_APPLICATIONS}/{path.name}",) for path in others}
     replicated = _REPLICATED if (out / f"postgres/{CLUSTER_ID}").exists() else {}
-    return _COPIES | replicated | {path.name: (f"{_APPLICATIONS}/{path.name}",) for path in others}
+    return _COPIES | replicated | found | {name: (f"postgres/{name}",) for name in _of_backups(out)}
+
+
+def _of_backups(out: Path) -> tuple[str, ...]:
+    return tuple(sorted(path.name for path in (out / "postgres").glob("backup.*")))
 
 
 def passwords(out: Path) -> tuple[str, ...]:
@@ -108,7 +112,7 @@ def lost(secrets: Path, out: Path) -> tuple[str, ...]:
     held = copies(out)
     return tuple(
         name
-        for name in (*passwords(out), *TOKENS, CA, BACKUP_KEY)
+        for name in (*passwords(out), *TOKENS, CA, *_of_backups(out))
         if not _is_kept(secrets, name) and any((out / copy).exists() for copy in held[name])
     )
 

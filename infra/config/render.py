@@ -59,7 +59,7 @@ class Inputs:
     passwords: dict[str, str] = field(repr=False)
     verifiers: dict[str, str] = field(repr=False)
     tokens: dict[str, str] = field(repr=False)
-    backup_key: str = field(repr=False)
+    backup_secrets: dict[str, str] = field(repr=False)
     certificates: Certificates = field(repr=False)
     expiry: tuple[Expiry, ...] = ()
     cluster_id: str = ""
@@ -77,14 +77,12 @@ def _postgres(inputs: Inputs) -> Iterator[Rendered]:
         yield _secret(
             f"postgres/{name}", "postgres", template(name, inputs.values, inputs.verifiers)
         )
-    backups = (
-        _environment()
-        .get_template("pgbackrest.conf.j2")
-        .render(generated=GENERATED, setting=inputs.values, backup_key=inputs.backup_key)
-    )
-    yield _secret("postgres/pgbackrest.conf", "postgres", backups.encode())
-    yield _secret("postgres/backup.key", "postgres", inputs.backup_key.encode())
-    yield _secret("postgres/backup.json", "postgres", _json(documents.backup(inputs.values)))
+    conf = _environment().get_template("pgbackrest.conf.j2")
+    text = conf.render(generated=GENERATED, setting=inputs.values, secrets=inputs.backup_secrets)
+    yield _secret("postgres/pgbackrest.conf", "postgres", text.encode())
+    for name, secret in inputs.backup_secrets.items():
+        yield _secret(f"postgres/{name}", "postgres", secret.encode())
+    yield _secret("postgres/backups.json", "postgres", _json(documents.backups(inputs.values)))
     yield from _server_files(inputs, "postgres")
     if sizing.is_replicated(inputs.values):
         yield from _replicated(inputs)

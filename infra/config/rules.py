@@ -12,7 +12,7 @@ from decimal import ROUND_CEILING
 from itertools import combinations
 from typing import Final
 
-from infra.config import clients, measured, observability, sizing
+from infra.config import backups, clients, measured, observability, sizing
 from infra.config.faults import Fault
 from infra.config.names import SERVICES
 from infra.config.settings import UnavailableError, Values
@@ -227,14 +227,6 @@ def disk(values: Values) -> Iterator[str]:
             f"{share} MB, a quarter of {shown(values, 'POSTGRES_DISK_MB')}; the log would take the "
             "space of the data; lower it or give the volume more disk"
         )
-    waiting = values.integer("BACKUP_QUEUE_MB")
-    half = values.integer("POSTGRES_DISK_MB") // 2
-    if waiting + sizing.wal_demand_mb(values) > half:
-        yield (
-            f"{shown(values, 'BACKUP_QUEUE_MB')} + {shown(values, 'POSTGRES_MAX_WAL_MB')} x "
-            f"{sizing.WAL_FACTOR} exceeds {half} MB, half of {shown(values, 'POSTGRES_DISK_MB')}; "
-            "the log that waits for the repository would take the space of the data; lower it"
-        )
 
 
 def prepared_statements(values: Values) -> Iterator[str]:
@@ -401,6 +393,8 @@ RULES: Final[tuple[Rule, ...]] = (
     memory,
     smallest_work_mem,
     disk,
+    backups.queue,
+    backups.repository,
     prepared_statements,
 )
 WARNINGS: Final[tuple[Rule, ...]] = (

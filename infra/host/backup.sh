@@ -13,8 +13,8 @@
 #       exchange the server's data for those restored into the volume
 #   drill [--json]
 #       lose a server that is none: what would be lost, and how long it would take
-#   key [--from FILE]
-#       print the key of the repository, or put one back
+#   key [--from DIRECTORY]
+#       print the key of the repository, or put it and other secrets of the repository in place
 #
 # Exit codes: those of operate.sh.
 set -euo pipefail
@@ -90,6 +90,8 @@ run_verify() { delegate verify; }
 # The volume of compose.yaml, or a directory of this host.
 repository() {
     local place
+    # Elsewhere: the volume is there all the same, empty.
+    [[ $(setting BACKUP_REPOSITORY) != @(s3|sftp) ]] || { echo "${project}_backups"; return; }
     place=$(setting BACKUP_DIRECTORY)
     if [[ ${place:-backups} != backups ]]; then
         [[ -d $place ]] || die "BACKUP_DIRECTORY=$place: no such directory" "$EXIT_REFUSED"
@@ -98,6 +100,14 @@ repository() {
         has_volume backups || die "the volume ${project}_backups is not there: no repository" "$EXIT_REFUSED"
         echo "${project}_backups"
     fi
+}
+
+# None, where it is on this machine.
+repository_network() {
+    case $(setting BACKUP_REPOSITORY) in
+        s3 | sftp) echo "${project}_uplink" ;;
+        *) echo none ;;
+    esac
 }
 
 new_volume() { docker volume create --label "sluice.restored=$project" "$1" >/dev/null; }
@@ -110,7 +120,7 @@ restore_into() {
     shift
     place=$(repository)
     options=(--rm --interactive --read-only --cap-drop ALL --security-opt no-new-privileges:true
-        --network none --user 10070:10070 --memory 1g --pids-limit 256 --tmpfs /tmp
+        --network "$(repository_network)" --user 10070:10070 --memory 1g --pids-limit 256 --tmpfs /tmp
         --label "com.docker.compose.project=$project" --label com.docker.compose.oneoff=True
         --volume "${project}_postgres-config:/etc/sluice:ro" --volume "$place:/var/lib/pgbackrest"
         --volume "$volume:/var/lib/postgresql/data")
@@ -207,8 +217,8 @@ swap() {
     [[ -n $(docker volume ls --quiet --filter "name=^$1\$") ]] || die "FROM=$1: no such volume" 2
     own_project
     container=$(look ps --quiet --status running postgres)
-    docker run --rm --read-only --cap-drop ALL --security-opt no-new-privileges:true --network none \
-        --user 10070:10070 --tmpfs /tmp --volume "$1:/var/lib/postgresql/data:ro" \
+    docker run --rm --read-only --cap-drop ALL --security-opt no-new-privileges:true \
+        --network "$(repository_network)" --user 10070:10070 --tmpfs /tmp --volume "$1:/var/lib/postgresql/data:ro" \
         --volume "${project}_postgres-config:/etc/sluice:ro" --volume "$(repository):/var/lib/pgbackrest" \
         "$backup_image" swappable </dev/null || exit
     if [[ -n $container ]] && docker exec "$container" healthcheck 2>/dev/null </dev/null; then
@@ -289,13 +299,12 @@ run_key() {
         say "without it no backup can be read: keep it where this machine's loss does not reach"
         return
     fi
-    file=$(realpath --canonicalize-existing -- "${option[from]}" 2>/dev/null) \
-        || die "${option[from]}: no such file" 2
-    docker run --rm --interactive --read-only --cap-drop ALL --network none --user 0:0 \
-        --volume "${project}_secrets:/secrets" --entrypoint python "$image" -m infra.backup.key \
-        <"$file" || exit
+    file=$(realpath --canonicalize-existing -- "${option[from]}" 2>/dev/null) && [[ -d $file ]] \
+        || die "${option[from]}: no such directory" 2
+    docker run --rm --read-only --cap-drop ALL --cap-add DAC_READ_SEARCH --network none --user 0:0 \
+        --volume "${project}_secrets:/secrets" --volume "$file:/given:ro" --entrypoint python \
+        "$image" -m infra.backup.key </dev/null || exit
     quietly compose run --rm --no-deps config || die "the configuration cannot be compiled; see: make plan" 2
-    say "the key is that of $(basename -- "$file")"
 }
 
 _main() {

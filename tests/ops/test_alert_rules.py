@@ -195,7 +195,9 @@ def rules(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokens, _ = secrets.tokens(store)
     pair = Certificates(b"ca", dict.fromkeys(SERVERS, (b"certificate", b"key")))
     directory = tmp_path_factory.mktemp("rules")
-    for file in render(Inputs(values, passwords, verifiers, tokens, "key", pair, EXPIRY)):
+    for file in render(
+        Inputs(values, passwords, verifiers, tokens, {"backup.key": "key"}, pair, EXPIRY)
+    ):
         if file.path.endswith(".yml"):
             (directory / Path(file.path).name).write_bytes(file.content)
     directory.chmod(0o755)

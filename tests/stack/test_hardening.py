@@ -58,10 +58,15 @@ def test_no_container_sees_the_docker_socket(stack: Stack, tier: str) -> None:
         assert not any("docker.sock" in str(mount) for mount in container.attrs["Mounts"])
 
 
-@pytest.mark.parametrize("service", ["config", "backup"])
-def test_what_needs_no_network_has_none(stack: Stack, service: str) -> None:
-    (container,) = stack.containers(service, all_states=True)
-    assert container.attrs["HostConfig"]["NetworkMode"] == "none"
+def test_the_compiler_has_no_network(stack: Stack) -> None:
+    (config,) = stack.containers("config", all_states=True)
+    assert config.attrs["HostConfig"]["NetworkMode"] == "none"
+
+
+def test_backups_have_no_network_but_one_without_a_way_out(stack: Stack) -> None:
+    networks = stack.container("backup").attrs["NetworkSettings"]["Networks"]
+    assert list(networks) == [f"{stack.project}_backups"]
+    assert stack.client.networks.get(f"{stack.project}_backups").attrs["Internal"]
 
 
 def test_backups_cannot_write_the_data(stack: Stack) -> None:

@@ -9,6 +9,8 @@ from infra.config.settings import Change, Derivation, Form, Setting, Tier, Value
 # The value of BACKUP_DIRECTORY that is the volume of that name in compose.yaml.
 VOLUME: Final = "backups"
 _TIME: Final = re.compile(r"(?:[01][0-9]|2[0-3]):[0-5][0-9]")
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
+_HASH: Final = re.compile(r"[0-9a-f]{64}")
 _PATH: Final = re.compile(r"(?:/[\w.@+-]+)+", re.ASCII)
 
 
@@ -23,6 +25,24 @@ def _directory(text: str) -> str:
         raise ValueError("is no absolute path of letters, digits and ._@+-")
     if ".." in text.split("/"):
         raise ValueError("leads upwards")
+    return text
+
+
+def _path(text: str) -> str:
+    if text == VOLUME:
+        raise ValueError("is no path")
+    return _directory(text)
+
+
+def _name(text: str) -> str:
+    if not _NAME.fullmatch(text):
+        raise ValueError("is no name or address")
+    return text
+
+
+def _hash(text: str) -> str:
+    if text != "none" and not _HASH.fullmatch(text):
+        raise ValueError("is no SHA-256")
     return text
 
 
@@ -42,6 +62,92 @@ SETTINGS: Final = (
         change=Change.RESTART_POSTGRES,
         rule="with off, what is lost stays lost",
         listed=True,
+    ),
+    Setting(
+        name="BACKUP_REPOSITORY",
+        tier=Tier.BACKUP,
+        meaning="Kind of the place where backups are kept: a directory, S3 or what speaks its "
+        "protocol, or an SFTP server.",
+        unit="kind",
+        choices=("directory", "s3", "sftp"),
+        rule="s3 and sftp take BACKUP_HOST, BACKUP_NETWORK=uplink and secrets: docs/backups.md",
+        default="directory",
+        change=Change.RECREATE,
+    ),
+    Setting(
+        name="BACKUP_HOST",
+        tier=Tier.BACKUP,
+        meaning="The S3 endpoint, or the SFTP server.",
+        unit="host",
+        form=Form("a name or an IPv4 address, or none", _name),
+        default="none",
+        change=Change.LIVE,
+    ),
+    Setting(
+        name="BACKUP_PORT",
+        tier=Tier.BACKUP,
+        meaning="Its port; 0 is 443 for S3 and 22 for SFTP.",
+        unit="port",
+        minimum=0,
+        maximum=65_535,
+        default=0,
+        change=Change.LIVE,
+    ),
+    Setting(
+        name="BACKUP_PATH",
+        tier=Tier.BACKUP,
+        meaning="Directory in the bucket, or on the SFTP server.",
+        unit="path",
+        form=Form("an absolute path of letters, digits and ._@+-", _path),
+        default="/sluice",
+        change=Change.LIVE,
+    ),
+    Setting(
+        name="BACKUP_BUCKET",
+        tier=Tier.BACKUP,
+        meaning="The bucket of S3; it must exist.",
+        unit="name",
+        form=Form("the name of a bucket, or none", _name),
+        default="none",
+        change=Change.LIVE,
+    ),
+    Setting(
+        name="BACKUP_REGION",
+        tier=Tier.BACKUP,
+        meaning="The region of S3.",
+        unit="name",
+        form=Form("the name of a region", _name),
+        default="us-east-1",
+        change=Change.LIVE,
+    ),
+    Setting(
+        name="BACKUP_USER",
+        tier=Tier.BACKUP,
+        meaning="The user on the SFTP server, who owns BACKUP_PATH there.",
+        unit="name",
+        form=Form("the name of a user", _name),
+        default="sluice",
+        change=Change.LIVE,
+    ),
+    Setting(
+        name="BACKUP_HOST_KEY_SHA256",
+        tier=Tier.BACKUP,
+        meaning="SHA-256 of the SFTP server's host key, by which it is known.",
+        unit="digest",
+        form=Form("64 digits 0-9a-f, or none", _hash),
+        default="none",
+        change=Change.LIVE,
+    ),
+    Setting(
+        name="BACKUP_NETWORK",
+        tier=Tier.BACKUP,
+        meaning="Network of PostgreSQL and the backups: backups has nobody else on it and no way "
+        "out, uplink has one.",
+        unit="network",
+        choices=("backups", "uplink"),
+        rule="uplink for BACKUP_REPOSITORY=s3 and sftp, and only for them",
+        default="backups",
+        change=Change.RECREATE,
     ),
     Setting(
         name="BACKUP_DIRECTORY",

@@ -34,7 +34,7 @@ def test_a_sound_env_file_is_compiled(tmp_path: Path) -> None:
     assert tiers == {"postgres", "pgbouncer", "app", "ops", "observability"}
     expected = (
         "postgresql.conf pg_hba.conf pg_ident.conf roles.sql server.crt server.key "
-        "pgbackrest.conf backup.json backup.key"
+        "pgbackrest.conf backups.json backup.key"
     )
     found = {path.name for path in (tmp_path / "out" / "postgres").iterdir()}
     assert found == {*expected.split(), "ca.crt", "monitor.pgpass"}

@@ -73,7 +73,7 @@ def test_what_was_read_back_compiles_to_the_same_files(site: Site) -> None:
 @pytest.mark.parametrize(
     ("tier", "gone"),
     [
-        ("postgres", {"postgres.crt", "postgres.key", "risk_owner.scram", "backup.key"}),
+        ("postgres", {"postgres.crt", "postgres.key", "risk_owner.scram"}),
         ("pgbouncer", {"pgbouncer.crt", "pgbouncer.key"}),
         ("ops", {"sluice_monitor.password", "sluice_operator.password"}),
     ],

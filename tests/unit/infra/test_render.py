@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from infra.config import catalogue
+from infra.config.backups import GIVEN
 from infra.config.build import Compiled, compile_stack
 from infra.config.certificates import SERVERS, Certificates
+from infra.config.faults import FaultyInputError
 from infra.config.names import CONTROL_ALIASES
 from infra.config.render import Inputs, render, template
 from infra.config.secrets import SecretStore, passwords, tokens, verifiers
@@ -81,19 +83,48 @@ def test_the_console_reads_what_it_needs_and_nothing_else(compiled: Compiled) ->
 
 
 def test_every_setting_is_used_by_a_file_the_compiler_or_compose() -> None:
-    values = Recording(catalogue.defaults().as_dict())
     store = SecretStore(Path("/nonexistent"))
     known, _ = passwords(store, LOGIN_ROLES)
     digests, _ = verifiers(store, known)
     control_tokens, _ = tokens(store)
-    render(Inputs(values, known, digests, control_tokens, "key", _certificates()))
+    given = {name: "key" for names in GIVEN.values() for name in names} | {"backup.key": "key"}
+    read: set[str] = set()
+    # What is said of a repository depends on its kind.
+    for kind in GIVEN:
+        values = Recording(catalogue.defaults().as_dict() | {"BACKUP_REPOSITORY": kind})
+        render(Inputs(values, known, digests, control_tokens, given, _certificates()))
+        read |= values.read
     compose = _compose()
     interpolated = set(re.findall(r"\$\{([A-Z_]+)", compose))
     # The compiler itself uses these before anything is rendered, the budget the headroom; Compose
     # takes the profile from the env file by itself.
     elsewhere = {"CERTIFICATE_DAYS", "CERTIFICATE_RENEW_DAYS", "PGBOUNCER_OPEN_FILES"}
     elsewhere |= {"COMPOSE_PROFILES"}
-    assert set(catalogue.by_name()) - values.read - interpolated - elsewhere == set()
+    assert set(catalogue.by_name()) - read - interpolated - elsewhere == set()
+
+
+def test_a_repository_elsewhere_has_its_secrets_and_an_inner_one_has_none(tmp_path: Path) -> None:
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    elsewhere: dict[str, object] = {
+        "BACKUP_REPOSITORY": "s3",
+        "BACKUP_NETWORK": "uplink",
+        "BACKUP_HOST": "s3.example.org",
+        "BACKUP_BUCKET": "sluice",
+    }
+    with pytest.raises(FaultyInputError) as refused:
+        compile_stack(write_env(tmp_path, **elsewhere), secrets, now=NOW)
+    assert [Path(fault.file).name for fault in refused.value.faults] == list(GIVEN["s3"])
+    assert "make backup-key FROM=directory" in str(refused.value.faults[0])
+    for name in GIVEN["s3"]:
+        (secrets / name).write_text(f"the-{name}")
+    made = compile_stack(write_env(tmp_path, **elsewhere), secrets, now=NOW)
+    lines = _text(made, "postgres/pgbackrest.conf").splitlines()
+    assert {"repo1-type=s3", "repo1-s3-key=the-backup.s3-key"} <= set(lines)
+    assert "repo1-s3-endpoint=s3.example.org" in lines
+    here = _text(compile_stack(write_env(tmp_path), secrets, now=NOW), "postgres/pgbackrest.conf")
+    assert "repo1-path=/var/lib/pgbackrest\n" in here
+    assert "s3" not in here
 
 
 def _certificates() -> Certificates:

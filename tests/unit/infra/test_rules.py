@@ -17,6 +17,25 @@ Settings = dict[str, Any]
 # (rule, settings exactly at the limit, the same just beyond it, what the fault says)
 LIMITS: list[tuple[str, Settings, Settings, str]] = [
     (
+        "the log that waits for the repository leaves room for the data",
+        {"POSTGRES_DISK_MB": 20480, "BACKUP_QUEUE_MB": 8192},
+        {"POSTGRES_DISK_MB": 20480, "BACKUP_QUEUE_MB": 8193},
+        "BACKUP_QUEUE_MB=8193 + POSTGRES_MAX_WAL_MB=1024 x 2 exceeds 10240 MB",
+    ),
+    (
+        "what is on this machine needs no way out",
+        {"BACKUP_NETWORK": "backups"},
+        {"BACKUP_NETWORK": "uplink"},
+        "would need no way out for the repository; set BACKUP_NETWORK=backups",
+    ),
+    (
+        "a repository elsewhere takes a host",
+        {"BACKUP_REPOSITORY": "s3", "BACKUP_NETWORK": "uplink", "BACKUP_BUCKET": "sluice"}
+        | {"BACKUP_HOST": "s3.example.org"},
+        {"BACKUP_REPOSITORY": "s3", "BACKUP_NETWORK": "uplink", "BACKUP_BUCKET": "sluice"},
+        "BACKUP_REPOSITORY=s3 takes BACKUP_HOST, which has no value",
+    ),
+    (
         "1 server connections fit into max_connections",
         {"POSTGRES_MAX_CONNECTIONS": 30},
         {"POSTGRES_MAX_CONNECTIONS": 29},

@@ -157,7 +157,8 @@ def test_all_sized_resources_are_live_whole_numbers() -> None:
 def test_every_change_that_is_not_live_names_a_service(setting: Setting) -> None:
     restart, recreate = tiers_to_restart([setting.name])
     assert bool(restart or recreate) == (setting.change is not Change.LIVE)
-    known = {"postgres", "migrate", "pgbouncer", "gateway", "api", "worker", "observability"}
+    known = {"postgres", "migrate", "backup", "pgbouncer", "gateway", "api", "worker"}
+    known |= {"observability"}
     assert set(restart + recreate) <= known
 
 
