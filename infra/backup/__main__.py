@@ -73,12 +73,13 @@ def _make(
     try:
         serve.require_writable()
         if new_cluster and repository.info().system_id is not None:
-            repository.ask("stanza-upgrade")
+            repository.ask("stanza-upgrade", "--no-online")
         serve.prepared()
         serve.make(kind)
         newest = repository.info().backups[-1]
-    except RepositoryError as error:
-        sys.exit(report(Outcome(Exit.FAILED, [f"no backup was made: {error}"]), as_json=as_json))
+    except (RepositoryError, psycopg.Error) as error:
+        line = str(error).splitlines()[0]
+        sys.exit(report(Outcome(Exit.FAILED, [f"no backup was made: {line}"]), as_json=as_json))
     line = f"backup {newest.label} ({newest.kind}) is made"
     sys.exit(report(Outcome(state=line), as_json=as_json))
 
@@ -91,7 +92,7 @@ def _list(as_json: AsJson = False) -> None:
         if found.archive_id:
             archived = repository.archive(found.archive_id)
         error = serve.problem(found, archived, datetime.now(UTC))
-        running = repository.system_id(serve.CLUSTER)
+        running = repository.running_id(serve.DATA)
         if found.system_id and running and running != found.system_id:
             error = serve.another_cluster(found.system_id, running)
     except RepositoryError as refusal:

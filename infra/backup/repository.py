@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from infra.ops.waiting import wait_until
+
 STANZA: Final = "sluice"
 CONFIG: Final = Path("/etc/sluice/pgbackrest.conf")
 SETTINGS: Final = Path("/etc/sluice/backups.json")
@@ -104,9 +106,20 @@ class Archive:
         return sum(one.bytes for one in self.segments)
 
 
+def settings() -> dict[str, Any]:
+    """Return backups.json (infra/config/documents.py)."""
+    document: dict[str, Any] = json.loads(SETTINGS.read_text(encoding="utf-8"))
+    return document
+
+
 def is_directory() -> bool:
     """Return True if the repository is a directory that this container has."""
-    return bool(json.loads(SETTINGS.read_text(encoding="utf-8"))["directory"])
+    return bool(settings()["directory"])
+
+
+def is_replicated() -> bool:
+    """Return True if there are three servers, one of them the primary."""
+    return len(settings()["suffixes"]) > 1
 
 
 def command(*arguments: str) -> list[str]:
@@ -218,7 +231,8 @@ def parse_archive(listed: Mapping[str, Mapping[str, Any]]) -> Archive:
 def gaps(found: Archive, since: str, now: datetime) -> tuple[str, ...]:
     """Return the segments that are missing after `since`, the first segment of a backup.
 
-    Of each timeline what lies between two that are there; not what may still be on its way.
+    What lies between two that are there, also where one timeline ends and the next begins; not
+    what may still be on its way.
     """
     first = segment_number(since)
     return tuple(_gaps(found.segments, int(since[:8], 16), first, now))
@@ -229,17 +243,34 @@ def _gaps(segments: Iterable[Segment], timeline: int, first: int, now: datetime)
     for one in segments:
         if one.number < first or one.timeline < timeline:
             continue
-        last = before.get(one.timeline, one.number - 1)
+        # A timeline begins within the segment that the one before it ended in.
+        of = one.timeline if one.timeline in before else max(before)
+        last = max(before.values()) if of != one.timeline else before[of]
         before[one.timeline] = one.number
         if (now - one.at).total_seconds() < _SETTLED_SECONDS:
             continue
         for number in range(last + 1, one.number):
-            yield Segment(one.timeline, number, one.at, 0).name
+            yield Segment(of, number, one.at, 0).name
 
 
 def segment_number(name: str) -> int:
     """Return the number of a segment by the name of its file."""
     return int(name[8:16], 16) * _SEGMENTS_PER_LOG + int(name[16:24], 16)
+
+
+def running_id(mounted: str) -> int | None:
+    """Return the identity of the running cluster, whose data directories are mounted here."""
+    found = (system_id(Path(f"{mounted}{suffix}/17")) for suffix in settings()["suffixes"])
+    return next((one for one in found if one is not None), None)
+
+
+def await_segment(archive_id: str, name: str, seconds: float) -> bool:
+    """Return True once the archive has this segment; False where it does not come."""
+
+    def has_come() -> bool:
+        return any(one.name == name for one in archive(archive_id).segments)
+
+    return wait_until(has_come, seconds=seconds, every=0.5)
 
 
 def system_id(cluster: Path) -> int | None:

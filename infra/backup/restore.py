@@ -21,13 +21,13 @@ import psycopg
 
 from infra.backup import checks, drill, repository
 from infra.backup.repository import CONFIG, STANZA, Archive, Backup, Info, RepositoryError
-from infra.backup.serve import DSN, log
+from infra.backup.serve import dsn, log
 from infra.ops.outcome import Exit, FailedError, RefusedError
 from infra.ops.waiting import wait_until
 
 # Where the container has the volume that is restored into, and the running data to read.
 TARGET: Final = Path("/var/lib/postgresql/data")
-RUNNING: Final = Path("/running/17")
+RUNNING: Final = "/running"
 ROLES: Final = Path("/etc/sluice/roles.sql")
 RECORD_NAME: Final = "restored.json"
 _SOCKET: Final = "/tmp"  # noqa: S108  # the container's own tmpfs
@@ -175,7 +175,7 @@ def run(to: str, cluster: str, timeline: str, marker: str = "") -> Restored:
     require_empty(TARGET)
     try:
         found = repository.info()
-        running = repository.system_id(RUNNING)
+        running = repository.running_id(RUNNING)
         wanted = require_cluster(found, running, cluster)
         backup = choose(found, wanted, target)
         archived = repository.archive(backup.archive_id)
@@ -214,7 +214,7 @@ def _is_late(archived: Archive, target: datetime) -> bool:
 def _archive_the_rest(archive_id: str, archived: Archive) -> Archive:
     """Have a server that runs archive what it has, so that the log reaches until now."""
     try:
-        with psycopg.connect(DSN, autocommit=True) as connection:
+        with psycopg.connect(dsn(), autocommit=True) as connection:
             row = connection.execute(
                 "SELECT pg_walfile_name(pg_switch_wal()) WHERE NOT pg_is_in_recovery()"
             ).fetchone()

@@ -3,7 +3,6 @@
 Whatever fails is said in the state, once in the log, and tried again; it never ends the service.
 """
 
-import json
 import shutil
 import signal
 import subprocess
@@ -24,11 +23,7 @@ from psycopg import sql
 from infra.backup import repository, schedule
 from infra.backup.repository import Archive, Info, RepositoryError
 
-CLUSTER: Final = Path("/var/lib/postgresql/data/17")
-# By its user id in the operating system; no password.
-DSN: Final = (
-    "host=/run/postgresql user=postgres dbname=risk connect_timeout=3 application_name=backup"
-)
+DATA: Final = "/var/lib/postgresql/data"
 # The health check looks at its age.
 _ALIVE: Final = Path("/tmp/alive")  # noqa: S108  # the container's own tmpfs
 _LOOK_SECONDS: Final = 60.0
@@ -55,7 +50,7 @@ class Service:
         while True:
             _ALIVE.touch()
             try:
-                self.look(json.loads(repository.SETTINGS.read_text(encoding="utf-8")))
+                self.look(repository.settings())
             except (RepositoryError, psycopg.Error, OSError) as error:
                 self.say(_line(error))
             # At the stack's first start the server is not there yet.
@@ -136,15 +131,29 @@ def prepared() -> Info:
 
     Raises:
         RepositoryError: it cannot be read, or is another cluster's.
+        psycopg.Error: it is to be made ready, and no primary answers.
 
     """
-    found, running = repository.info(), repository.system_id(CLUSTER)
+    found, running = repository.info(), repository.running_id(DATA)
     if found.system_id is None:
-        repository.ask("stanza-create")
+        # Whole, and to stay: not what a first start has half made.
+        with psycopg.connect(dsn()):
+            pass
+        # By the files: a server that was asked would name its own path for them.
+        repository.ask("stanza-create", "--no-online")
         return repository.info()
     if running is not None and running != found.system_id:
         raise RepositoryError(another_cluster(found.system_id, running))
     return found
+
+
+def dsn() -> str:
+    """Return how the primary is reached: by its user id in the operating system, no password."""
+    hosts = ",".join(f"/run/postgresql{suffix}" for suffix in repository.settings()["suffixes"])
+    return (
+        f"host={hosts} user=postgres dbname=risk connect_timeout=3 application_name=backup "
+        "target_session_attrs=primary"
+    )
 
 
 def another_cluster(held: int, running: int) -> str:
@@ -180,7 +189,12 @@ def broken(found: Info, archived: Archive, now: datetime) -> str:
         return f"backup {newest.label} has pages with a wrong checksum"
     if missing := repository.gaps(archived, newest.first, now):
         return f"segment {missing[0]} of the log is missing"
-    if archived.timeline > newest.timeline:
+    # With three each failover begins one; it goes on from a backup that had ended before.
+    last = repository.segment_number(newest.last) if repository.is_replicated() else None
+    if archived.timeline > newest.timeline and (
+        last is None
+        or any(one.timeline > newest.timeline and one.number <= last for one in archived.segments)
+    ):
         return f"timeline {archived.timeline} has begun since"
     return ""
 
@@ -251,7 +265,7 @@ def record(state: Mapping[str, object]) -> None:
     assignments = sql.SQL(", ").join(
         sql.SQL("{} = {}").format(sql.Identifier(name), sql.Placeholder(name)) for name in state
     )
-    with psycopg.connect(DSN, autocommit=True) as connection:
+    with psycopg.connect(dsn(), autocommit=True) as connection:
         connection.execute(
             sql.SQL("UPDATE sluice.backup_state SET {}").format(assignments), dict(state)
         )

@@ -19,6 +19,7 @@ _FAULT: Final = re.compile(
 _STATUS: Final = re.compile(r"^\s*(No usable .*|status: error)$", re.MULTILINE)
 # A day's backup may be this late before it counts as missing.
 LATE: Final = timedelta(hours=26)
+_ARCHIVED_SECONDS: Final = 60.0
 
 
 def run(*, server: bool) -> list[str]:
@@ -39,7 +40,7 @@ def _faults(*, server: bool) -> Iterator[str]:
             yield full
     try:
         found = repository.info()
-        running = repository.system_id(serve.CLUSTER)
+        running = repository.running_id(serve.DATA)
         if None not in (running, found.system_id) and running != found.system_id:
             yield serve.another_cluster(found.system_id or 0, running or 0)
         archived = repository.archive(found.archive_id) if found.archive_id else Archive()
@@ -54,9 +55,19 @@ def _faults(*, server: bool) -> Iterator[str]:
         return
     if server:
         try:
-            repository.ask("check")
-        except RepositoryError as error:
-            yield f"the log does not get there: {error}"
+            if not repository.await_segment(found.archive_id, _switch(), _ARCHIVED_SECONDS):
+                yield "the log does not get there; see: docker compose logs postgres"
+        except (RepositoryError, psycopg.Error) as error:
+            yield f"the log does not get there: {str(error).splitlines()[0]}"
+
+
+def _switch() -> str:
+    """Have the primary finish a segment; return its name."""
+    with psycopg.connect(serve.dsn(), autocommit=True) as connection:
+        # Without something in it there would be none to finish.
+        connection.execute("SELECT pg_create_restore_point('verify')")
+        (name,) = connection.execute("SELECT pg_walfile_name(pg_switch_wal())").fetchone() or ("",)
+        return str(name)
 
 
 def stale(found: Info, archived: Archive, now: datetime) -> Iterator[str]:

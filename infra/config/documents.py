@@ -238,6 +238,7 @@ def backups(values: Values) -> Section:
         "time_utc": values.text("BACKUP_TIME_UTC"),
         "full_every_days": values.integer("BACKUP_FULL_EVERY_DAYS"),
         "directory": values.text("BACKUP_REPOSITORY") == "directory",
+        "suffixes": sizing.suffixes(values),
     }
 
 

@@ -78,7 +78,12 @@ def _postgres(inputs: Inputs) -> Iterator[Rendered]:
             f"postgres/{name}", "postgres", template(name, inputs.values, inputs.verifiers)
         )
     conf = _environment().get_template("pgbackrest.conf.j2")
-    text = conf.render(generated=GENERATED, setting=inputs.values, secrets=inputs.backup_secrets)
+    text = conf.render(
+        generated=GENERATED,
+        setting=inputs.values,
+        secrets=inputs.backup_secrets,
+        suffixes=sizing.suffixes(inputs.values),
+    )
     yield _secret("postgres/pgbackrest.conf", "postgres", text.encode())
     for name, secret in inputs.backup_secrets.items():
         yield _secret(f"postgres/{name}", "postgres", secret.encode())

@@ -100,6 +100,11 @@ def instances(values: Values) -> tuple[str, ...]:
     return names.INSTANCES if values.integer("POSTGRES_INSTANCES") > 1 else ("postgres",)
 
 
+def suffixes(values: Values) -> tuple[str, ...]:
+    """Return what the container of the backups adds to a server's usual paths, for each."""
+    return ("", *(name.removeprefix("postgres") for name in instances(values)[1:]))
+
+
 def is_replicated(values: Values) -> bool:
     """Return True if there are standbys."""
     return len(instances(values)) > 1

@@ -138,6 +138,8 @@ become_patroni() {
     require_config patroni-dcs.yml patroni.key "patroni-$PATRONI_NAME.yml" postgres-cluster.id
     take_volume
     [[ ! -s $PGDATA/PG_VERSION ]] || require_same_major
+    # Of a server that was killed: by its process id another might now be taken for it.
+    rm -f "$SOCKET_DIR"/.s.PGSQL.*
     belong_to_cluster
     keep_ballast
     tell_etcd
