@@ -73,13 +73,12 @@ def _make(
     try:
         serve.require_writable()
         if new_cluster and repository.info().system_id is not None:
-            repository.ask("stanza-upgrade", "--no-online")
+            repository.ask("stanza-upgrade")
         serve.prepared()
         serve.make(kind)
         newest = repository.info().backups[-1]
-    except (RepositoryError, psycopg.Error) as error:
-        line = str(error).splitlines()[0]
-        sys.exit(report(Outcome(Exit.FAILED, [f"no backup was made: {line}"]), as_json=as_json))
+    except RepositoryError as error:
+        sys.exit(report(Outcome(Exit.FAILED, [f"no backup was made: {error}"]), as_json=as_json))
     line = f"backup {newest.label} ({newest.kind}) is made"
     sys.exit(report(Outcome(state=line), as_json=as_json))
 

@@ -10,6 +10,7 @@ import psycopg
 from infra.backup import checks, repository, serve
 from infra.config import names
 from infra.ops.outcome import FailedError
+from infra.ops.waiting import wait_until
 
 # Beyond archive_timeout: the segment is compressed and pushed.
 _SLACK_SECONDS: Final = 60.0
@@ -36,7 +37,12 @@ def begin() -> dict[str, object]:
         raise FailedError("the server does not say where its log is")
     segment, timeout = row
     archive_id = repository.info().archive_id
-    if not repository.await_segment(archive_id, segment, timeout + _SLACK_SECONDS):
+
+    def is_archived() -> bool:
+        found = repository.archive(archive_id)
+        return any(one.name == segment for one in found.segments)
+
+    if not wait_until(is_archived, seconds=timeout + _SLACK_SECONDS, every=0.5):
         raise FailedError(
             f"a row that was committed {timeout + _SLACK_SECONDS:.0f} s ago is not in the "
             f"repository: segment {segment} has not come; see: make verify-backup"

@@ -9,8 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from infra.ops.waiting import wait_until
-
 STANZA: Final = "sluice"
 CONFIG: Final = Path("/etc/sluice/pgbackrest.conf")
 SETTINGS: Final = Path("/etc/sluice/backups.json")
@@ -262,15 +260,6 @@ def running_id(mounted: str) -> int | None:
     """Return the identity of the running cluster, whose data directories are mounted here."""
     found = (system_id(Path(f"{mounted}{suffix}/17")) for suffix in settings()["suffixes"])
     return next((one for one in found if one is not None), None)
-
-
-def await_segment(archive_id: str, name: str, seconds: float) -> bool:
-    """Return True once the archive has this segment; False where it does not come."""
-
-    def has_come() -> bool:
-        return any(one.name == name for one in archive(archive_id).segments)
-
-    return wait_until(has_come, seconds=seconds, every=0.5)
 
 
 def system_id(cluster: Path) -> int | None:

@@ -131,16 +131,11 @@ def prepared() -> Info:
 
     Raises:
         RepositoryError: it cannot be read, or is another cluster's.
-        psycopg.Error: it is to be made ready, and no primary answers.
 
     """
     found, running = repository.info(), repository.running_id(DATA)
     if found.system_id is None:
-        # Whole, and to stay: not what a first start has half made.
-        with psycopg.connect(dsn()):
-            pass
-        # By the files: a server that was asked would name its own path for them.
-        repository.ask("stanza-create", "--no-online")
+        repository.ask("stanza-create")
         return repository.info()
     if running is not None and running != found.system_id:
         raise RepositoryError(another_cluster(found.system_id, running))

@@ -19,7 +19,6 @@ _FAULT: Final = re.compile(
 _STATUS: Final = re.compile(r"^\s*(No usable .*|status: error)$", re.MULTILINE)
 # A day's backup may be this late before it counts as missing.
 LATE: Final = timedelta(hours=26)
-_ARCHIVED_SECONDS: Final = 60.0
 
 
 def run(*, server: bool) -> list[str]:
@@ -55,19 +54,9 @@ def _faults(*, server: bool) -> Iterator[str]:
         return
     if server:
         try:
-            if not repository.await_segment(found.archive_id, _switch(), _ARCHIVED_SECONDS):
-                yield "the log does not get there; see: docker compose logs postgres"
-        except (RepositoryError, psycopg.Error) as error:
-            yield f"the log does not get there: {str(error).splitlines()[0]}"
-
-
-def _switch() -> str:
-    """Have the primary finish a segment; return its name."""
-    with psycopg.connect(serve.dsn(), autocommit=True) as connection:
-        # Without something in it there would be none to finish.
-        connection.execute("SELECT pg_create_restore_point('verify')")
-        (name,) = connection.execute("SELECT pg_walfile_name(pg_switch_wal())").fetchone() or ("",)
-        return str(name)
+            repository.ask("check")
+        except RepositoryError as error:
+            yield f"the log does not get there: {error}"
 
 
 def stale(found: Info, archived: Archive, now: datetime) -> Iterator[str]:

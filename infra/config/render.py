@@ -97,9 +97,10 @@ def _replicated(inputs: Inputs) -> Iterator[Rendered]:
     """Yield what three instances need beside the files of one: Patroni's, and etcd's."""
     dcs = template("patroni-dcs.yml", inputs.values, inputs.verifiers)
     yield _secret("postgres/patroni-dcs.yml", "postgres", dcs)
-    for instance in names.INSTANCES:
+    for instance, suffix in zip(names.INSTANCES, sizing.suffixes(inputs.values), strict=True):
         more = {
             "instance": instance,
+            "suffix": suffix,
             "is_first": instance == names.INSTANCES[0],
             "dcs": dcs.decode().rstrip(),
             "cluster_id": inputs.cluster_id,

@@ -116,7 +116,7 @@ remove_volume() { docker volume rm "$1" >/dev/null; }
 # restore_into VOLUME OPTION...: in a container that reaches nothing but what is mounted. With
 # `server=yes` it may ask the running one for the rest of its log.
 restore_into() {
-    local volume=$1 place options
+    local volume=$1 suffix place options
     shift
     place=$(repository)
     options=(--rm --interactive --read-only --cap-drop ALL --security-opt no-new-privileges:true
@@ -125,9 +125,13 @@ restore_into() {
         --volume "${project}_postgres-config:/etc/sluice:ro" --volume "$place:/var/lib/pgbackrest"
         --volume "$volume:/var/lib/postgresql/data")
     if [[ $server == yes ]]; then
-        ! has_volume postgres-data || options+=(--volume "${project}_postgres-data:/running:ro")
-        ! has_volume postgres-socket || options+=(--mount
-            "type=volume,src=${project}_postgres-socket,dst=/run/postgresql,volume-nocopy")
+        # The second and third are those of three instances.
+        for suffix in '' -2 -3; do
+            ! has_volume "postgres-data$suffix" \
+                || options+=(--volume "${project}_postgres-data$suffix:/running$suffix:ro")
+            ! has_volume "postgres-socket$suffix" || options+=(--mount
+                "type=volume,src=${project}_postgres-socket$suffix,dst=/run/postgresql$suffix,volume-nocopy")
+        done
     fi
     docker run "${options[@]}" "$backup_image" restore "$@" </dev/null
 }
@@ -183,9 +187,10 @@ run_restore() {
 # swap ------------------------------------------------------------------------------------------
 
 # The restored cluster becomes the server's, and the server's is what the volume then holds. Where both
-# are directories of one file system it is one exchange, that is whole or has not been.
+# are directories of one file system it is one exchange, that is whole or has not been. What the other
+# two of three instances have becomes 17-2 and 17-3 of the volume: one of them may have been the primary.
 exchange() {
-    local restored data
+    local restored data suffix others=()
     restored=$(docker volume inspect --format '{{.Mountpoint}}' "$from_volume")
     data=$(docker volume inspect --format '{{.Mountpoint}}' "${project}_postgres-data")
     local mounts=(--volume "$from_volume:/volumes/restored" --volume "${project}_postgres-data:/volumes/data")
@@ -194,17 +199,33 @@ exchange() {
         mounts=(--volume "${data%/*/*}:/volumes")
         there=/volumes/${restored#"${data%/*/*}/"} here=/volumes/${data#"${data%/*/*}/"}
     fi
+    is_single || for suffix in -2 -3; do
+        if [[ $here == /volumes/data ]]; then
+            mounts+=(--volume "${project}_postgres-data$suffix:/volumes/data$suffix")
+            others+=("/volumes/data$suffix")
+        else
+            others+=("${here/%"_postgres-data/_data"/"_postgres-data$suffix/_data"}")
+        fi
+    done
     # shellcheck disable=SC2016  # expanded in the container
     docker run --rm --read-only --cap-drop ALL --security-opt no-new-privileges:true --network none \
         --user 10070:10070 "${mounts[@]}" --entrypoint bash "$backup_image" -euc '
             there=$1 here=$2
+            shift 2
+            number=1
+            for one; do
+                number=$((number + 1))
+                [[ ! -e $one/17 || -e $there/17-$number ]] || mv "$one/17" "$there/17-$number"
+            done
             if [[ ! -e $here/17 ]]; then mv "$there/17" "$here/17"
             elif ! mv --exchange --no-copy "$there/17" "$here/17" 2>/dev/null; then
                 mv "$here/17" "$there/17.before"; mv "$there/17" "$here/17"; mv "$there/17.before" "$there/17"
             fi
             mv "$there/restored.json" "$there/swapped.json"
-        ' - "$there" "$here" </dev/null
+        ' - "$there" "$here" "${others[@]}" </dev/null
 }
+
+is_single() { [[ $(instances) == 1 ]]; }
 
 host_restart_postgres() {
     quietly docker stop "$container" || return
@@ -216,12 +237,17 @@ swap() {
     from_volume=$1
     [[ -n $(docker volume ls --quiet --filter "name=^$1\$") ]] || die "FROM=$1: no such volume" 2
     own_project
+    if is_single && is_replicated; then
+        die "refused: three instances run, and POSTGRES_INSTANCES=1 is not applied: make apply RESTART=yes" "$EXIT_REFUSED"
+    fi
     container=$(look ps --quiet --status running postgres)
     docker run --rm --read-only --cap-drop ALL --security-opt no-new-privileges:true \
         --network "$(repository_network)" --user 10070:10070 --tmpfs /tmp --volume "$1:/var/lib/postgresql/data:ro" \
         --volume "${project}_postgres-config:/etc/sluice:ro" --volume "$(repository):/var/lib/pgbackrest" \
         "$backup_image" swappable </dev/null || exit
-    if [[ -n $container ]] && docker exec "$container" healthcheck 2>/dev/null </dev/null; then
+    if ! is_single; then
+        swap_instances
+    elif [[ -n $container ]] && docker exec "$container" healthcheck 2>/dev/null </dev/null; then
         # The dead-man resumes every PgBouncer when the command below dies. It ends by itself.
         quietly look_run --detach --no-TTY ops dead-man
         operate restart postgres
@@ -232,9 +258,50 @@ swap() {
     compose --progress quiet up --no-deps --exit-code-from migrate migrate >/dev/null 2>&1 \
         || say "the migration failed; see: docker compose logs migrate"
     say "the server has the restored data; those from before are in the volume $from_volume"
-    say "a full backup follows by itself; when nothing of the old data is needed: docker volume rm $from_volume"
+    say "backups go on by themselves; when nothing of the old data is needed: docker volume rm $from_volume"
 }
 from_volume='' container=''
+
+readonly INSTANCES=(postgres-1 postgres-2 postgres-3)
+readonly OTHERS=(etcd-1 etcd-2 etcd-3 postgres)
+
+# As after a time with a single server: postgres-1 takes over what is in its volume, and the other two
+# make a copy of it. By a new id of the set of three, what they and etcd have from before counts no more.
+# Not paused: it takes longer than a client waits.
+swap_instances() {
+    local one containers first
+    say "the three instances are stopped; until two of them have the restored data, requests get 503"
+    quietly compose create --no-recreate "${INSTANCES[@]}" || exit
+    mapfile -t containers < <(for one in "${INSTANCES[@]}"; do containers_of "$one"; done)
+    first=${containers[0]}
+    unfinished="to finish: make restore-swap FROM=$from_volume"
+    quietly docker stop "${containers[@]}" || exit
+    quietly docker run --rm --read-only --cap-drop ALL --network none --user 0:0 \
+        --volume "${project}_secrets:/secrets" --entrypoint rm "$image" -f /secrets/postgres-cluster.id || exit
+    quietly compose run --rm --no-deps config || exit
+    exchange || die "the data could not be exchanged"
+    unfinished="the data are exchanged; to start: make up"
+    for one in "${OTHERS[@]}" "${INSTANCES[@]}"; do start_missing "$one" || exit; done
+    await 240 "$first" 'SELECT NOT pg_is_in_recovery()' \
+        || die "postgres-1 is not the primary after two minutes; see: docker compose logs postgres-1"
+    say "postgres-1 has the restored data; a standby copies them, for as long as that takes"
+    while ! await 20 "$first" "SELECT count(*) > 0 FROM pg_stat_replication WHERE sync_state = 'quorum'"; do
+        await 1 "$first" 'SELECT NOT pg_is_in_recovery()' \
+            || die "postgres-1 is not the primary any more; see: docker compose logs postgres-1"
+    done
+    unfinished=''
+}
+
+# await TIMES CONTAINER QUERY: until the server there says t, twice a second.
+await() {
+    local times
+    for ((times = 0; times < $1; times++)); do
+        [[ $(docker exec "$2" psql --no-psqlrc --quiet --tuples-only --no-align --dbname postgres \
+            --command "$3" 2>/dev/null </dev/null) != t ]] || return 0
+        sleep 0.5
+    done
+    return 1
+}
 
 swap_while_down() {
     local postgres
