@@ -11,19 +11,18 @@ from infra.ops.outcome import Exit, Outcome, report
 
 _SECRETS: Final = Path("/secrets")
 _GIVEN: Final = Path("/given")
-_NAMES: Final = (BACKUP_KEY, *(name for one in backups.GIVEN.values() for name in one), backups.CA)
 
 
 def main() -> int:
     """Judge the secrets and write them; return the exit code."""
     store = SecretStore(_SECRETS)
-    for name in _NAMES:
+    for name in backups.SECRETS:
         if (_GIVEN / name).is_file():
             content = (_GIVEN / name).read_bytes().strip()
             # A private key ends with a line break.
             store.put(name, content + b"\n" if b"\n" in content else content)
     if not store.pending:
-        return _refuse(f"FROM has none of: {', '.join(_NAMES)}")
+        return _refuse(f"FROM has none of: {', '.join(backups.SECRETS)}")
     if empty := [name for name, content in store.pending.items() if not content]:
         return _refuse(*(f"FROM/{name}: is empty" for name in empty))
     if BACKUP_KEY in store.pending:

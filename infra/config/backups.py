@@ -21,6 +21,7 @@ GIVEN: Final = {
     "s3": ("backup.s3-key", "backup.s3-key-secret"),
     "sftp": ("backup.sftp-key",),
 }
+SECRETS: Final = (BACKUP_KEY, *(name for names in GIVEN.values() for name in names), CA)
 _SETTINGS: Final = {
     "directory": (),
     "s3": ("BACKUP_HOST", "BACKUP_BUCKET"),

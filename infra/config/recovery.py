@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from infra.config import names
+from infra.config import backups, names
 from infra.config.certificates import ALSO_TRUSTED
 from infra.config.faults import Fault
 from infra.config.secrets import CLUSTER_ID, STAGED, TOKENS
@@ -68,7 +68,7 @@ def copies(out: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _of_backups(out: Path) -> tuple[str, ...]:
-    return tuple(sorted(path.name for path in (out / "postgres").glob("backup.*")))
+    return tuple(name for name in backups.SECRETS if (out / "postgres" / name).exists())
 
 
 def passwords(out: Path) -> tuple[str, ...]:
