@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.command import finished
-from tests.fix_faults import frozen
+from tests.fix_faults import frozen, killed
 from tests.fix_ops import Commands, EnvDir
 from tests.fix_sql import AdminConsole, Sql
 from tests.fix_stack import Stack
@@ -196,6 +196,22 @@ def test_a_stopped_replica_is_reported_and_the_old_configuration_serves(
     assert done.exit_code == 1, done.text
     assert f"pgbouncer: 1 of 2 processes have an address; there: {kept.name}" in done.text
     assert witness.compiled(stack) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tier", ["postgres", "api"])
+def test_with_a_whole_tier_down_nothing_changes_and_the_next_apply_is_whole(
+    stack: Stack, ops: Commands, env: EnvDir, whole_again: None, tier: str
+) -> None:
+    before, containers = witness.compiled(stack), stack.containers(tier)
+    with killed(containers):
+        done = ops.apply(env.set(API_POOL_MAX_SIZE=17))
+    assert done.exit_code == 1, done.text
+    assert f"{tier}: 0 of {len(containers)} processes have an address" in done.text
+    stack.wait_healthy(seconds=120)
+    assert witness.compiled(stack) == before
+    again = ops.apply(env.reset())
+    assert again.exit_code == 0, again.text
 
 
 @pytest.mark.slow
