@@ -20,7 +20,7 @@ ifeq ($(CA_BUNDLE),)
 unexport CA_BUNDLE
 endif
 
-.PHONY: help assess up build check project plan apply preset client client-url down destroy logs ps status doctor restart-postgres restart-pgbouncer restart-app rotate-passwords rotate-certificates restore-secrets scale-pgbouncer reconnect load-reference psql free-disk lint test test-all test-unit engine bench-pool bench-writes load load-sql compare isolation tune soak report results
+.PHONY: help assess up build check project plan apply preset client client-url down destroy logs ps status doctor restart-postgres restart-pgbouncer restart-app rotate-passwords rotate-certificates restore-secrets scale-pgbouncer reconnect load-reference psql free-disk lint test test-all chaos test-unit engine bench-pool bench-writes load load-sql compare isolation tune soak report results
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -177,3 +177,8 @@ test: lint up ## Lint, units, stack, a fault and operation of each kind
 
 test-all: test ## Every test
 	@$(VENV)/bin/pytest -m slow
+
+chaos: check $(VENV)/.installed ## Faults under load, and a page: [MINUTES=10] [SEED=1]
+	@[[ "$(or $(MINUTES),10)" =~ ^([1-9]|[1-5][0-9]|60)$$ ]] || { echo "MINUTES=$(MINUTES): must be a whole number from 1 to 60" >&2; exit 2; }
+	@[[ "$(or $(SEED),1)" =~ ^[0-9]{1,9}$$ ]] || { echo "SEED=$(SEED): must be a whole number of at most nine digits" >&2; exit 2; }
+	@CHAOS_MINUTES="$(or $(MINUTES),10)" CHAOS_SEED="$(or $(SEED),1)" $(VENV)/bin/pytest --quiet -s -m slow tests/chaos

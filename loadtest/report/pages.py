@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from loadtest.report import compare, constraints, pgbench, requests, timelines, tune
+from loadtest.report import chaos, compare, constraints, pgbench, requests, timelines, tune
 from loadtest.report.parts import Content, Section, Table
 from loadtest.run_directory import RunDirectory, Series, all_runs
 
@@ -35,6 +35,7 @@ KINDS = {
     "tune": _Kind("Pool sizes, measured", tune.content),
     "load": _Kind("Load on the api", requests.load),
     "soak": _Kind("Soak", requests.load),
+    "chaos": _Kind("Faults under load", chaos.content),
 }
 DOCUMENT_HEAD = """# Measured
 

@@ -20,6 +20,8 @@ Cell = str | int | float | None
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("solid", "dash", "dot", "dashdot")
 HEIGHT = 420
+# Pixels; the names of what a chart of spans shows are in its left one.
+MARGIN, SPANS_MARGIN = 70, 260
 Points = Sequence[tuple[float, float | None]]
 
 
@@ -98,9 +100,15 @@ def distribution(title: str, histograms: Mapping[str, Histogram], note: str = ""
 
 
 def timeline(
-    title: str, lines: Mapping[str, Points], y_title: str, note: str = "", *, step: bool = False
+    title: str,
+    lines: Mapping[str, Points],
+    y_title: str,
+    note: str = "",
+    *,
+    step: bool = False,
+    below: float | None = None,
 ) -> Chart:
-    """Draw figures over the seconds of a run."""
+    """Draw figures over the seconds of a run; `below`: of so many, below a chart of `spans`."""
     figure = go.Figure()
     for number, (name, points) in enumerate(lines.items()):
         figure.add_scatter(
@@ -112,7 +120,27 @@ def timeline(
         )
     figure.update_xaxes(title="time into the run, s")
     figure.update_yaxes(title=y_title, rangemode="tozero")
-    return _chart(title, figure, note)
+    if below is not None:
+        figure.update_xaxes(range=[0, below])
+    return _chart(title, figure, note, left=MARGIN if below is None else SPANS_MARGIN)
+
+
+def spans(title: str, rows: Mapping[str, Sequence[tuple[float, float]]], seconds: float) -> Chart:
+    """Draw from when until when each of the named things was, over the seconds of a run."""
+    figure = go.Figure()
+    for name, times in rows.items():
+        figure.add_bar(
+            y=[name] * len(times),
+            base=[began for began, _ in times],
+            # What lasts no time is to be seen too.
+            x=[max(ended - began, seconds / 500) for began, ended in times],
+            orientation="h",
+            marker_color=COLOURS[1],
+            showlegend=False,
+        )
+    figure.update_xaxes(title="time into the run, s", range=[0, seconds])
+    figure.update_layout(barmode="overlay")
+    return _chart(title, figure, "", left=SPANS_MARGIN)
 
 
 def against(
@@ -241,10 +269,10 @@ def _line(number: int) -> dict[str, Any]:
     }
 
 
-def _chart(title: str, figure: go.Figure, note: str) -> Chart:
+def _chart(title: str, figure: go.Figure, note: str, *, left: int = MARGIN) -> Chart:
     figure.update_layout(
         height=HEIGHT,
-        margin={"l": 70, "r": 70, "t": 20, "b": 60},
+        margin={"l": left, "r": MARGIN, "t": 20, "b": 60},
         template="plotly_white",
         font={"family": "sans-serif", "size": 13},
         legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},

@@ -47,7 +47,7 @@ def test_a_frozen_tier_is_503_at_the_deadline_and_no_hang(
     assert refused, "the fault was not felt"
     assert '"pool"' in refused[0].body
     check_deadlines(load, deadline_seconds)
-    check_answers(load)
+    check_answers(load.samples)
     check_recovery(load, thawed, RECOVERY_SECONDS)
     health_stays_prompt(load, deadline_seconds)
     check_writes(load, sql)

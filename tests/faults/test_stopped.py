@@ -67,7 +67,7 @@ def test_a_long_outage_is_answered_at_once_and_its_end_is_noticed(
     refused = [one for one in load.of() if known < one.started < until]
     assert {one.status for one in refused} == {503}
     assert statistics.median(one.seconds for one in refused) < deadline_seconds / 20
-    check_answers(load)
+    check_answers(load.samples)
     check_deadlines(load, deadline_seconds)
     check_recovery(load, ended, RECOVERY_SECONDS)
     check_writes(load, sql)

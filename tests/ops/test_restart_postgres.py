@@ -187,7 +187,7 @@ def test_an_operator_that_ends_while_paused_leaves_no_pause(
     poll(
         lambda: running_settings(stack, console) == usual, seconds=20, what="the settings are back"
     )
-    check_answers(load)
+    check_answers(load.samples)
     check_deadlines(load, deadline_seconds)
     check_writes(load, sql)
     check_nothing_left(sql)

@@ -122,7 +122,7 @@ def outdated(console: AdminConsole, replicas: int) -> int:
 @pytest.mark.slow
 @pytest.mark.usefixtures("put_back")
 def test_a_server_connection_that_has_other_settings_than_its_role_is_replaced(
-    stack: Stack, sql: Sql, ops: Commands, console: AdminConsole
+    stack: Stack, sql: Sql, ops: Commands, console: AdminConsole, probe: Probe
 ) -> None:
     usual = sql.value(
         "SELECT split_part(one, '=', 2) FROM pg_roles, unnest(rolconfig) AS one"
@@ -139,6 +139,10 @@ def test_a_server_connection_that_has_other_settings_than_its_role_is_replaced(
     (step, *_) = [one for one in first["steps"] if "sessions.risk.statement_timeout" in one]
     assert "SET statement_timeout by a client of risk" in step
     assert first["deviations"] == []
+    # Which ends with its transaction, although the session is named as its source from then on.
+    level = "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE, READ ONLY"
+    answer = probe("connect", f"sql:BEGIN; {level}; COMMIT")
+    assert answer["errors"] == [""]
     again = ops.run("apply", "--json").document
     assert not [one for one in again["steps"] if "sessions.risk" in one]
 

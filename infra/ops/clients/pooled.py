@@ -29,6 +29,12 @@ _PER_CLIENT: Final = (
     *("application_name", "client_encoding", "DateStyle", "TimeZone"),
     "standard_conforming_strings",
 )
+# Each transaction begins with the defaults of these, which are settings of their own.
+_PER_TRANSACTION: Final = (
+    "transaction_isolation",
+    "transaction_read_only",
+    "transaction_deferrable",
+)
 # A session's own, and what ALTER ROLE and ALTER DATABASE, global: of every role, gave it.
 _SETTINGS: Final = """
 SELECT pg_catalog.pg_backend_pid() AS pid, name, setting, unit, context, source
@@ -105,7 +111,7 @@ def _read(conninfo: str, together: threading.Barrier) -> tuple[int, dict[str, Se
             closing(connection),
             bounded(connection, _CALL_SECONDS, "the settings of a session"),
         ):
-            rows = connection.execute(_SETTINGS, [list(_PER_CLIENT)]).fetchall()
+            rows = connection.execute(_SETTINGS, [[*_PER_CLIENT, *_PER_TRANSACTION]]).fetchall()
             # Only then are all of them in a transaction, each on a connection of its own.
             with suppress(threading.BrokenBarrierError):
                 together.wait(_TOGETHER_SECONDS)

@@ -1,0 +1,123 @@
+"""What must hold whatever happens to the path: a campaign of faults, and checkers that can see.
+
+`make chaos MINUTES=60 SEED=7` runs a longer one of another seed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Collection, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from loadtest.report import pages
+from loadtest.run_directory import RunDirectory
+from tests.chaos.campaign import (
+    NAME,
+    Campaign,
+    as_series,
+    conclude,
+    join,
+    judge,
+    make_tables,
+    workloads,
+)
+from tests.chaos.faults import Ground
+from tests.fix_clients import Application, MakeApplication
+from tests.fix_faults import MakeLoad, hold
+from tests.fix_ops import Commands, EnvDir
+from tests.fix_sql import AdminConsole, Sql
+from tests.fix_stack import REPOSITORY, Stack
+
+MINUTES = int(os.environ.get("CHAOS_MINUTES", 3))
+SEED = int(os.environ.get("CHAOS_SEED", 20))
+WORK_SECONDS = 6
+# What the checkers call what follows from each way to be careless.
+NAMED = {
+    "lost-update": "lost update",
+    "doubled-retry": "phantom",
+    "dirty-read": "dirty read",
+    "stale-read": "stale",
+}
+
+
+@pytest.fixture
+def proof(make_application: MakeApplication, sql: Sql) -> Application:
+    """Return the workloads' application, which has joined and has its tables."""
+    application = make_application(NAME)
+    join(application)
+    make_tables(sql)
+    return application
+
+
+@pytest.fixture
+def image(stack: Stack) -> str:
+    """Return the image that has app.pool."""
+    return str(stack.container("api").attrs["Config"]["Image"])
+
+
+def test_careless_applications_are_found_out_and_a_careful_one_is_not(
+    proof: Application, image: str, sql: Sql, tmp_path: Path
+) -> None:
+    def found(name: str, careless: Collection[str]) -> list[str]:
+        make_tables(sql)
+        with workloads(proof, image, tmp_path / name, seed=1, careless=careless):
+            hold(WORK_SECONDS)
+        judged = judge(tmp_path / name / "history.jsonl", sql)
+        return [violation for one in judged.values() for violation in one]
+
+    assert found("careful", ()) == []
+    violations = found("careless", tuple(NAMED))
+    missed = [one for one in NAMED.values() if not any(text.startswith(one) for text in violations)]
+    assert missed == [], violations
+
+
+@pytest.fixture
+def ground(
+    stack: Stack, sql: Sql, ops: Commands, env: EnvDir, proof: Application
+) -> Iterator[Ground]:
+    """Return what the campaign breaks; afterwards everything runs as the env file says."""
+    yield Ground(stack, sql, env, say)
+    done = ops.make("scale-pgbouncer", f"N={ops.setting('PGBOUNCER_REPLICAS')}", env=env)
+    assert done.exit_code == 0, done.text
+    done = proof.apply()
+    assert done.exit_code == 0, done.text
+    stack.wait_healthy(seconds=120)
+
+
+def say(text: str) -> None:
+    """Tell who watches; pytest keeps it for a failure otherwise."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+@pytest.mark.slow
+def test_a_campaign_of_faults_breaks_no_promise(
+    ground: Ground,
+    proof: Application,
+    image: str,
+    sql: Sql,
+    console: AdminConsole,
+    make_load: MakeLoad,
+    deadline_seconds: float,
+    tmp_path: Path,
+) -> None:
+    with (
+        workloads(proof, image, tmp_path, seed=SEED),
+        make_load(seconds_max=60 * MINUTES + 600) as load,
+    ):
+        campaign = Campaign(ground, load, console, SEED)
+        campaign.run(MINUTES)
+    record = campaign.record
+    history = tmp_path / "history.jsonl"
+    conclude(record, load, sql, history, deadline_seconds=deadline_seconds)
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    run = RunDirectory(REPOSITORY / "loadtest" / "results" / f"{stamp}-chaos")
+    run.path.mkdir(parents=True)
+    run.write("chaos", as_series(record, load))
+    history.rename(run.path / "history.jsonl")
+    say(f"page: {pages.write(run).relative_to(REPOSITORY)}")
+    broken = {name: found for name, found in record.violations.items() if found}
+    assert not broken, broken
