@@ -33,7 +33,6 @@ class Batch:
 
     assessment_id: UUID
     site_no: int
-    site_id: str
     cell_id: int
     terms: AssetTerms
     token: str

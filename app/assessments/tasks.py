@@ -80,7 +80,7 @@ WITH first AS (
     SET status = 'running', started_at = coalesce(started_at, now())
     WHERE assessment_id = (SELECT assessment_id FROM first) AND status = 'queued'
 )
-SELECT leased.assessment_id, leased.site_no, site.site_id, site.cell_id,
+SELECT leased.assessment_id, leased.site_no, site.cell_id,
        assessment.asset_value, assessment.insurance_coverage_rate,
        leased.scenario::text, leased.year, leased.attempt
 FROM leased
@@ -90,7 +90,7 @@ ORDER BY leased.scenario, leased.year
 """
 
 FIND_CLAIM = """
-SELECT task.assessment_id, task.site_no, site.site_id, site.cell_id,
+SELECT task.assessment_id, task.site_no, site.cell_id,
        assessment.asset_value, assessment.insurance_coverage_rate,
        task.scenario::text, task.year, task.attempt
 FROM risk.tasks AS task
@@ -247,15 +247,14 @@ def _ours(batch: Batch, tasks: Sequence[Task]) -> dict[str, Any]:
 def _batch(rows: Sequence[tuple[Any, ...]], token: str) -> Batch | None:
     if not rows:
         return None
-    assessment_id, site_no, site_id, cell_id, asset_value, coverage = rows[0][:6]
+    assessment_id, site_no, cell_id, asset_value, coverage = rows[0][:5]
     return Batch(
         assessment_id=assessment_id,
         site_no=site_no,
-        site_id=site_id,
         cell_id=cell_id,
         terms=AssetTerms(asset_value, coverage),
         token=token,
-        tasks=tuple(Task(Scenario(row[6]), row[7], row[8]) for row in rows),
+        tasks=tuple(Task(Scenario(row[5]), row[6], row[7]) for row in rows),
     )
 
 

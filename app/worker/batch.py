@@ -236,7 +236,8 @@ def _context(batch: Batch) -> dict[str, object]:
     first, last = batch.tasks[0], batch.tasks[-1]
     return {
         "assessment_id": str(batch.assessment_id),
-        "site": batch.site_id,
+        # Not its name, which is the caller's word.
+        "site_no": batch.site_no,
         "tasks": len(batch.tasks),
         "first": f"{first.scenario}/{first.year}",
         "last": f"{last.scenario}/{last.year}",

@@ -259,7 +259,7 @@ class WorkLoop:
         log.warning(
             "leases given back",
             assessment_id=str(batch.assessment_id),
-            site=batch.site_id,
+            site_no=batch.site_no,
             tasks=count,
         )
 

@@ -19,7 +19,12 @@ _REPOSITORY_ENV_FILE = Path(__file__).resolve().parents[1] / "env" / "stack.env"
 
 EnvFile = Annotated[
     Path | None,
-    typer.Option(help="Env file to take; stack.env when not given.", envvar="SLUICE_ENV_FILE"),
+    # Judged with its content, where what is wrong is named as everything else is.
+    typer.Option(
+        help="Env file to take; stack.env when not given.",
+        envvar="SLUICE_ENV_FILE",
+        readable=False,
+    ),
 ]
 HostFacts = Annotated[
     str,

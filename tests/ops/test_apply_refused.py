@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from tests.command import finished
-from tests.fix_faults import frozen
+from tests.fix_faults import frozen, killed
 from tests.fix_ops import Commands, EnvDir
 from tests.fix_sql import AdminConsole, Sql
 from tests.fix_stack import Stack
@@ -60,15 +62,55 @@ def test_a_bad_setting_is_refused_by_name_and_the_old_configuration_serves(
     assert OLD_RUNS in done.text
 
 
-def test_a_missing_env_file_is_refused(
+def as_directory(file: Path) -> None:
+    """Put a directory in the place of the file."""
+    file.unlink()
+    file.mkdir()
+
+
+def rewritten(change: Callable[[bytes], bytes]) -> Callable[[Path], object]:
+    """Return a function that changes the bytes of the file."""
+    return lambda file: file.write_bytes(change(file.read_bytes()))
+
+
+# What an editor, a copy or a slip makes of the file, and what is said of it.
+MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (Path.unlink, "cannot be read: No such file or directory"),
+    "a directory": (as_directory, "cannot be read: Is a directory"),
+    "unreadable": (lambda file: file.chmod(0), "cannot be read: Permission denied"),
+    "CR LF": (rewritten(lambda text: text.replace(b"\n", b"\r\n")), "ends in CR LF; save with LF"),
+    "a byte order mark": (rewritten(lambda text: b"\xef\xbb\xbf" + text), "byte order mark"),
+    "UTF-16": (
+        rewritten(lambda text: text.decode().encode("utf-16")),
+        "is not UTF-8 text (byte 0)",
+    ),
+    "tabs": (
+        rewritten(lambda text: text.replace(b"\nAPI_THREADS=", b"\n\tAPI_THREADS=")),
+        "'\\tAPI_THREADS' is not a setting name",
+    ),
+    "a line twice": (rewritten(lambda text: text + b"API_THREADS=40\n"), "already set on line"),
+    "empty": (rewritten(lambda _: b""), "API_PORT is missing; Compose needs it"),
+}
+
+
+def test_an_env_file_that_is_not_as_written_is_refused_by_what_is_wrong_with_it(
     stack: Stack, console: AdminConsole, sql: Sql, ops: Commands, env: EnvDir
 ) -> None:
-    env.file.unlink()
     (env.path / "other.env").write_text("")
+    wrong = {}
     with untouched(stack, console, sql):
-        done = ops.apply(env)
-    assert done.exit_code == 2, done.text
-    assert "infra/env/stack.env: cannot be read: No such file or directory" in done.text
+        for name, (make, rule) in MISTAKES.items():
+            make(env.file)
+            done = ops.apply(env)
+            if (
+                done.exit_code != 2
+                or "infra/env/stack.env" not in done.text
+                or rule not in done.text
+            ):
+                wrong[name] = (done.exit_code, done.text)
+            shutil.rmtree(env.file) if env.file.is_dir() else env.file.unlink(missing_ok=True)
+            env.reset()
+    assert wrong == {}
 
 
 @contextmanager
@@ -154,6 +196,22 @@ def test_a_stopped_replica_is_reported_and_the_old_configuration_serves(
     assert done.exit_code == 1, done.text
     assert f"pgbouncer: 1 of 2 processes have an address; there: {kept.name}" in done.text
     assert witness.compiled(stack) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tier", ["postgres", "api"])
+def test_with_a_whole_tier_down_nothing_changes_and_the_next_apply_is_whole(
+    stack: Stack, ops: Commands, env: EnvDir, whole_again: None, tier: str
+) -> None:
+    before, containers = witness.compiled(stack), stack.containers(tier)
+    with killed(containers):
+        done = ops.apply(env.set(API_POOL_MAX_SIZE=17))
+    assert done.exit_code == 1, done.text
+    assert f"{tier}: 0 of {len(containers)} processes have an address" in done.text
+    stack.wait_healthy(seconds=120)
+    assert witness.compiled(stack) == before
+    again = ops.apply(env.reset())
+    assert again.exit_code == 0, again.text
 
 
 @pytest.mark.slow

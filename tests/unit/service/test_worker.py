@@ -33,7 +33,7 @@ GIVE_UP_SECONDS = 10.0
 
 def batch(*attempts: int) -> Batch:
     tasks = tuple(Task(Scenario.SSP126, 2030 + n, attempt) for n, attempt in enumerate(attempts))
-    return Batch(ASSESSMENT, 0, "seoul", 7, AssetTerms(1e9, 0.3), "token", tasks)
+    return Batch(ASSESSMENT, 0, 7, AssetTerms(1e9, 0.3), "token", tasks)
 
 
 def inputs(count: int) -> dict[tuple[Scenario, int], TaskInputs]:
