@@ -1,0 +1,199 @@
+"""Three Docker hosts on this machine, joined into one swarm, and the stack on them.
+
+Each is a privileged container that runs dockerd, on a network of its own, bounded in memory and
+processors. A temporary directory holds their sockets, a Docker context for each, and the env file;
+it is mounted at the same path in the first, through which everything is done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tests.command import REPOSITORY, Done, run
+from tests.fix_stack import poll
+
+NODES = ("node-1", "node-2", "node-3")
+NAME = os.environ.get("COMPOSE_PROJECT_NAME", "sluice") + "-bench"
+STACK = "sluice"
+# Of one node. The stack's own limits are above it in sum; nothing of it comes near them here.
+MEMORY = "3g"
+API_PORT = 8080
+# What the bench's stack.env has otherwise than the default one.
+CHANGES = {
+    "API_BIND_ADDRESS": "0.0.0.0",  # noqa: S104  # of a node, which is a container
+    "API_REPLICAS": "3",
+    "API_MEMORY_MB": "256",
+    "PGBOUNCER_MAX_CLIENT_CONNECTIONS": "400",
+    "PGBOUNCER_OPEN_FILES": "2048",
+    "POSTGRES_INSTANCES": "3",
+    "POSTGRES_MEMORY_MB": "512",
+    "POSTGRES_CPUS": "1.0",
+    "WORKER_REPLICAS": "3",
+    # This machine's kernel may be one without IPsec.
+    "SWARM_ENCRYPTED": "no",
+}
+
+
+def docker(*words: str, seconds: float = 120) -> Done:
+    """Run the client against this machine's daemon; fail when it fails."""
+    return _good(run("docker", *words, seconds=seconds))
+
+
+def _good(done: Done) -> Done:
+    assert done.exit_code == 0, f"{done.args}: {done.text}"
+    return done
+
+
+class Bench:
+    """Made at the beginning of the block and removed at its end, whatever happens in it."""
+
+    def __init__(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="sluice-bench-"))
+        self.env_dir = self.directory / "env"
+
+    def __enter__(self) -> Self:
+        """Start the hosts and join them."""
+        try:
+            self._start()
+        except BaseException:
+            self.remove()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Remove all of it."""
+        self.remove()
+
+    def remove(self) -> None:
+        """Remove hosts, volumes, network and directory; what is not there is no fault."""
+        for node in NODES:
+            run("docker", "rm", "--force", "--volumes", f"{NAME}-{node}")
+            run("docker", "volume", "rm", "--force", f"{NAME}-{node}")
+        run("docker", "network", "rm", NAME)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Return the variables with which every command is about the bench, as an operator's."""
+        return {
+            "DOCKER_HOST": f"unix://{self.directory}/{NODES[0]}.sock",
+            "DOCKER_CONFIG": str(self.directory / "docker"),
+            "SLUICE_ENV_DIR": str(self.env_dir),
+            "COMPOSE_PROJECT_NAME": STACK,
+            "COMPOSE_PROFILES": "",
+        }
+
+    def on(self, node: str, *words: str, seconds: float = 120) -> Done:
+        """Run the client against a node's daemon; fail when it fails."""
+        return _good(
+            run("docker", "--host", f"unix://{self.directory}/{node}.sock", *words, seconds=seconds)
+        )
+
+    def make(self, *words: str, seconds: float = 900) -> Done:
+        """Run make as an operator on the first manager does."""
+        return run("make", "--no-print-directory", *words, env=self.environment, seconds=seconds)
+
+    def address(self, node: str) -> str:
+        """Return where a node is reached from this machine."""
+        at = "{{(index .NetworkSettings.Networks " + json.dumps(NAME) + ").IPAddress}}"
+        return docker("inspect", "--format", at, f"{NAME}-{node}").stdout.strip()
+
+    def url(self, node: str) -> str:
+        """Return the api at a node."""
+        return f"http://{self.address(node)}:{API_PORT}"
+
+    def kill(self, node: str) -> None:
+        """Lose a node: everything on it is gone at once."""
+        docker("kill", f"{NAME}-{node}")
+
+    def start(self, node: str) -> None:
+        """Switch a node on again, and wait until its daemon answers."""
+        docker("start", f"{NAME}-{node}")
+        self._await_daemon(node)
+
+    def nodes(self) -> dict[str, str]:
+        """Return the state of each node as the swarm sees it."""
+        listed = self.on(NODES[0], "node", "ls", "--format", "{{.Hostname}} {{.Status}}").stdout
+        return dict(line.split(" ", 1) for line in listed.splitlines())
+
+    def services(self) -> dict[str, str]:
+        """Return running and wanted tasks of each service, as 2/3."""
+        listed = self.on(NODES[0], "service", "ls", "--format", "{{.Name}} {{.Replicas}}").stdout
+        return dict(line.split(" ", 1) for line in listed.splitlines())
+
+    def wait_whole(self, *, seconds: float = 180) -> None:
+        """Return when every node is ready and every service has all its tasks."""
+
+        def whole() -> bool:
+            counts = [one.split("/") for one in self.services().values()]
+            ready = set(self.nodes().values()) == {"Ready"}
+            return ready and all(running == wanted for running, wanted in counts)
+
+        poll(whole, seconds=seconds, what="all services on all nodes", every=1)
+
+    def container(self, node: str, service: str) -> str:
+        """Return the id of a service's container on a node; empty where it has none."""
+        labels = f"label=com.docker.swarm.service.name={STACK}_{service}"
+        return self.on(node, "ps", "--quiet", "--filter", labels).stdout.strip()
+
+    def _start(self) -> None:
+        self._write_env()
+        image = f"{NAME}-node"
+        docker("build", "--quiet", "--tag", image, str(REPOSITORY / "tests" / "swarm"), seconds=600)
+        docker("network", "create", NAME)
+        for node in NODES:
+            self._start_node(node, image)
+        for node in NODES:
+            self._await_daemon(node)
+            socket = f"host=unix://{self.directory}/{node}.sock"
+            config = {"DOCKER_CONFIG": str(self.directory / "docker")}
+            _good(run("docker", "context", "create", node, "--docker", socket, env=config))
+        self._join()
+
+    def _start_node(self, node: str, image: str) -> None:
+        docker(
+            *("run", "--detach", "--name", f"{NAME}-{node}", "--hostname", node, "--privileged"),
+            *("--network", NAME, "--tmpfs", "/run", "--volume", f"{NAME}-{node}:/var/lib/docker"),
+            *("--volume", f"{self.directory}:{self.directory}", "--memory", MEMORY, "--cpus", "2"),
+            *(image, "--host", f"unix://{self.directory}/{node}.sock"),
+        )
+
+    def _await_daemon(self, node: str) -> None:
+        socket = f"unix://{self.directory}/{node}.sock"
+        poll(
+            lambda: run("docker", "--host", socket, "info", seconds=30).exit_code == 0,
+            seconds=60,
+            what=f"dockerd of {node} answers",
+        )
+
+    def _join(self) -> None:
+        self.on(NODES[0], "swarm", "init", "--advertise-addr", self.address(NODES[0]))
+        token = self.on(NODES[0], "swarm", "join-token", "--quiet", "manager").stdout.strip()
+        for node in NODES[1:]:
+            manager = f"{self.address(NODES[0])}:2377"
+            self.on(node, "swarm", "join", "--token", token, manager)
+        for number, node in enumerate(NODES, 1):
+            for label in ("postgres", "etcd"):
+                self.on(NODES[0], "node", "update", "--label-add", f"sluice.{label}={number}", node)
+
+    def _write_env(self) -> None:
+        shutil.copytree(REPOSITORY / "infra" / "env", self.env_dir)
+        self.change_env(CHANGES)
+
+    def change_env(self, changes: dict[str, Any]) -> None:
+        """Change settings of the bench's env file."""
+        path = self.env_dir / "stack.env"
+        lines = [one for one in path.read_text().splitlines() if one.split("=")[0] not in changes]
+        lines += [f"{name}={value}" for name, value in changes.items()]
+        path.write_text("\n".join(lines) + "\n")
