@@ -24,7 +24,7 @@ ifeq ($(CA_BUNDLE),)
 unexport CA_BUNDLE
 endif
 
-.PHONY: help assess up build check project plan apply preset client client-url down destroy logs ps status doctor restart-postgres restart-pgbouncer restart-app rotate-passwords rotate-certificates restore-secrets scale-pgbouncer reconnect load-reference psql free-disk lint test test-all test-unit engine bench-pool bench-writes load load-sql compare isolation tune soak report results
+.PHONY: help assess up build check project plan apply preset client client-url down destroy logs ps status doctor restart-postgres switchover restart-pgbouncer restart-app rotate-passwords rotate-certificates restore-secrets scale-pgbouncer reconnect load-reference psql free-disk lint test test-all test-unit engine bench-pool bench-writes load load-sql compare isolation tune soak report results
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,6 +88,9 @@ doctor: project ## What breaks behind the pool, live or in files: SQL=path
 
 restart-postgres: check ## Apply and restart PostgreSQL; no request fails
 	@infra/host/operate.sh restart-postgres $(AS_JSON)
+
+switchover: project ## Make a standby the primary, none fails: [TO=postgres-2]
+	@infra/host/operate.sh switchover $(AS_JSON) $(if $(TO),--to "$(TO)")
 
 restart-pgbouncer: check ## Restart every PgBouncer replica; no request fails
 	@infra/host/operate.sh restart-pgbouncer $(AS_JSON)

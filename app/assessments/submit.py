@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from app.database import Work
+from app.pool import CONFIRM
 from app.risk.types import Scenario
 
 
@@ -155,6 +156,8 @@ def _stored(connection: Work, submission: Submission) -> Accepted:
     accepted = find(connection, submission)
     if accepted is None:
         raise RuntimeError("an idempotency key conflicted with a row that is not there")
+    # Whoever stored it may have got no answer because no standby had it.
+    connection.execute(CONFIRM)
     return accepted
 
 

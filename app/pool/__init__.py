@@ -6,6 +6,7 @@ the settings and what is guaranteed.
 
 from .classification import RULES, FailureClass, classify
 from .pool import DatabasePool
+from .runner import CONFIRM
 from .types import (
     CommitOutcomeUnknown,
     ConnectionSettings,
@@ -19,6 +20,7 @@ from .types import (
 )
 
 __all__ = [
+    "CONFIRM",
     "RULES",
     "CommitOutcomeUnknown",
     "ConnectionSettings",

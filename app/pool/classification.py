@@ -148,7 +148,14 @@ UNREACHABLE_TEXTS: tuple[str, ...] = (
 A wait that ran out says nothing of the kind: in a planned pause everything waits.
 """
 
+UNREPLICATED = "wait for synchronous replication"
+"""Part of the warning with which a server stops waiting for a standby, in both of its forms.
+
+What was committed is on one server only: a failover loses it.
+"""
+
 LOST_TEXTS: tuple[str, ...] = (
+    UNREPLICATED,
     "server closed the connection",
     "ssl connection has been closed",
     "ssl syscall error",

@@ -16,9 +16,11 @@ from typing import Any, Self, cast
 
 import structlog
 from psycopg import Connection, Cursor
+from psycopg.errors import Diagnostic
 from psycopg.rows import Row, TupleRow, tuple_row
 from psycopg.sql import SQL, Composable
 
+from .classification import UNREPLICATED
 from .types import ConnectionSettings, ConnectRecord
 
 GONE = select.POLLHUP | select.POLLERR | select.POLLNVAL | select.POLLRDHUP
@@ -122,6 +124,9 @@ class PooledConnection(Connection[TupleRow]):
     address: str = ""
     """Its own end, as `address:port`: by that PgBouncer names it in its log."""
 
+    unreplicated: str = ""
+    """What the server said when it gave up waiting for a standby; its COMMIT looks as ever."""
+
     _tap: socket.socket | None = None
     _tap_lock: Lock
     _poll: SocketPoll | None = None
@@ -137,11 +142,17 @@ class PooledConnection(Connection[TupleRow]):
             _note_failed(record, error)
             raise
         connection.tap()
+        connection.add_notice_handler(connection.note)
         now = monotonic()
         record.opened_within(now - started)
         if record.note_opened(now):
             log.info("connecting works again", pool=record.pool, failed_attempts=record.failed)
         return connection
+
+    def note(self, notice: Diagnostic) -> None:
+        """Keep a warning that a COMMIT was not waited for; PostgreSQL has no SQLSTATE for it."""
+        if UNREPLICATED in (text := notice.message_primary or ""):
+            self.unreplicated = text
 
     def tap(self) -> None:
         """Duplicate the socket's descriptor for polling and cutting."""

@@ -40,6 +40,9 @@ BACKOFF_MAX_SECONDS = 2.0
 # Until the transaction ends. SET would be a statement of its own in pg_stat_statements for each
 # value; in a pipeline with BEGIN it takes longer than by itself.
 SET_NAME = "SELECT set_config('application_name', %s, true)"
+# Writes to the log, so that its COMMIT waits for a standby where there is one: whatever was read
+# before it in the transaction is on that standby too.
+CONFIRM = "SELECT pg_logical_emit_message(true, 'sluice', '')"
 NAME_MAX = 63  # characters that PostgreSQL keeps of it
 
 SPOILT = {
@@ -182,13 +185,13 @@ class Runner:
     def _replay(self, job: Job[T], error: psycopg.Error) -> T:
         """Answer a taken unique key with the result that took it, where there is one."""
         if job.lookup is not None and classify(error) is FailureClass.DUPLICATE:
-            found = self._once(job, job.lookup, read_only=True)
+            found = self._once(job, _confirmed(job.lookup), read_only=False)
             if found is not None:
                 return found
         raise error
 
     def _look_up(self, job: Job[T], lookup: Work[T | None]) -> T | None:
-        found = self._once(job, lookup, read_only=True)
+        found = self._once(job, _confirmed(lookup), read_only=False)
         self._resolve(job, "absent" if found is None else "found")
         return found
 
@@ -281,6 +284,18 @@ class Runner:
         )
 
 
+def _confirmed(lookup: Work[T | None]) -> Work[T | None]:
+    """Return the lookup, its answer on a standby: another COMMIT may not have waited for one."""
+
+    def work(connection: Connection[TupleRow]) -> T | None:
+        found = lookup(connection)
+        if found is not None:
+            connection.execute(CONFIRM)
+        return found
+
+    return work
+
+
 def _backoff(failure: FailureClass, tries: int) -> float:
     """Return the seconds to wait: the class's own, doubled each time, half to half again."""
     base: float = RULES[failure].backoff_seconds * 2.0 ** (tries - 1)
@@ -310,7 +325,8 @@ def run_write(
     """Run work in one transaction and commit it; `label` is its application_name, where given.
 
     `lease.committing` is set just before COMMIT is sent: a failure until then means
-    that nothing was committed, a lost connection after it leaves the outcome open.
+    that nothing was committed; a lost connection after it leaves the outcome open, and so does
+    a server that stopped waiting for a standby.
 
     Raises:
         TransactionMisuse: work ended the transaction, or left it failed or busy.
@@ -327,6 +343,8 @@ def run_write(
     if transaction.status is not Transaction.Status.COMMITTED:
         lease.committing = False
         raise psycopg.OperationalError("the connection is lost before COMMIT was sent")
+    if lease.connection.unreplicated:
+        raise psycopg.OperationalError(lease.connection.unreplicated)
     return result
 
 

@@ -106,7 +106,9 @@ def connect_once(settings: ConnectionSettings) -> psycopg.Connection[TupleRow]:
         raise SettingsError(
             f"database.password_file={settings.password_file}: cannot be read ({error.strerror})"
         ) from error
-    return psycopg.connect(**driver_arguments(settings), password=password)
+    # Not a standby that was the primary a moment ago.
+    arguments = driver_arguments(settings) | {"target_session_attrs": "read-write"}
+    return psycopg.connect(**arguments, password=password)
 
 
 @contextmanager

@@ -201,6 +201,7 @@ def ops(values: Values, verifiers: Mapping[str, str] = MappingProxyType({})) -> 
             "host": "postgres",
             "port": 5432,
             "dbname": names.DATABASE,
+            "instances": list(sizing.instances(values)),
             "processors": sizing.processors(values),
             "disk_reserve_mb": sizing.disk_reserve_mb(values),
             "verifier_digests": {role: roles.digest(one) for role, one in verifiers.items()},

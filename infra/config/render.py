@@ -1,5 +1,6 @@
 """Every file of every tier, rendered in memory; same input, same bytes."""
 
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -214,10 +215,11 @@ def template(
     return _environment().get_template(f"{name}.j2").render(context).encode()
 
 
+@functools.cache
 def _environment(
     block: tuple[str, str] = ("{%", "%}"), variable: tuple[str, str] = ("{{", "}}")
 ) -> Environment:
-    """Return the templates' environment, with these delimiters."""
+    """Return the templates' environment, with these delimiters; it keeps what it has parsed."""
     # Not HTML: escaping would change the values. None of them comes from outside the setting
     # table, the extra files' syntax (no quotes, one line), the verifiers' alphabet or the code.
     return Environment(

@@ -100,6 +100,28 @@ compose() {
 # How many servers the env file asks for; whatever else is in it.
 instances() { if grep --quiet --no-messages --line-regexp POSTGRES_INSTANCES=3 "$env_file"; then echo 3; else echo 1; fi; }
 
+# Whether three servers run, or ran last; the env file may ask for another number by now.
+is_replicated() { [[ -n $(containers_of postgres-1) ]]; }
+
+containers_of() {
+    docker ps --all --quiet --filter "label=com.docker.compose.project=$project" \
+        --filter "label=com.docker.compose.service=$1" --filter label=com.docker.compose.oneoff=False
+}
+
+# The service whose server takes writes; of three with no primary, the first that runs.
+server() {
+    local one running=()
+    is_replicated || { echo postgres; return; }
+    for one in postgres-1 postgres-2 postgres-3; do
+        case $(look exec --no-TTY "$one" psql --no-psqlrc --quiet --tuples-only --no-align \
+            --dbname postgres --command 'SELECT pg_is_in_recovery()' </dev/null 2>/dev/null) in
+            f) echo "$one"; return ;;
+            t) running+=("$one") ;;
+        esac
+    done
+    echo "${running[0]:-postgres-1}"
+}
+
 # What builds, looks or stops needs no other setting, so it works whatever is in the env file.
 look() { POSTGRES_INSTANCES=$(instances) docker compose --env-file infra/env/presets/laptop.env "$@"; }
 

@@ -32,15 +32,16 @@ memory() {
 }
 
 _main() {
-    local ids disk status=0
+    local ids disk server status=0
     mapfile -t ids < <(look ps --all --quiet)
     # An empty object: the host was asked, and there is none.
     ((${#ids[@]})) || { echo '{}'; return 0; }
     docker inspect --format "${FORMAT//$'\n'/ }" "${ids[@]}"
     memory
+    server=$(server)
     # A full disk ends the server, so its container may not run.
-    disk=$({ within exec --no-TTY postgres "${DF[@]}" || within --progress quiet run --rm --no-deps --no-TTY --entrypoint "${DF[0]}" \
-        postgres "${DF[@]:1}"; } </dev/null 2>&1) || status=$?
+    disk=$({ within exec --no-TTY "$server" "${DF[@]}" || within --progress quiet run --rm --no-deps --no-TTY --entrypoint "${DF[0]}" \
+        "$server" "${DF[@]:1}"; } </dev/null 2>&1) || status=$?
     # What Compose says comes before the two numbers.
     if ((status)) || [[ ! ${disk##*$'\n'} =~ ^\ *[0-9]+\ +[0-9]+$ ]]; then
         say "disk of the data volume: df in postgres failed ($status): ${disk##*$'\n'}"

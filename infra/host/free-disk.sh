@@ -14,8 +14,8 @@ readonly READY_SECONDS=120
 # In a container of its own: that of a server that ends again and again can end in the middle of
 # an exec. Where Docker has no room for another container, that of a running server will do.
 give_back() {
-    look_run --no-deps --no-TTY postgres free-ballast </dev/null \
-        || look exec --no-TTY postgres entrypoint free-ballast </dev/null \
+    look_run --no-deps --no-TTY "$server" free-ballast </dev/null \
+        || look exec --no-TTY "$server" entrypoint free-ballast </dev/null \
         || die "the ballast was not removed; where no container can start, free space in Docker's own directory first: docker builder prune"
 }
 
@@ -39,8 +39,8 @@ start_again() {
 
 show_sizes() {
     local used
-    used=$(look exec --no-TTY postgres df --block-size=1 --output=used /var/lib/postgresql/data </dev/null | tail -n 1)
-    look exec --no-TTY postgres psql --no-psqlrc --quiet --dbname risk --pset footer=off --set "used=$used" <<'SQL'
+    used=$(look exec --no-TTY "$server" df --block-size=1 --output=used /var/lib/postgresql/data </dev/null | tail -n 1)
+    look exec --no-TTY "$server" psql --no-psqlrc --quiet --dbname risk --pset footer=off --set "used=$used" <<'SQL'
 WITH part(what, bytes) AS (
     SELECT 'database ' || datname, pg_database_size(oid) FROM pg_database WHERE datallowconn
     UNION ALL SELECT 'write-ahead log', sum(size) FROM pg_ls_waldir()
@@ -61,8 +61,9 @@ SQL
 
 _main() {
     own_project
-    container=$(look ps --all --quiet postgres)
-    [[ -n $container ]] || die "postgres has no container; start it: make up"
+    server=$(server)
+    container=$(look ps --all --quiet "$server")
+    [[ -n $container ]] || die "$server has no container; start it: make up"
     container=$(docker inspect --format '{{.Name}}' "$container")
     container=${container#/}
     give_back

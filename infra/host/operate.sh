@@ -15,6 +15,8 @@
 #       print how a client connects; --to: also write its secrets there
 #   restart-postgres [--json] [--compiled]
 #       apply and restart; --compiled: the files are compiled already
+#   switchover [--json] [--to INSTANCE] (make switchover TO=postgres-2)
+#       make a standby the primary
 #   restart-pgbouncer [--json]
 #       restart every replica
 #   restart-app [--json] [--compiled] [api] [worker]
@@ -332,13 +334,14 @@ run_client_url() {
 # The server itself reads the compiled file and says whether it would start with it.
 check_configuration() {
     # shellcheck disable=SC2016  # expanded in the container
-    quietly compose exec --no-TTY postgres bash -c \
+    quietly compose exec --no-TTY "$(server)" bash -c \
         'postgres -C max_connections -D "$PGDATA" -c config_file=/etc/sluice/postgresql.conf' \
         || die "postgres refuses the new configuration; nothing was paused" "$EXIT_REFUSED"
 }
 
 # Decided before the pause: asking Compose takes half a second.
 choose_step() {
+    ! is_replicated || return 0
     container=$(compose ps --quiet postgres)
     [[ -n $container ]] || die "postgres does not run; start it: make up" "$EXIT_REFUSED"
     replace=no
@@ -355,14 +358,37 @@ host_restart_postgres() {
     fi
 }
 
+# An instance of three, whose place the others take meanwhile.
+host_replace_instance() {
+    local container
+    container=$(compose ps --all --quiet "$1")
+    if [[ -n $container ]] && ! needs_new_container "$1" "$container"; then
+        quietly docker restart "$container"
+        return
+    fi
+    [[ -z $container ]] || quietly docker stop "$container" && quietly docker rm "$container"
+    start_missing "$1"
+}
+
+# It resumes every PgBouncer when the command below dies. It ends by itself.
+host_dead_man() { quietly look_run --detach --no-TTY ops dead-man; }
+
+run_switchover() {
+    local asked=()
+    parse '--to=' "$@"
+    ((${#values[@]} == 0)) || usage
+    [[ -z $to ]] || asked+=(--to "$to")
+    operate switchover "${asked[@]}"
+}
+
 run_restart_postgres() {
     parse --compiled "$@"
     ((${#values[@]} == 0)) || usage
     given --compiled || compile
     check_configuration
     choose_step
-    # The dead-man resumes every PgBouncer when the command below dies. It ends by itself.
-    quietly look_run --detach --no-TTY ops dead-man
+    # Of three instances each is restarted first that does not hold the clients up.
+    is_replicated || host_dead_man
     operate restart postgres
     # What the budget could not hold before the restart is live now.
     given --compiled || compile
@@ -481,7 +507,7 @@ run_rotate_certificates() {
 
 # roles.sql as at the server's start: by its superuser, who needs no password in the container.
 host_give_roles() {
-    quietly look exec --no-TTY postgres psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 \
+    quietly look exec --no-TTY "$(server)" psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 \
         --dbname=postgres --file=/etc/sluice/roles.sql </dev/null || return
     host_reload postgres pgbouncer
 }
@@ -556,7 +582,7 @@ run_url() {
 
 _main() {
     case $OPERATION in
-        check | plan | apply | preset | client | client-url | restart-postgres | restart-pgbouncer | restart-app) ;;
+        check | plan | apply | preset | client | client-url | restart-postgres | switchover | restart-pgbouncer | restart-app) ;;
         scale-pgbouncer | rotate-certificates | restore-secrets | load-reference | doctor | remove-disabled | url) ;;
         *) die "usage: operate.sh NAME OPTION...; the names are in its first lines" 2 ;;
     esac

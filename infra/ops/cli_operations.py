@@ -38,6 +38,7 @@ Source = Annotated[
 def register(app: typer.Typer) -> None:
     """Add `restart`, `pgbouncer`, `rotate`, `restore` and the dead-man to the command line."""
     app.command("dead-man", hidden=True)(_dead_man)
+    app.command("switchover")(_switchover)
     restart = typer.Typer(help="Restart a tier; make restart-... does the host's part of it.")
     restart.command("postgres")(_restart_postgres)
     restart.command("pgbouncer")(_restart_pgbouncer)
@@ -66,11 +67,28 @@ def _restart_postgres(
     as_json: AsJson = False,
 ) -> None:
     """Restart PostgreSQL while clients wait. Exit code 3: refused, nothing was done."""
-    from infra.ops import restart
+    from infra.ops import restart, switchover
+    from infra.ops.clients import patroni
     from infra.ops.operation import Request
 
     read = read_settings(settings, as_json=as_json)
-    sys.exit(restart.postgres(read, Request(directory, wait, as_json)))
+    work = switchover.restart_postgres if patroni.is_replicated(read) else restart.postgres
+    sys.exit(work(read, Request(directory, wait, as_json)))
+
+
+def _switchover(
+    candidate: Annotated[str, typer.Option("--to", help="The standby; any if not given.")] = "",
+    settings: Settings = SETTINGS,
+    directory: Directory = _DIRECTORY,
+    wait: Wait = 0.0,
+    as_json: AsJson = False,
+) -> None:
+    """Make a standby the primary while clients wait. Exit code 3: refused, nothing was done."""
+    from infra.ops import switchover
+    from infra.ops.operation import Request
+
+    read = read_settings(settings, as_json=as_json)
+    sys.exit(switchover.run(read, Request(directory, wait, as_json), candidate))
 
 
 def _dead_man(settings: Settings = SETTINGS, directory: Directory = _DIRECTORY) -> None:

@@ -75,31 +75,63 @@ def postgres(settings: OpsSettings, request: Request) -> int:
 
 
 def _restart_postgres(settings: OpsSettings, directory: Path, operation: Operation) -> None:
+    with PostgresAdmin(settings) as admin:
+        before = admin.started_at()
+
+    def is_over(seconds: float) -> bool:
+        with PostgresAdmin(settings, call_seconds=seconds) as admin:
+            return admin.started_at() != before
+
+    def change() -> None:
+        operation.ask_host("restart-postgres")
+
+    seconds = paused_change(settings, directory, operation, change, is_over)
+    operation.ends_as(f"postgres restarted; clients waited for at most {seconds:.2f} s")
+
+
+def paused_change(
+    settings: OpsSettings,
+    directory: Path,
+    operation: Operation,
+    change: Callable[[], None],
+    is_over: Callable[[float], bool],
+) -> float:
+    """Do to the server what interrupts it while every client waits.
+
+    `change` begins it; `is_over` has a query answered within the seconds that it is given, and
+    says whether that is after it. Returns
+    for how long clients waited at most, in seconds.
+
+    Raises:
+        RefusedError: the moment is wrong; nothing was changed.
+        FailedError: it was not over within `max_seconds` of the pause.
+
+    """
     replicas = pgbouncer.require(settings, int(settings.values["pgbouncer"]["replicas"]))
     operation.say("checking for long transactions and logins; CHECKPOINT")
     with PostgresAdmin(settings) as admin:
         _check_transactions(admin)
         admin.checkpoint()
         _check_transactions(admin)
-        before = admin.started_at()
     _check_logins(settings, replicas)
     operation.say("pausing every PgBouncer, once a dead-man watches")
     with pause_record.pause_record(directory) as record:
         try:
-            done = _restart_paused(settings, replicas, before, record, operation)
+            done = _change_paused(settings, replicas, change, is_over, record, operation)
         except CannotPauseError as error:
             raise CannotPauseError(f"{error}{_holders(settings)}") from error
-    operation.ends_as(f"postgres restarted; clients waited for at most {done.seconds:.2f} s")
+    return done.seconds
 
 
-def _restart_paused(
+def _change_paused(
     settings: OpsSettings,
     replicas: tuple[Target, ...],
-    before: str,
+    change: Callable[[], None],
+    is_over: Callable[[float], bool],
     record: Held,
     operation: Operation,
 ) -> Pause:
-    """Restart the server that started at `before`; report the pause however that ends."""
+    """Change what serves; report the pause however that ends."""
     limits = pause.limits(settings)
     host = settings.values["postgres"]["host"]
     address = _address(host)
@@ -109,9 +141,9 @@ def _restart_paused(
             settings, replicas, limits, shield=operation.ending.shield, on_released=record.over
         ) as done:
             operation.say("paused: clients wait")
-            operation.ask_host("restart-postgres")
             asked = time.monotonic()
-            _await_restart(settings, before, done, limits)
+            change()
+            _await_change(is_over, done, limits)
             operation.done(host, "restarted", time.monotonic() - asked)
             operation.say("postgres answers again")
             if settings.values["pgbouncer"]["server_hop"] == "tls":
@@ -185,8 +217,8 @@ def _holders(settings: OpsSettings) -> str:
     return f"; held by {'; '.join(old)}" if old else ""
 
 
-def _await_restart(settings: OpsSettings, before: str, done: Pause, limits: PauseLimits) -> None:
-    """Return once another run of the server has answered a query over TLS.
+def _await_change(is_over: Callable[[float], bool], done: Pause, limits: PauseLimits) -> None:
+    """Return once the server that was wanted has answered a query over TLS.
 
     Raises:
         FailedError: not within `max_seconds` of the pause.
@@ -197,8 +229,7 @@ def _await_restart(settings: OpsSettings, before: str, done: Pause, limits: Paus
     def is_back() -> bool:
         seconds = max(deadline - time.monotonic(), _CALM_POLL_SECONDS)
         try:
-            with PostgresAdmin(settings, call_seconds=seconds) as admin:
-                return admin.started_at() != before
+            return is_over(seconds)
         except (psycopg.Error, TimedOutError):
             return False
 

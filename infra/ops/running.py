@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from infra.config import catalogue, clients, documents, extra
+from infra.config import catalogue, clients, documents, extra, names
 from infra.config.settings import BadValueError, Change, Setting, Value, Values
 from infra.ops import process_settings
 from infra.ops.clients import app_control, pgbouncer, pooled
@@ -35,8 +35,12 @@ from infra.ops.process_settings import (
 )
 
 TIERS: Final = ("postgres", "pgbouncer", "api", "worker")
-# Those and the one that is there with PGBOUNCER_PORT only, and has nothing to ask it for.
-CONTAINERS: Final = ("postgres", "pgbouncer", "gateway", "api", "worker")
+# Those, the one that is there with PGBOUNCER_PORT only, and has nothing to ask it for, and those of
+# POSTGRES_INSTANCES=3.
+CONTAINERS: Final = (
+    *("postgres", *names.INSTANCES, *names.ETCD),
+    *("pgbouncer", "gateway", "api", "worker"),
+)
 # How many processes a tier has shows when they run, whatever was compiled.
 _COUNTS: Final = {"pgbouncer": "PGBOUNCER_REPLICAS", "worker": "WORKER_REPLICAS"}
 

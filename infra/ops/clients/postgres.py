@@ -279,6 +279,11 @@ class PostgresAdmin:
         (row,) = self._rows("SELECT pg_catalog.pg_postmaster_start_time()::text AS at")
         return str(row["at"])
 
+    def is_standby(self) -> bool:
+        """Return True if the server follows another and takes no writes."""
+        (row,) = self._rows("SELECT pg_catalog.pg_is_in_recovery() AS standby")
+        return bool(row["standby"])
+
     def ddl_version(self) -> str:
         """Return a text that is another one after each change of a column or a function."""
         (row,) = self._rows(DDL_VERSION)

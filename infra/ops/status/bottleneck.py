@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from infra.config import clients
-from infra.config.names import API, MONITOR_ENTRY, SERVICES
+from infra.config.names import API, ETCD, INSTANCES, MONITOR_ENTRY, SERVICES
+from infra.ops.clients import patroni
 from infra.ops.clients.postgres import is_login_refusal
 from infra.ops.running import CONTAINERS, TIERS
 from infra.ops.status.sample import (
@@ -32,12 +33,15 @@ NEARLY_FULL = 0.8
 OPEN_SECONDS = 60.0
 # Of fewer that are lent it can be chance that no look met one at work.
 LEAK_LENT = 4
+# Patroni looks at etcd each second.
+ETCD_SECONDS = 8.0
+_START_ETCD = f"docker compose start {' '.join(ETCD)}"
 # Drivers keep 100 (asyncpg, psycopg) to 256 (pgjdbc) statements prepared.
 MANY_STATEMENTS = 1000
 _POOL_SIZES = {one.entry: one.server_pool_size for one in SERVICES}
 _SERVICES = {one.service: one for one in SERVICES}
 _MEMORY = {
-    "postgres": "POSTGRES_MEMORY_MB",
+    **dict.fromkeys(("postgres", *INSTANCES), "POSTGRES_MEMORY_MB"),
     "pgbouncer": "PGBOUNCER_MEMORY_MB",
     "gateway": "PGBOUNCER_MEMORY_MB",
     "api": "API_MEMORY_MB",
@@ -52,6 +56,9 @@ _RESTART = "make apply RESTART=yes"
 _TIER_OF = {
     "disk": "postgres",
     "disk full": "postgres",
+    "primary": "postgres",
+    "standbys": "postgres",
+    **dict.fromkeys(("etcd", *ETCD, *INSTANCES), "postgres"),
     "locks": "postgres",
     "roles": "postgres",
     "paused": "pgbouncer",
@@ -76,13 +83,18 @@ class Verdict:
     def tier(self) -> str:
         """Return the part of the path that `where` is: a service, or app; empty where unknown."""
         first = self.where.partition(" ")[0]
-        return first if first in (*CONTAINERS, "app") else _TIER_OF.get(self.where, "")
+        if other := _TIER_OF.get(self.where) or _TIER_OF.get(first):
+            return other
+        return first if first in (*CONTAINERS, "app") else ""
 
 
 def bottleneck(sample: Sample) -> Verdict:
     """Return the one thing to look at first."""
     judges: tuple[Callable[[Sample], Verdict | None], ...] = (
         _full_disk,
+        _no_primary,
+        _no_standby,
+        _no_quorum,
         _down,
         _unreachable,
         _short_of_memory,
@@ -94,6 +106,7 @@ def bottleneck(sample: Sample) -> Verdict:
         _app_pools,
         _busy_disk,
         _long_transaction,
+        _lagging,
         _busy_server,
         _low_disk,
     )
@@ -108,6 +121,52 @@ def _full_disk(sample: Sample) -> Verdict | None:
         return None
     line = f"the data volume is full: {disk.free >> 20} MB free of {disk.size >> 20} MB."
     return Verdict("disk full", line, "POSTGRES_DISK_MB", "make free-disk")
+
+
+def _no_primary(sample: Sample) -> Verdict | None:
+    if not sample.instances or patroni.primary(sample.instances):
+        return None
+    line = "no instance of PostgreSQL is the primary: writes are refused, standbys answer reads."
+    if _is_without_etcd(sample):
+        return Verdict("etcd", f"etcd has no quorum, and {line}", command=_START_ETCD)
+    line += " A standby takes over within about 30 s of a loss, where a synchronous one is left."
+    return Verdict("primary", line, command="docker compose logs --tail 20 postgres-1 postgres-2")
+
+
+def _no_standby(sample: Sample) -> Verdict | None:
+    """Judge what holds every write up: none is acknowledged that a standby does not have."""
+    leader = patroni.primary(sample.instances)
+    if leader is None or any(one.follows for one in sample.instances):
+        return None
+    others = [one for one in sample.instances if one is not leader]
+    line = f"no standby follows {leader.name}: no write is acknowledged until one does."
+    starts = "\n".join(f"docker compose restart {one.name}" for one in others)
+    return Verdict("standbys", line, command=starts)
+
+
+def _no_quorum(sample: Sample) -> Verdict | None:
+    leader = patroni.primary(sample.instances)
+    if leader is None or not _is_without_etcd(sample):
+        return None
+    line = (
+        f"etcd has no quorum: {leader.name} stays the primary while every instance answers, and "
+        "none could take its place."
+    )
+    return Verdict("etcd", line, command=_START_ETCD)
+
+
+def _is_without_etcd(sample: Sample) -> bool:
+    seen = [one.etcd_seconds for one in sample.instances if one.etcd_seconds is not None]
+    return bool(seen) and min(seen) > ETCD_SECONDS
+
+
+def _lagging(sample: Sample) -> Verdict | None:
+    """Judge a standby that cannot take the primary's place; the other one can."""
+    for one in sample.instances:
+        if not (one.error or one.is_primary or one.follows):
+            line = f"{one.name} does not follow the primary: {one.state}."
+            return Verdict(one.name, line, command=f"docker compose restart {one.name}")
+    return None
 
 
 def _low_disk(sample: Sample) -> Verdict | None:
@@ -133,7 +192,7 @@ def _down(sample: Sample) -> Verdict | None:
     more = f" (and {len(down) - 1} more)" if len(down) > 1 else ""
     line = f"container {first.name} {_state(first)}{more}."
     where = f"{first.service} {first.state}"
-    if first.oom_killed:
+    if first.oom_killed and first.service in _MEMORY:
         return _raise(where, line, _MEMORY[first.service], "make up")
     if first.state == "paused":
         return Verdict(where, line, command=f"docker unpause {first.name}")

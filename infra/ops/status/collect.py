@@ -22,8 +22,9 @@ from cryptography import x509
 from infra.config.names import server_hop
 from infra.config.settings import Value
 from infra.ops import running
-from infra.ops.clients import pgbouncer
+from infra.ops.clients import patroni, pgbouncer
 from infra.ops.clients.app_control import Control, ProcessState
+from infra.ops.clients.patroni import Instance
 from infra.ops.clients.pgbouncer import PgBouncerAdmin
 from infra.ops.clients.postgres import PostgresAdmin
 from infra.ops.clients.processes import (
@@ -127,7 +128,8 @@ class Collector:
 
     def sample(self) -> Sample:
         """Look at every process; what does not answer says so in its part."""
-        with ThreadPoolExecutor(3) as pool:
+        with ThreadPoolExecutor(4) as pool:
+            instances = pool.submit(self._instances)
             app = pool.submit(self._app)
             poolers = pool.submit(self._poolers)
             server = pool.submit(self._server)
@@ -139,7 +141,11 @@ class Collector:
                 self._host,
                 certificates(_SECRETS),
                 last_minute,
+                instances.result(),
             )
+
+    def _instances(self) -> tuple[Instance, ...]:
+        return patroni.look(self._settings) if patroni.is_replicated(self._settings) else ()
 
     def _looks(self, look: Callable[[], T]) -> list[T]:
         """Look evenly within the seconds, at least once."""

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from infra.ops.clients.patroni import Instance
+
 
 @dataclass(frozen=True, slots=True)
 class AppProcess:
@@ -196,6 +198,7 @@ class Sample:
     """The whole path at one moment, app first.
 
     `host` is None when nobody asked the host, `last_minute` when no api process answered.
+    `instances` are those of three, of a single server none.
     """
 
     app: tuple[AppProcess, ...]
@@ -204,11 +207,13 @@ class Sample:
     host: HostFacts | None = None
     certificates: tuple[Certificate, ...] = ()
     last_minute: LastMinute | None = None
+    instances: tuple[Instance, ...] = ()
 
     @property
     def unreachable(self) -> tuple[str, ...]:
         """Return every process that gave no numbers, and why."""
-        parts: tuple[AppProcess | Pooler, ...] = (*self.poolers, *self.app)
+        parts: tuple[Instance | AppProcess | Pooler, ...]
+        parts = (*self.instances, *self.poolers, *self.app)
         found = tuple(f"{part.name}: {part.error}" for part in parts if part.error)
         # From the database upwards: what stands on it fails with it.
         return (f"postgres: {self.server.error}", *found) if self.server.error else found

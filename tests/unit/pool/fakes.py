@@ -37,6 +37,7 @@ class FakeConnection:
     commit_error: BaseException | None = None
     closed: bool = False
     silent_loss: bool = False
+    unreplicated: str = ""
     prepare_threshold: int | None = 5
     log: list[str] = field(default_factory=list)
     status: TransactionStatus = TransactionStatus.IDLE
@@ -48,9 +49,8 @@ class FakeConnection:
     def cut(self) -> None:
         self.closed = True
 
-    def execute(self, query: str, parameters: tuple[str]) -> None:
-        del query
-        self.log.extend(parameters)
+    def execute(self, query: str, parameters: tuple[str, ...] = ()) -> None:
+        self.log.extend(parameters or (query,))
 
     @contextmanager
     def transaction(self) -> Iterator[Any]:

@@ -18,6 +18,7 @@ from app.pool import (
     TransactionMisuse,
     runner,
 )
+from app.pool.runner import CONFIRM
 from tests.unit.pool.fakes import STATE, Bench, FakeConnection, Script, error
 
 LOST = "server closed the connection unexpectedly"
@@ -175,6 +176,24 @@ def test_a_commit_without_an_answer_is_looked_up_and_found() -> None:
     assert bench.run(work, lookup=Script("stored")) == "stored"
     assert work.calls == 1
     assert bench.count("commits_in_doubt", "found") == 1
+
+
+def test_a_commit_that_no_standby_has_is_in_doubt_until_a_lookup_is_on_one() -> None:
+    said = "canceling wait for synchronous replication due to user request"
+    first, again, last = (FakeConnection(unreplicated=text) for text in (said, said, ""))
+    bench, work = Bench(first, again, last), Script("first")
+    assert bench.run(work, lookup=Script("stored", "stored")) == "stored"
+    assert work.calls == 1
+    assert [one.log for one in (again, last)] == [["begin", CONFIRM, "commit"]] * 2
+    assert bench.lender.returned == ["lost", "lost", None]
+    assert bench.count("commits_in_doubt", "found") == 1
+
+
+def test_a_commit_that_is_on_no_standby_to_the_end_is_not_acknowledged() -> None:
+    said = "canceling wait for synchronous replication due to user request"
+    bench = Bench(*(FakeConnection(unreplicated=said) for _ in range(9)))
+    with pytest.raises(CommitOutcomeUnknown, match="synchronous replication"):
+        bench.run(Script("first"), lookup=Script(*["stored"] * 9))
 
 
 def test_a_commit_that_is_looked_up_and_absent_is_repeated() -> None:
