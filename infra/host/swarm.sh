@@ -19,7 +19,7 @@ cd "$(dirname "$0")/../.."
 readonly SERVICE_SECONDS=300 ASK_SECONDS=20
 readonly DEFINITION='{{index .Spec.Labels "sluice.definition"}}'
 readonly STACK_LABEL=com.docker.stack.namespace
-readonly ON_MANAGER=compose.yaml:infra/swarm/manager.yaml
+readonly ON_MANAGER=compose.yaml:infra/host/manager.yaml
 export COMPOSE_PROJECT_NAME=$project
 
 # on_networks COMMAND...: Compose's one-off containers, on the networks of the stack.
@@ -203,7 +203,11 @@ run_apply() {
     for phase in "${phases[@]}"; do
         mapfile -t services < <(changed "$bundle/$phase")
         ((${#services[@]})) || continue
-        update "$phase" "${services[@]}"
+        if is_server "${services[0]}" && runs "${services[0]}"; then
+            restart_servers
+        else
+            update "$phase" "${services[@]}"
+        fi
     done
     deploy stack.json --prune
     unfinished=''
@@ -219,6 +223,38 @@ update() {
     say "updating: $*"
     deploy "$phase"
     wait_converged "$@"
+}
+
+runs() { docker service inspect "${project}_$1" >/dev/null 2>&1; }
+
+# Whether it is PostgreSQL itself; before three of them `postgres` is HAProxy.
+is_server() { [[ $1 == postgres-* || ($1 == postgres && $(instances) == 1) ]]; }
+
+# Clients wait and none fails: as on a single machine, with other steps of the host.
+restart_servers() {
+    [[ -z $restarted ]] || return 0
+    restarted=yes
+    say "updating PostgreSQL while clients wait"
+    (($(instances) > 1)) || host_dead_man
+    on_networks operate restart postgres || exit
+}
+restarted=''
+
+host_dead_man() { on_networks quietly look_run --detach --no-TTY ops dead-man; }
+
+host_restart_postgres() { replace_server postgres; }
+
+host_replace_instance() { replace_server "$1"; }
+
+# replace_server SERVICE: by its new definition, or by the one it has.
+replace_server() {
+    local phase
+    phase=$(grep --files-with-matches --fixed-strings "\"$1\": {" "$bundle"/[0-9]*.json | head -n 1)
+    if [[ -n $(changed "$phase") ]]; then
+        deploy "${phase##*/}"
+    else
+        quietly docker service update --detach --force "${project}_$1"
+    fi
 }
 
 deploy() {

@@ -21,7 +21,6 @@ Section = dict[str, Any]
 CONFIG_DIRECTORY: Final = "/etc/sluice"
 CHANGE_LABEL: Final = "sluice.definition"
 LABEL: Final = "sluice."
-ZONE_LABEL: Final = f"{LABEL}zone"
 # Run once, on a manager, with the volumes of Compose; or not on several machines at all.
 _NOT_IN_STACK: Final = frozenset({"config", "migrate", "ops", "gateway"})
 # Understood by `docker stack deploy` as they are.
@@ -44,10 +43,10 @@ _DIGEST_CHARACTERS: Final = 12
 _MINUTES: Final = 6
 _DAY: Final = 24 * 60 * _MINUTES
 
-# Where callers come in; the api itself is not published.
+# Where callers come in, on every node; the api itself is not published.
 ENTRY: Final = "ingress"
-# On every node: `postgres` is HAProxy where it has no data itself.
-_EVERYWHERE: Final = (ENTRY, "postgres")
+# `postgres` where it has no data itself: HAProxy. Each asks every instance several times a second.
+_GATEWAY_REPLICAS: Final = 2
 # What Swarm is to do where a health check fails for as long as the tier below is away: nothing.
 # It would end the task, and with it what still works. By the service without its number: the check,
 # where it is another than Compose's, and how often it may fail before the task is ended.
@@ -277,9 +276,8 @@ class Stack:
             digest = hmac.digest(keys, file.content, "sha256").hex()
         else:
             digest = hashlib.sha256(file.content).hexdigest()
-        source = file.path.replace("/", "-")
-        name = f"{self._name}_{source}-{digest[:_DIGEST_CHARACTERS]}"
-        getattr(self, kind)[source] = {"name": name, "file": f"./{source}"}
+        source = f"{file.path.replace('/', '-')}-{digest[:_DIGEST_CHARACTERS]}"
+        getattr(self, kind)[source] = {"name": f"{self._name}_{source}", "file": f"./{source}"}
         self.files[source] = file.content
         return source
 
@@ -326,14 +324,18 @@ def _deploy(name: str, service: Mapping[str, Any]) -> Section:
     }
     if pinned := _pinned(name, service):
         return made | {"replicas": 1, "placement": {"constraints": [pinned]}}
-    if name in _EVERYWHERE:
+    if name == ENTRY:
         return made | {"mode": "global"}
     if name == "api":
         made["update_config"] = _update("start-first")
         made["rollback_config"]["order"] = "start-first"
-    replicas = service.get("deploy", {}).get("replicas", 1)
-    spread = {"spread": f"node.labels.{ZONE_LABEL}"}
-    return made | {"replicas": replicas, "placement": {"preferences": [spread]}}
+    fewest = _GATEWAY_REPLICAS if name == "postgres" else 1
+    replicas = service.get("deploy", {}).get("replicas", fewest)
+    placement = {
+        "constraints": [f"node.labels.{LABEL}app != no"],
+        "preferences": [{"spread": f"node.labels.{LABEL}zone"}],
+    }
+    return made | {"replicas": replicas, "placement": placement}
 
 
 def _update(order: str) -> Section:

@@ -52,7 +52,6 @@ SETTINGS: Final = (
         default=1,
         change=Change.RECREATE,
         rule="1 without Docker Swarm; counts in the sum under PGBOUNCER_MAX_CLIENT_CONNECTIONS",
-        compose=True,
     ),
     Setting(
         name="API_MEMORY_MB",
