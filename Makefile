@@ -184,8 +184,9 @@ lint: engine $(VENV)/.installed ## ruff, mypy, shellcheck, hadolint, yamllint, C
 	@$(VENV)/bin/mypy --no-error-summary .
 	@$(VENV)/bin/shellcheck --external-sources $$(git ls-files '*.sh' .ci/run loadtest/run)
 	@$(VENV)/bin/hadolint $$(git ls-files '*Dockerfile')
-	@$(VENV)/bin/yamllint --strict compose.yaml loadtest/*.yaml loadtest/topologies/*.yaml
+	@$(VENV)/bin/yamllint --strict compose.yaml infra/postgres/*.yaml loadtest/*.yaml loadtest/topologies/*.yaml
 	@$(LOOK) --profile '*' config --quiet
+	@$(EVERYTHING) config --quiet
 	@$(LOOK) --file compose.yaml --file loadtest/compose.loadtest.yaml --file loadtest/topologies/lab.yaml --profile loadtest config --quiet
 	@echo 'lint: clean'
 

@@ -1,6 +1,7 @@
 """The service's view of its database pool, and how the pool is made from settings."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 import structlog
@@ -64,6 +65,18 @@ def make_database(
         registry=registry,
         origin=_origin,
     )
+
+
+def make_standby(settings: ApiSettings, registry: CollectorRegistry) -> DatabasePool | None:
+    """Build the closed pool that leads to the standbys; None where there is none.
+
+    It has no connection while nobody reads from it.
+    """
+    if not settings.standby.dbname:
+        return None
+    connection = replace(settings.database, dbname=settings.standby.dbname)
+    pool = replace(settings.pool, min_size=0, max_size=settings.standby.max_size, num_workers=1)
+    return DatabasePool(connection, pool, name=connection.dbname, registry=registry, origin=_origin)
 
 
 def _origin() -> str:

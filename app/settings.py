@@ -152,6 +152,13 @@ class HintSettings(Section):
     port: int = Field(ge=0, le=65535)
 
 
+class StandbySettings(Section):
+    """Where to read while there is no primary, as `database` otherwise; no name: nowhere."""
+
+    dbname: str
+    max_size: int = Field(ge=1)
+
+
 class ApiSettings(Section):
     """The whole of api.json; the monitor port has health and metrics, and is not published."""
 
@@ -161,6 +168,7 @@ class ApiSettings(Section):
     http: HttpSettings
     database: Database
     pool: Pool
+    standby: StandbySettings
     limits: LimitSettings
     log: LogSettings
     control: ControlSettings

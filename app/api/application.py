@@ -18,7 +18,7 @@ from app.api.context import RequestContext, Services
 from app.api.errors import register_handlers
 from app.api.models import ErrorBody
 from app.api.sharing import SharedMetrics
-from app.database import Database, make_database, open_or_warn
+from app.database import Database, make_database, make_standby, open_or_warn
 from app.hint import HintSender
 from app.metrics import HttpMetrics, make_registry
 from app.server import Health
@@ -55,7 +55,8 @@ def create_app(
     pool = database or make_database(live.current, registry)
     hints = HintSender(live.current.hints)
     shared = SharedMetrics(registry) if sharing else None
-    services = Services(live, pool, registry, hints, opening, shared)
+    standby = None if database else make_standby(live.current, registry)
+    services = Services(live, pool, registry, hints, standby, opening, shared)
     # Its documentation comes from here alone: no script, style or font of another host.
     app = FastAPIOffline(
         docs_url=DOCUMENTATION,
@@ -152,6 +153,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     services: Services = app.state.services
     to_thread.current_default_thread_limiter().total_tokens = services.settings.http.threads
     await to_thread.run_sync(services.opening, services.database)
+    if services.standby:
+        await to_thread.run_sync(open_or_warn, services.standby)
     services.hints.start()
     try:
         # Until before the pool closes: a closed one is no longer collected.
@@ -160,3 +163,5 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     finally:
         await to_thread.run_sync(services.hints.close)
         await to_thread.run_sync(services.database.close, CLOSE_SECONDS)
+        if services.standby:
+            await to_thread.run_sync(services.standby.close, CLOSE_SECONDS)

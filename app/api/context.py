@@ -178,6 +178,7 @@ class Services:
     database: Database
     registry: CollectorRegistry
     hints: HintSender
+    standby: Database | None = None
     opening: Callable[[Database], None] = open_or_warn
     shared: SharedMetrics | None = None
     # Set when this process makes way for a new one: streams end, their clients come back.

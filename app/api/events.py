@@ -67,7 +67,7 @@ async def get_events(
 
 async def _poll(services: Services, assessment_id: UUID, deadline: Deadline) -> Status:
     return await to_thread.run_sync(
-        fetch_status, services, assessment_id, deadline, limiter=services.stream_limiter
+        fetch_status, services, assessment_id, deadline, {}, limiter=services.stream_limiter
     )
 
 

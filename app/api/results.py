@@ -27,6 +27,7 @@ from app.api.context import STATUS_LEFT, DeadlineDep, Services, ServicesDep, hol
 from app.api.errors import AnswerCutError, Fault, InvalidRequestError, shorten
 from app.api.models import YEAR_FIRST, YEAR_LAST, ResultsPage, SiteId
 from app.api.reading import ERRORS
+from app.api.reading import read as read_from
 from app.api.submission import PATH
 from app.assessments.read_results import (
     COLUMNS,
@@ -107,19 +108,22 @@ async def get_results(
         limit=rows,
         form=format,
     )
+    headers: dict[str, str] = {}
     try:
-        first = await _read(services, begin, deadline)
+        first = await _read(services, begin, deadline, headers)
     except UnknownSiteError as error:
         rule = "no such site in this assessment; its status lists them"
         raise InvalidRequestError([Fault("query.site_id", shorten(site_id), rule)]) from error
     if first is None:
         raise HTTPException(404, "no such assessment")
     following = None if first.next is None else _next_path(request, first.next)
-    headers = {} if following is None else {"Link": f'<{following}>; rel="next"'}
+    if following is not None:
+        headers["Link"] = f'<{following}>; rel="next"'
 
     async def read(rest: Stretch) -> ResultPiece:
         again = Deadline.after(services.settings.http.request_deadline_seconds)
-        return await _read(services, partial(continue_results, rest=rest), again)
+        # The headers are sent: a later piece says no more where it comes from.
+        return await _read(services, partial(continue_results, rest=rest), again, {})
 
     if format == "csv":
         name = f'attachment; filename="assessment-{assessment_id}.csv"'
@@ -187,8 +191,10 @@ async def _send(send: Send, body: bytes, *, more: bool = True) -> None:
     await send({"type": "http.response.body", "body": body, "more_body": more})
 
 
-async def _read(services: Services, work: Callable[[Work], T], deadline: Deadline) -> T:
-    run = partial(services.database.run, work, deadline=deadline, name="results", read_only=True)
+async def _read(
+    services: Services, work: Callable[[Work], T], deadline: Deadline, headers: dict[str, str]
+) -> T:
+    run = partial(read_from, services, work, deadline, "results", headers)
     return await to_thread.run_sync(run, limiter=services.stream_limiter)
 
 

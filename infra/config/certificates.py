@@ -25,7 +25,7 @@ SERVERS = ("postgres", "pgbouncer", *names.CONTROL_ALIASES.values())
 # With three instances: by pair, the hosts that it also names.
 _REPLICATED = {"postgres": names.INSTANCES, "patroni": names.INSTANCES, "etcd": names.ETCD}
 # Each is client and server to others of its kind.
-_PEERS = ("patroni", "etcd")
+PEERS = ("patroni", "etcd")
 # There only while `rotate certificates --ca` is under way.
 ALSO_TRUSTED = "ca-also-trusted.crt"
 _BOTH = "supply both files of the pair, or remove both to have them made"
@@ -47,12 +47,12 @@ class Validity:
     @property
     def servers(self) -> tuple[str, ...]:
         """The name of every server's pair."""
-        return (*SERVERS, *(_PEERS if self.replicated else ()))
+        return (*SERVERS, *(PEERS if self.replicated else ()))
 
     def hosts(self, server: str) -> tuple[str, ...]:
         """Return the host names that a server's certificate must have, beside localhost."""
         more = _REPLICATED.get(server, ()) if self.replicated else ()
-        return (*(() if server in _PEERS else (server,)), *more)
+        return (*(() if server in PEERS else (server,)), *more)
 
     def is_due(self, certificate: x509.Certificate) -> bool:
         """Return True if a certificate made here should be renewed now."""
@@ -87,7 +87,7 @@ class Certificates:
 def expiry(store: SecretStore) -> tuple[Expiry, ...]:
     """Return when the CA and each server certificate expires; unreadable ones are left out."""
     found = []
-    for name in ("ca", *SERVERS, *_PEERS):
+    for name in ("ca", *SERVERS, *PEERS):
         try:
             pem = store.read(f"{name}.crt")
             pair = Pair(_parse_certificate(pem or b""), b"", None, b"")
@@ -188,7 +188,7 @@ def _server(store: SecretStore, host: str, authority: Pair, validity: Validity) 
             validity.now,
             validity.days,
             hosts=validity.hosts(host),
-            is_client=host in _PEERS,
+            is_client=host in PEERS,
         )
         _store(store, host, found)
     _check_dates(found.certificate, validity.now, _REPLACE)

@@ -164,6 +164,8 @@ def name_problem(name: str) -> str:
         return f"{name[:40]!r} is no name of a client; write {_NAME_RULE}"
     if name in (*_WORDS, *_SERVERS, *_reserved()):
         return f"{name!r} is reserved; choose another name"
+    if name.endswith(names.STANDBY_SUFFIX):
+        return f"names that end with {names.STANDBY_SUFFIX} are reserved; choose another"
     prefix = next((one for one in _PREFIXES if name.startswith(one)), "")
     return f"names that begin with {prefix} are reserved; choose another" if prefix else ""
 

@@ -32,13 +32,10 @@ def _connection_settings(values: Values) -> tuple[Derived, ...]:
         "max_connections": "POSTGRES_MAX_CONNECTIONS",
         "superuser_reserved_connections": "POSTGRES_SUPERUSER_RESERVED_CONNECTIONS",
         "reserved_connections": "POSTGRES_RESERVED_CONNECTIONS",
+        "max_wal_senders": "POSTGRES_BACKUP_CONNECTIONS",
     }
-    senders = "POSTGRES_BACKUP_CONNECTIONS"
-    if sizing.is_replicated(values):
-        senders += f" + {sizing.WAL_SENDERS_PER_STANDBY} for each standby"
-    return (
-        *(Derived(name, str(values.integer(setting)), setting) for name, setting in names.items()),
-        Derived("max_wal_senders", str(sizing.wal_senders(values)), senders),
+    return tuple(
+        Derived(name, str(values.integer(setting)), setting) for name, setting in names.items()
     )
 
 

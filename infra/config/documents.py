@@ -42,11 +42,18 @@ def api(values: Values) -> Section:
         "http": _api_http(values),
         "database": _pooled(values, API),
         "pool": _pool(values, API),
+        "standby": _standby(values),
         "limits": {"sites_max": values.integer("API_SITES_MAX")},
         "log": _log(values, "API_LOG_LEVEL", "API_LOG_FORMAT"),
         "control": _served("api"),
         "hints": {"host": names.HINT_ALIAS, "port": names.HINT_PORT},
     }
+
+
+def _standby(values: Values) -> Section:
+    """Return where to read while there is no primary; without a name there is no such place."""
+    name = f"{API.entry}{names.STANDBY_SUFFIX}" if sizing.is_replicated(values) else ""
+    return {"dbname": name, "max_size": sizing.STANDBY_POOL_SIZE}
 
 
 def worker(values: Values) -> Section:

@@ -159,8 +159,9 @@ def _api_replicas(values: Values, _host: Host) -> Iterator[str]:
 
 
 def _memory(values: Values, host: Host) -> Iterator[str]:
+    servers = values.integer("POSTGRES_INSTANCES")
     limits = [
-        (1, "", "POSTGRES_MEMORY_MB"),
+        (servers, "POSTGRES_INSTANCES" if servers > 1 else "", "POSTGRES_MEMORY_MB"),
         (values.integer("PGBOUNCER_REPLICAS"), "PGBOUNCER_REPLICAS", "PGBOUNCER_MEMORY_MB"),
         *([(1, "", "PGBOUNCER_MEMORY_MB")] if values.integer("PGBOUNCER_PORT") else []),
         (1, "", "API_MEMORY_MB"),
@@ -187,7 +188,8 @@ def _open_files(values: Values, host: Host) -> Iterator[str]:
 
 def _disk(values: Values, host: Host) -> Iterator[str]:
     if not host.has_data:
-        yield from _room(values, host, values.integer("POSTGRES_MAX_WAL_MB") + NEW_DATABASE_MB)
+        each = values.integer("POSTGRES_MAX_WAL_MB") + NEW_DATABASE_MB
+        yield from _room(values, host, each * values.integer("POSTGRES_INSTANCES"))
 
 
 def _disk_with_data(values: Values, host: Host) -> Iterator[str]:
@@ -198,12 +200,14 @@ def _disk_with_data(values: Values, host: Host) -> Iterator[str]:
 
 def _disk_to_come(values: Values, host: Host) -> Iterator[str]:
     """Warn before the first start; afterwards a part of it is taken, and how much is not known."""
-    wanted = values.integer("POSTGRES_DISK_MB")
+    servers = values.integer("POSTGRES_INSTANCES")
+    wanted = values.integer("POSTGRES_DISK_MB") * servers
     if host.has_data or host.disk_free_bytes is None:
         return
     if host.disk_free_bytes < wanted * _MB:
         yield (
-            f"{shown(values, 'POSTGRES_DISK_MB')} exceeds the {host.disk_free_bytes // _MB} MB "
+            f"{shown(values, 'POSTGRES_DISK_MB')}{f' x {servers} servers' if servers > 1 else ''} "
+            f"exceeds the {host.disk_free_bytes // _MB} MB "
             "free under Docker's data directory; lower it or make room"
         )
 

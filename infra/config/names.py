@@ -22,6 +22,8 @@ ETCD: Final = ("etcd-1", "etcd-2", "etcd-3")
 PRIMARY_PORT: Final = 5432
 STANDBY_PORT: Final = 5433
 PATRONI_PORT: Final = 8008
+# What follows the name of a client's entry in that of the one to the standbys.
+STANDBY_SUFFIX: Final = "_ro"
 
 # How PgBouncer reaches PostgreSQL, by the value of PGBOUNCER_SERVER_HOP: the host of its entries.
 # The socket's directory is a volume that only these two tiers mount.

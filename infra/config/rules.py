@@ -20,6 +20,7 @@ from infra.config.times import TIME_RULES, Rule, at_most, shown
 
 # Patroni puts 100 in the place of less.
 PATRONI_CONNECTIONS_MIN = 25
+STANDBY_SENDERS = 4
 # A pool serves its threads, the heartbeat and the health check; more cannot be used.
 _WORKER_EXTRA_BORROWERS = 2
 # Of the operator at PostgreSQL: one to look and one to compare; one to change and one to look.
@@ -55,6 +56,12 @@ def instances(values: Values) -> Iterator[str]:
         yield (
             f"{shown(values, 'PGBOUNCER_SERVER_HOP')} leads to one server only, and "
             f"{shown(values, 'POSTGRES_INSTANCES')}; remove the line or write tls"
+        )
+    senders = "POSTGRES_BACKUP_CONNECTIONS"
+    if values.integer(senders) < STANDBY_SENDERS:
+        yield (
+            f"{shown(values, senders)} is below {STANDBY_SENDERS}, what two standbys take while "
+            "they are copied; remove the line or raise it"
         )
     if values.integer("POSTGRES_MAX_CONNECTIONS") < PATRONI_CONNECTIONS_MIN:
         yield (

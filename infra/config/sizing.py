@@ -5,7 +5,7 @@ made of them.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING
 
 from infra.config import clients, names
@@ -21,8 +21,8 @@ OPEN_FILES_SLACK = 64
 KB_PER_MB = 1024
 # With three instances: those of pg_rewind and of a rotation's trials, at the primary.
 REPLICATION_SESSIONS = 2
-# Of each standby: one that streams, and one for its log while it is copied.
-WAL_SENDERS_PER_STANDBY = 2
+# Of each process of the api, to read from the standbys while there is no primary.
+STANDBY_POOL_SIZE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,12 @@ class Pool:
     mode: str = "transaction"
     query_wait_timeout_seconds: int = 0
     max_client_connections: int = 0
+    port: int = names.PRIMARY_PORT
+
+    @property
+    def is_standby(self) -> bool:
+        """Return True if it leads to the standbys."""
+        return self.port == names.STANDBY_PORT
 
     @property
     def limit(self) -> int:
@@ -61,9 +67,11 @@ class Pool:
 
 
 def pools(values: Values) -> tuple[Pool, ...]:
-    """Return the entries of one replica."""
+    """Return the entries of one replica; with standbys each client has one more, to them."""
+    own = [_pool(values, client) for client in clients.every(values)]
     return (
-        *(_pool(values, client) for client in clients.every(values)),
+        *own,
+        *(_to_standbys(pool) for pool in own if is_replicated(values)),
         Pool(
             names.MONITOR_ENTRY,
             names.MONITOR,
@@ -91,6 +99,12 @@ def _pool(values: Values, client: Client) -> Pool:
     )
 
 
+def _to_standbys(pool: Pool) -> Pool:
+    """Return the same without reserve; no connection is kept open where nobody reads."""
+    entry = pool.entry + names.STANDBY_SUFFIX
+    return replace(pool, entry=entry, reserve=0, minimum=0, port=names.STANDBY_PORT)
+
+
 def _given(values: Values, name: str) -> int:
     return values.integer(name) if name else 0
 
@@ -103,12 +117,6 @@ def instances(values: Values) -> tuple[str, ...]:
 def is_replicated(values: Values) -> bool:
     """Return True if there are standbys."""
     return len(instances(values)) > 1
-
-
-def wal_senders(values: Values) -> int:
-    """Return max_wal_senders: those of backups, and of the standbys where there are any."""
-    standbys = len(instances(values)) - 1
-    return values.integer("POSTGRES_BACKUP_CONNECTIONS") + standbys * WAL_SENDERS_PER_STANDBY
 
 
 def owner_sessions(values: Values) -> dict[str, int]:
@@ -180,7 +188,13 @@ def app_pools(values: Values) -> int:
 def api_pools(values: Values) -> int:
     """Return the client connections of all processes of the api together."""
     processes = values.integer("API_REPLICAS") * values.integer("API_PROCESSES")
-    return processes * values.integer("API_POOL_MAX_SIZE")
+    return processes * api_pool(values)
+
+
+def api_pool(values: Values) -> int:
+    """Return the client connections of one process of the api."""
+    standby = STANDBY_POOL_SIZE if is_replicated(values) else 0
+    return values.integer("API_POOL_MAX_SIZE") + standby
 
 
 def client_parts(values: Values) -> tuple[Part, ...]:
@@ -189,7 +203,7 @@ def client_parts(values: Values) -> tuple[Part, ...]:
     While the api is restarted, one process after the other, the old and the new have a pool each;
     of several containers one is there beside its successor.
     """
-    processes, api = values.integer("API_PROCESSES"), values.integer("API_POOL_MAX_SIZE")
+    processes, api = values.integer("API_PROCESSES"), api_pool(values)
     containers = values.integer("API_REPLICAS")
     successors = processes if containers > 1 else 1
     size = values.integer("WORKER_POOL_MAX_SIZE")
@@ -227,7 +241,10 @@ def role_limits(values: Values) -> dict[str, int]:
     """
     replicas = values.integer("PGBOUNCER_REPLICAS")
     room = max(spare(values), 0)
-    limits = {pool.user: pool.limit * replicas + room for pool in pools(values)}
+    limits: dict[str, int] = {}
+    # Both of a client's entries lead to the same server when there is no standby.
+    for pool in pools(values):
+        limits[pool.user] = limits.get(pool.user, room) + pool.limit * replicas
     limits[names.MONITOR] += values.integer("POSTGRES_MONITOR_CONNECTIONS") - room
     limits[names.OPERATOR] = values.integer("POSTGRES_OPERATOR_CONNECTIONS")
     if is_replicated(values):

@@ -283,6 +283,10 @@ operate() {
 # again when it ends.
 host_reload() {
     local service container
+    if is_replicated && [[ " $* " == *" postgres "* ]]; then
+        set -- "${@/#postgres/postgres-1}" postgres-2 postgres-3
+        quietly docker exec "$(containers_of postgres)" reload-ca
+    fi
     for service in "$@"; do
         while read -r container; do
             quietly docker exec "$container" sh -c 'kill -HUP 1' </dev/null \

@@ -250,6 +250,24 @@ restart_in_order() {
     if is_touched observability; then replace_observers; fi
 }
 
+# From one server to three or back: the first takes the data over as they are. Compose replaces what
+# differs, in the order that infra/postgres/instances-3.yaml has; requests are answered 503 meanwhile.
+change_instances() {
+    if is_replicated; then
+        (($(instances) == 1)) || return 0
+        [[ $(server) == postgres-1 ]] || die "postgres-1 is not the primary; again: make apply RESTART=yes"
+        say 'three servers become one; writes fail until it is up'
+        # shellcheck disable=SC2046  # ids of containers, one word each
+        quietly docker stop $(containers_of postgres-2) $(containers_of postgres-3) || return
+        quietly docker exec "$(containers_of postgres-1)" entrypoint leave || return
+    else
+        (($(instances) == 3)) || return 0
+        say 'one server becomes three; requests fail until the first is the primary'
+    fi
+    quietly compose up --detach --wait --remove-orphans || die "see: docker compose ps --all"
+    compile
+}
+
 run_apply() {
     local status=0
     parse --restart "$@"
@@ -258,8 +276,13 @@ run_apply() {
         operate apply
         return
     fi
+    # With one server again, it is the first of three, which then must have everything.
+    if is_replicated && (($(instances) == 1)); then
+        [[ $(server) == postgres-1 ]] || another switchover --to postgres-1
+    fi
     operate apply --restart || status=$?
     ((status == 0 || status == EXIT_NEEDS_RESTART)) || return "$status"
+    change_instances
     touch_outdated
     ((status + ${#touched[@]})) || return 0
     restart_in_order
@@ -503,6 +526,25 @@ run_rotate_certificates() {
     ! given --ca || asked+=(--ca)
     ! given --due || asked+=(--due)
     operate rotate certificates "${asked[@]}"
+}
+
+# HAProxy and etcd read the CA at their start only, HAProxy also by its own command. One etcd after
+# the other: two have a majority.
+host_trust() {
+    local one
+    quietly docker exec "$(containers_of postgres)" reload-ca
+    for one in etcd-1 etcd-2 etcd-3; do
+        quietly docker restart "$(containers_of "$one")" && await_healthy "$one"
+    done
+    quietly look_run --no-deps --no-TTY --entrypoint touch ops "/out/ops/$1"
+}
+
+await_healthy() {
+    local until=$((SECONDS + 60))
+    until docker exec "$(containers_of "$1")" healthcheck >/dev/null 2>&1; do
+        ((SECONDS < until)) || { say "$1 is not healthy"; return 1; }
+        sleep 0.5
+    done
 }
 
 # roles.sql as at the server's start: by its superuser, who needs no password in the container.

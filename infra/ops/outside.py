@@ -104,7 +104,8 @@ def put_sessions_back(
         Login(pool.entry, pool.user, (store.read(f"{pool.user}.password") or b"").decode("ascii"))
         for pool in sizing.pools(values)
         # In session mode a connection that another client has cannot be looked into.
-        if pool.user != names.MONITOR and pool.mode != clients.SESSION
+        # On a standby nothing can be put back, and no write relies on what is set there.
+        if pool.user != names.MONITOR and pool.mode != clients.SESSION and not pool.is_standby
     )
 
     def look() -> Running:

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 
 from infra.config import clients, names, observability, roles, sizing
 from infra.config.settings import Values
-from infra.ops.clients import app_control, pgbouncer
+from infra.ops.clients import app_control, patroni, pgbouncer
 from infra.ops.clients.app_control import Control, ProcessState
 from infra.ops.clients.pgbouncer import PgBouncerAdmin
 from infra.ops.clients.postgres import PostgresAdmin
@@ -134,6 +134,8 @@ class Reloader:
                 self._make_roles(admin, values)
                 if not admin.reload():
                     raise StepError(_not_reloaded(host, admin))
+                for line in patroni.reload(self.settings):
+                    self.say(f"{line}; it reads its files at its start")
                 new_timeouts = self._set_roles(admin, values)
         except StepError:
             raise

@@ -4,6 +4,7 @@
 #
 #   entrypoint postgres       the server
 #   entrypoint patroni        the instance PATRONI_NAME of three: Patroni runs the server
+#   entrypoint leave          the data of the primary of three may be a single server's
 #   entrypoint roles          Patroni has made the cluster: apply the roles
 #   entrypoint callback EVENT ROLE CLUSTER
 #                             Patroni has started the server, or its role has changed
@@ -119,6 +120,11 @@ belong_to_cluster() {
     mv "$OWN_ID.new" "$OWN_ID"
 }
 
+leave_cluster() {
+    is_primary localhost || die "this instance is not the primary"
+    rm -f "$OWN_ID"
+}
+
 is_primary() {
     python3 - "$1" <<'PYTHON' 2>/dev/null
 import ssl, sys, urllib.request
@@ -182,6 +188,7 @@ free_ballast() {
 _main() {
     case $1 in
         free-ballast) free_ballast; return ;;
+        leave) leave_cluster; return ;;
         roles) apply_roles_live; return ;;
         callback) [[ $3 != primary ]] || apply_roles_live; return ;;
         patroni) become_patroni ;;

@@ -3,7 +3,7 @@
 from decimal import Decimal
 from typing import Final
 
-from infra.config.settings import Change, Setting, Tier
+from infra.config.settings import Change, Derivation, Setting, Tier
 
 SETTINGS: Final = (
     Setting(
@@ -115,13 +115,19 @@ SETTINGS: Final = (
     Setting(
         name="POSTGRES_BACKUP_CONNECTIONS",
         tier=Tier.POSTGRES,
-        meaning="Sessions of backups over the Unix socket (also max_wal_senders).",
+        meaning="Sessions of backups over the Unix socket, and of standbys (max_wal_senders).",
         unit="connections",
         minimum=0,
         maximum=20,
         default=2,
         change=Change.RESTART_POSTGRES,
-        rule="part of the sum under POSTGRES_MAX_CONNECTIONS",
+        rule="part of the sum under POSTGRES_MAX_CONNECTIONS; at least 4 with "
+        "POSTGRES_INSTANCES=3: each standby streams, and has another one while it is copied",
+        derivation=Derivation(
+            ("POSTGRES_INSTANCES",),
+            "2, or 6 with POSTGRES_INSTANCES=3",
+            lambda values: Decimal(2 if values.integer("POSTGRES_INSTANCES") == 1 else 6),
+        ),
     ),
     Setting(
         name="POSTGRES_SHARED_BUFFERS_PERCENT",

@@ -61,9 +61,8 @@ def is_replicated(settings: OpsSettings) -> bool:
 
 def look(settings: OpsSettings) -> tuple[Instance, ...]:
     """Return every instance in the order of their names, each asked itself."""
-    names = settings.values["postgres"]["instances"]
     answers = everywhere(
-        [Target(name, name, name, PATRONI_PORT) for name in names],
+        _targets(settings),
         lambda target: (_get(settings, target.name, "patroni"), _cluster(settings, target.name)),
     )
     rows: dict[str, dict[str, Any]] = {}
@@ -113,14 +112,22 @@ def switchover(settings: OpsSettings, leader: str, candidate: str) -> None:
     _command(settings, leader, "switchover", {"leader": leader, "candidate": candidate})
 
 
-def reload(settings: OpsSettings, name: str) -> None:
-    """Have an instance, Patroni and server, read its files again.
+def reload(settings: OpsSettings) -> list[str]:
+    """Have every instance, Patroni and server, read its files again; a single server has none.
 
-    Raises:
-        FailedError: it did not take the command.
-
+    Return a line for each that did not take the command. One that is down reads them at its start.
     """
-    _command(settings, name, "reload", {})
+    if not is_replicated(settings):
+        return []
+    answers = everywhere(
+        _targets(settings), lambda target: _command(settings, target.name, "reload", {})
+    )
+    return [f"{one.target}: {one.error}" for one in answers if one.error]
+
+
+def _targets(settings: OpsSettings) -> list[Target]:
+    names = settings.values["postgres"]["instances"]
+    return [Target(name, name, name, PATRONI_PORT) for name in names]
 
 
 def _command(settings: OpsSettings, name: str, path: str, body: Mapping[str, str]) -> None:

@@ -20,12 +20,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from infra.config import names
 from infra.config.build import Compiled, compile_values
-from infra.config.certificates import expiry
+from infra.config.certificates import ALSO_TRUSTED, expiry
 from infra.config.faults import FaultyInputError
 from infra.config.secrets import SecretStore
 from infra.config.settings import Values
 from infra.config.write import finish_secrets, write_all
-from infra.ops.clients import app_control, pgbouncer
+from infra.ops.clients import app_control, patroni, pgbouncer
 from infra.ops.clients.pgbouncer import PgBouncerAdmin
 from infra.ops.clients.postgres import PostgresAdmin
 from infra.ops.clients.processes import OpsSettings, Target, everywhere, first_line
@@ -45,6 +45,9 @@ _SHOWN_SECONDS: Final = 10.0
 # The host has to start a command or two first.
 _SIGNALLED_SECONDS: Final = 30.0
 _POLL_SECONDS: Final = 0.2
+# A file that the host makes when it has restarted each etcd, one after the other.
+_TRUSTED: Final = ".trusted"
+_TRUSTED_SECONDS: Final = 180.0
 
 
 def rotate(
@@ -258,9 +261,25 @@ class CertificateRotation:
         """
         compiled = self._written(step)
         reload(self.settings)
+        if patroni.is_replicated(self.settings) and {CA_FILE, ALSO_TRUSTED} & step.keys():
+            self._await_trust()
         if differing := self._await(_leaves(compiled), _SHOWN_SECONDS):
             raise FailedError("; ".join(differing))
         self.operation.say("files written; every server has taken them")
+
+    def _await_trust(self) -> None:
+        """Have the host give HAProxy and etcd the CA, which no reload of theirs does.
+
+        Raises:
+            FailedError: the host does not say that it is done.
+
+        """
+        done = self.paths.out / "ops" / _TRUSTED
+        done.unlink(missing_ok=True)
+        self.operation.ask_host("trust", _TRUSTED)
+        if not wait_until(done.exists, seconds=_TRUSTED_SECONDS, every=_POLL_SECONDS):
+            raise FailedError("the host did not give HAProxy and etcd the CA")
+        done.unlink()
 
     def _written(self, step: Changes) -> Compiled:
         compiled = self._compile(step)
@@ -337,6 +356,8 @@ def reload(settings: OpsSettings) -> None:
     with PostgresAdmin(settings) as postgres:
         if not postgres.reload():
             raise FailedError("postgres did not read its files again; its log says why")
+    if failed := patroni.reload(settings):
+        raise FailedError("; ".join(failed))
 
     def tell(target: Target) -> None:
         with PgBouncerAdmin(target, settings) as admin:
@@ -351,8 +372,10 @@ def _leaves(compiled: Compiled) -> dict[str, bytes]:
     """Return the certificate that each server is to show, as DER, by its name among secrets."""
     paths = {"postgres": "postgres/server.crt", "pgbouncer": "pgbouncer/server.crt"}
     paths |= {alias: f"app/{alias}.crt" for alias in names.CONTROL_ALIASES.values()}
+    paths |= {"patroni": "postgres/patroni.crt"}
     contents = {file.path: file.content for file in compiled.files}
     return {
         name: x509.load_pem_x509_certificate(contents[path]).public_bytes(Encoding.DER)
         for name, path in paths.items()
+        if path in contents
     }

@@ -3,11 +3,12 @@
 import socket
 import ssl
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from infra.config import names
-from infra.ops.clients import app_control, pgbouncer
+from infra.ops.clients import app_control, patroni, pgbouncer
 from infra.ops.clients.processes import OpsSettings, Target, resolve
 
 _SECONDS: Final = 3.0
@@ -54,11 +55,23 @@ def everyone(settings: OpsSettings) -> tuple[Shown, ...]:
     app = app_control.connect(settings)
     return (
         *(Shown(target, target.host, is_database=True) for target in databases),
+        *_instances(settings),
         *(
             Shown(target, names.CONTROL_ALIASES[app.service_of(target)], is_database=False)
             for target in app.targets()
         ),
     )
+
+
+def _instances(settings: OpsSettings) -> Iterator[Shown]:
+    """Yield each of three servers, and the Patroni beside it."""
+    if not patroni.is_replicated(settings):
+        return
+    for name in settings.values["postgres"]["instances"]:
+        for target in resolve(name, settings.values["postgres"]["port"]):
+            yield Shown(target, "postgres", is_database=True)
+        for target in resolve(name, names.PATRONI_PORT):
+            yield Shown(target, "patroni", is_database=False)
 
 
 def _trusting(authority: bytes | None) -> ssl.SSLContext:

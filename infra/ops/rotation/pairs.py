@@ -6,13 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from infra.config.certificates import ALSO_TRUSTED, SERVERS, Expiry, Validity, expiry, warnings
+from infra.config.certificates import (
+    ALSO_TRUSTED,
+    PEERS,
+    SERVERS,
+    Expiry,
+    Validity,
+    expiry,
+    warnings,
+)
 from infra.config.faults import Fault, FaultyInputError
 from infra.config.secrets import SecretStore
 from infra.config.settings import Values
 
 CA: Final = "ca"
-NAMES: Final = (CA, *SERVERS)
+NAMES: Final = (CA, *SERVERS, *PEERS)
 CA_FILE: Final = "ca.crt"
 Files = dict[str, bytes]
 Changes = Mapping[str, bytes | None]

@@ -17,7 +17,7 @@ from infra.config.build import Compiled, compile_values
 from infra.config.faults import Fault, FaultyInputError
 from infra.config.secrets import TOKENS
 from infra.config.settings import Values
-from infra.ops.clients import app_control, pgbouncer
+from infra.ops.clients import app_control, patroni, pgbouncer
 from infra.ops.clients.processes import OpsSettings, Target, everywhere
 from infra.ops.operation import Operation, Paths, Request, operate
 from infra.ops.outcome import FailedError
@@ -108,6 +108,8 @@ class PasswordRotation:
         self.operation.note(resumed=rotation.resumed)
         with self.operation.ending.shield():
             seconds = self._switch(rotation, replicas).run(compiled)
+        if failed := patroni.reload(self.settings):
+            raise FailedError(f"{'; '.join(failed)}; not finished; run it again")
         self.operation.note(switch_seconds=seconds, secrets=_names(rotation.new))
         self.operation.say(f"switched within {seconds:.2f} s; replacing every connection")
         self._sessions(replicas).replace()

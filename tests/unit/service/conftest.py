@@ -58,6 +58,7 @@ API: dict[str, Any] = {
         "retry_budget_seconds": 8.0,
         "retry_attempts_max": 3,
     },
+    "standby": {"dbname": "", "max_size": 4},
     "limits": {"sites_max": 5},
     "log": {"level": "INFO", "format": "json"},
     "control": {
@@ -159,6 +160,14 @@ def client(database: StandInDatabase) -> Iterator[TestClient]:
     app = create_app(Live(ApiSettings.model_validate(API)), database)
     with TestClient(app, raise_server_exceptions=False) as test_client:
         yield test_client
+
+
+@pytest.fixture
+def standby(client: TestClient) -> StandInDatabase:
+    """Return what stands in for the standbys of the application that the client calls."""
+    found = StandInDatabase()
+    client.app.state.services.standby = found  # type: ignore[attr-defined]  # it is a FastAPI
+    return found
 
 
 @pytest.fixture

@@ -88,6 +88,39 @@ def test_an_unexpected_error_is_500_without_its_text(
     assert "secret" not in answer.text
 
 
+def test_a_standby_answers_while_there_is_no_primary_and_the_answer_says_so(
+    client: TestClient, database: StandInDatabase, standby: StandInDatabase
+) -> None:
+    database.answers["status"] = DatabaseUnavailable(REASON, STATE, 3)
+    standby.answers["status"] = status_of("running")
+    answer = client.get(f"{PATH}/{SOME_ID}")
+    assert answer.status_code == 200
+    assert answer.headers["cache-status"] == "standby; hit"
+    # It had half of the time to come from the primary.
+    assert database.deadlines[0].at < standby.deadlines[0].at
+    database.answers["status"] = status_of("running")
+    assert "cache-status" not in client.get(f"{PATH}/{SOME_ID}").headers
+
+
+@pytest.mark.parametrize(
+    "outcome", [None, DatabaseUnavailable("another reason", STATE, 3)], ids=["absent", "silent"]
+)
+def test_what_a_standby_does_not_have_is_not_unknown(
+    client: TestClient, database: StandInDatabase, standby: StandInDatabase, outcome: Any
+) -> None:
+    database.answers["summary"] = DatabaseUnavailable(REASON, STATE, 3)
+    standby.answers["summary"] = outcome
+    assert client.get(f"{PATH}/{SOME_ID}/summary").status_code == 503
+
+
+@pytest.mark.usefixtures("standby")
+def test_a_full_pool_is_no_reason_to_ask_a_standby(
+    client: TestClient, database: StandInDatabase
+) -> None:
+    database.answers["status"] = PoolSaturated(REASON, STATE, 3)
+    assert client.get(f"{PATH}/{SOME_ID}").json()["error"]["code"] == "pool_saturated"
+
+
 def test_missing_reference_data_is_503(
     client: TestClient, database: StandInDatabase, body: dict[str, Any]
 ) -> None:

@@ -1,0 +1,235 @@
+"""What POSTGRES_INSTANCES=3 promises: no acknowledged write is lost, reads go on, one primary.
+
+One stack of its own serves all tests, in their order: it begins with one server, whose data the
+first of three takes over.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.config import envfile
+from tests import command
+from tests.command import Done
+from tests.faults import oracle
+from tests.faults.load import Load
+from tests.fix_faults import hold, wait_for_traffic
+from tests.fix_sql import Row
+from tests.fix_stack import REPOSITORY, poll
+
+pytestmark = pytest.mark.slow
+
+PROJECT, PORT = "sluice-test-ha", 18088
+INSTANCES = ("postgres-1", "postgres-2", "postgres-3")
+# Patroni takes a node for lost after ttl; then as after the loss of a process.
+TTL_SECONDS, TAKES_OVER_SECONDS = 20, 8
+# A promise of 5 s on a machine of its own; this one has all the other tests.
+PROCESS_SECONDS = 10
+DEADLINE_SECONDS = 10.0
+SIZES = {
+    "API_PORT": PORT,
+    "POSTGRES_MEMORY_MB": 384,
+    "POSTGRES_MAX_CONNECTIONS": 48,
+    "POSTGRES_MAX_WAL_MB": 128,
+    "POSTGRES_CPUS": 1.0,
+    "WORKER_REPLICAS": 1,
+}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The stack, and the commands that an operator gives it."""
+
+    env_dir: Path
+
+    def make(self, *arguments: str, seconds: float = 300) -> Done:
+        """Run a make target on it."""
+        tag = os.environ.get("SLUICE_IMAGE_TAG", "latest")
+        variables = {
+            "COMPOSE_PROJECT_NAME": PROJECT,
+            "SLUICE_ENV_DIR": str(self.env_dir),
+            # Compose writes the service that builds an image into it: not into the others' images.
+            "SLUICE_IMAGE_TAG": f"{tag}-ha",
+        }
+        return command.run("make", *arguments, env=variables, seconds=seconds)
+
+    def set(self, **changes: object) -> None:
+        """Change the env file."""
+        path = self.env_dir / "stack.env"
+        path.write_text(envfile.edit(path.read_text(encoding="utf-8"), changes), encoding="utf-8")
+
+    def docker(self, *arguments: str, seconds: float = 60) -> str:
+        """Run a docker command that must succeed; return what it printed."""
+        done = command.run("docker", *arguments, seconds=seconds)
+        assert done.exit_code == 0, done.text
+        return done.stdout.strip()
+
+    def status(self) -> dict[str, Any]:
+        """Return what make status knows."""
+        return self.make("status", "JSON=yes").document
+
+    def primary(self) -> str:
+        """Return the instance that takes writes, once every other follows it."""
+
+        def found() -> str:
+            every = self.status()["instances"]
+            states = sorted(str(one["state"]) for one in every)
+            whole = states == ["running", "streaming", "streaming"]
+            return next((one["name"] for one in every if one["role"] == "primary" and whole), "")
+
+        return poll(found, seconds=120, what="a primary that two follow", every=1.0)
+
+    # What the oracle asks for.
+    def rows(self, statement: str) -> list[Row]:
+        """Return the rows of a statement on the primary, as text."""
+        return list(csv.DictReader(io.StringIO(self.psql(self.primary(), statement))))
+
+    def value(self, statement: str) -> str:
+        """Return the single value of a statement."""
+        ((value,),) = (row.values() for row in self.rows(statement))
+        return str(value)
+
+    def psql(self, instance: str, statement: str, *, seconds: float = 60) -> str:
+        """Return what a statement gives on one instance, as CSV."""
+        arguments = ("psql", "-X", "--csv", "-d", "risk", "-c", statement)
+        return self.docker("exec", container(instance), *arguments, seconds=seconds)
+
+    def load(self) -> Load:
+        """Return load for its api."""
+        return Load(f"http://127.0.0.1:{PORT}", threads=4)
+
+
+def container(service: str) -> str:
+    return f"{PROJECT}-{service}-1"
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Return three servers that were made of one with an assessment in it."""
+    home = tmp_path_factory.mktemp("ha") / "env"
+    shutil.copytree(REPOSITORY / "infra" / "env", home, ignore=shutil.ignore_patterns("clients"))
+    made = Cluster(home)
+    made.set(**SIZES)
+    try:
+        for arguments in (["up"], ["assess"]):
+            assert (done := made.make(*arguments, seconds=600)).exit_code == 0, done.text
+        made.set(POSTGRES_INSTANCES=3)
+        assert (done := made.make("build", seconds=600)).exit_code == 0, done.text
+        done = made.make("apply", "RESTART=yes", seconds=600)
+        assert done.exit_code == 0, done.text
+        yield made
+    finally:
+        gone = made.make("destroy", "CONFIRM=yes")
+        tag = f"{os.environ.get('SLUICE_IMAGE_TAG', 'latest')}-ha"
+        images = command.run("docker", "images", "--quiet", f"sluice-*:{tag}").stdout.split()
+        command.run("docker", "rmi", "--force", *images)
+        assert gone.exit_code == 0, gone.text
+
+
+def writes_gap(load: Load, since: float) -> float:
+    """Return the longest time without an acknowledged write after a moment."""
+    ends = sorted(one.ended for one in load.of("submit") if one.status == 202)
+    times = [since, *(end for end in ends if end > since)]
+    return max(later - earlier for earlier, later in pairwise(times))
+
+
+def check(cluster: Cluster, load: Load, since: float, gap_seconds: float) -> None:
+    """Check all that must hold after the loss of a primary."""
+    oracle.check_writes(load, cluster)  # type: ignore[arg-type]  # it asks for rows only
+    oracle.check_deadlines(load, DEADLINE_SECONDS)
+    oracle.check_answers(load)
+    assert writes_gap(load, since) <= gap_seconds
+    refused = [one for one in load.of("status", "results") if one.status != 200]
+    assert not refused, oracle.describe(refused)
+
+
+def test_the_first_of_three_has_the_data_of_the_single_server(cluster: Cluster) -> None:
+    assert cluster.primary() == "postgres-1"
+    counts = {
+        cluster.psql(one, "SELECT count(*) FROM risk.assessments WHERE finished_at IS NOT NULL")
+        for one in INSTANCES
+    }
+    assert counts == {"count\n1"}
+    assert cluster.status()["bottleneck"]["where"] == "none"
+
+
+def test_a_switchover_fails_no_request(cluster: Cluster) -> None:
+    before = cluster.primary()
+    with cluster.load() as load:
+        wait_for_traffic(load)
+        done = cluster.make("switchover", "JSON=yes")
+        assert done.exit_code == 0, done.text
+        wait_for_traffic(load, len(load.of()) + 20)
+    oracle.check_no_failure(load)
+    assert cluster.primary() != before
+    (document,) = (one["document"] for one in done.document["commands"])
+    assert 0 < document["paused_seconds"] < PROCESS_SECONDS
+
+
+def test_the_loss_of_the_primary_s_process_loses_no_write(cluster: Cluster) -> None:
+    lost = cluster.primary()
+    with cluster.load() as load:
+        wait_for_traffic(load)
+        began = time.monotonic()
+        kill = "kill -KILL $(head -n 1 $PGDATA/postmaster.pid)"
+        cluster.docker("exec", container(lost), "bash", "-c", kill)
+        hold(2 * PROCESS_SECONDS)
+    check(cluster, load, began, PROCESS_SECONDS)
+
+
+def test_a_primary_that_is_cut_off_takes_no_write_and_follows_when_it_is_back(
+    cluster: Cluster,
+) -> None:
+    lost, networks = cluster.primary(), (f"{PROJECT}_db", f"{PROJECT}_etcd")
+    with cluster.load() as load:
+        wait_for_traffic(load)
+        began = time.monotonic()
+        for network in networks:
+            cluster.docker("network", "disconnect", network, container(lost))
+        # It has a superuser inside, whom no network keeps away.
+        write = (
+            "INSERT INTO risk.assessments SELECT (jsonb_populate_record(a, jsonb_build_object("
+            "'assessment_id', gen_random_uuid(), 'idempotency_key', 'cut-off'))).*"
+            " FROM risk.assessments AS a LIMIT 1"
+        )
+        options = ("--env", "PGOPTIONS=-c statement_timeout=8s", container(lost))
+        refused = command.run("docker", "exec", *options, "psql", "-Xd", "risk", "-c", write)
+        hold(TTL_SECONDS + TAKES_OVER_SECONDS + 4)
+        again = command.run("docker", "exec", *options, "psql", "-Xd", "risk", "-c", write)
+    for network in networks:
+        alias = ("--alias", lost) if network.endswith(("_db", "_etcd")) else ()
+        cluster.docker("network", "connect", *alias, network, container(lost))
+    assert "canceling wait for synchronous replication" in refused.text or refused.exit_code
+    assert again.exit_code != 0, again.text
+    check(cluster, load, began, TTL_SECONDS + TAKES_OVER_SECONDS)
+    assert cluster.primary() != lost
+    assert (
+        cluster.value("SELECT count(*) FROM risk.assessments WHERE idempotency_key = 'cut-off'")
+        == "0"
+    )
+
+
+def test_etcd_without_a_quorum_is_named_and_nothing_stops(cluster: Cluster) -> None:
+    leader, lost = cluster.primary(), [container(one) for one in ("etcd-1", "etcd-2")]
+    cluster.docker("stop", "--time", "1", *lost)
+    try:
+        with cluster.load() as load:
+            hold(TTL_SECONDS + TAKES_OVER_SECONDS)
+            verdict = cluster.status()["bottleneck"]
+        oracle.check_no_failure(load)
+    finally:
+        cluster.docker("start", *lost)
+    assert verdict["where"] == "etcd"
+    assert f"{leader} stays the primary" in verdict["line"]
+    assert cluster.primary() == leader
