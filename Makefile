@@ -24,7 +24,7 @@ ifeq ($(CA_BUNDLE),)
 unexport CA_BUNDLE
 endif
 
-.PHONY: help assess up build check project plan apply preset client client-url down destroy logs ps status doctor restart-postgres switchover restart-pgbouncer restart-app rotate-passwords rotate-certificates restore-secrets scale-pgbouncer backup backups backup-key verify-backup restore restore-swap drill reconnect load-reference psql free-disk lint test test-all chaos test-unit engine bench-pool bench-writes load load-sql compare isolation tune soak report results
+.PHONY: help assess up build check project plan apply preset client client-url down destroy logs ps status doctor restart-postgres switchover restart-pgbouncer restart-app rotate-passwords rotate-certificates restore-secrets scale-pgbouncer backup backups backup-key verify-backup restore restore-swap drill reconnect load-reference psql free-disk lint test test-all chaos test-unit engine bench-pool bench-writes load load-sql compare isolation tune soak report results swarm-up swarm-images swarm-apply swarm-status swarm-down test-swarm
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -172,6 +172,22 @@ reconnect: project ## New server connections of PgBouncer, after DDL
 load-reference: project ## Load a CSV: TABLE=buildings FILE=b.csv [REPLACE=yes]
 	@infra/host/operate.sh load-reference $(AS_JSON) $(if $(filter yes,$(REPLACE)),--replace) "$(TABLE)" "$(FILE)"
 
+swarm-up: build ## Several machines: build, distribute, deploy to a swarm
+	@infra/host/swarm.sh images
+	@infra/host/swarm.sh apply
+
+swarm-images: ## Bring this host's images to every node of the swarm
+	@infra/host/swarm.sh images
+
+swarm-apply: ## Apply the env file to the swarm, tier by tier
+	@infra/host/swarm.sh apply
+
+swarm-status: ## Nodes, services and the whole path on several machines
+	@infra/host/swarm.sh status
+
+swarm-down: ## Remove the stack from the swarm; volumes stay
+	@infra/host/swarm.sh down
+
 psql: ## A superuser's psql inside the PostgreSQL container
 	@infra/host/psql.sh
 
@@ -210,3 +226,8 @@ chaos: check $(VENV)/.installed ## Faults under load, and a page: [MINUTES=10] [
 	@[[ "$(or $(MINUTES),10)" =~ ^([1-9]|[1-5][0-9]|60)$$ ]] || { echo "MINUTES=$(MINUTES): must be a whole number from 1 to 60" >&2; exit 2; }
 	@[[ "$(or $(SEED),1)" =~ ^[0-9]{1,9}$$ ]] || { echo "SEED=$(SEED): must be a whole number of at most nine digits" >&2; exit 2; }
 	@CHAOS_MINUTES="$(or $(MINUTES),10)" CHAOS_SEED="$(or $(SEED),1)" $(VENV)/bin/pytest --quiet -s -m slow tests/chaos
+
+# Beside test-all: it has three Docker engines run, each with the images, for ten minutes.
+test-swarm: $(VENV)/.installed engine ## Several machines, as three Docker hosts on this one
+	@$(MAKE) --no-print-directory build INSTANCES=3
+	@$(VENV)/bin/pytest tests/swarm

@@ -1,13 +1,19 @@
 """A container's health check: `python -m app.healthcheck URL`, exit 0 when it answers 2xx.
 
+Docker Swarm ends what is unhealthy, and readiness depends on others: there it is
+`python -m app.healthcheck READY LIVE`. Once READY has answered 2xx, LIVE is asked.
+
 Only the standard library, and only its small parts: it runs every few seconds.
 """
 
 import http.client
 import sys
+from pathlib import Path
 from urllib.parse import urlsplit
 
 TIMEOUT_SECONDS = 2.5
+# In the container's own memory: gone with it.
+WAS_READY = Path("/tmp/was-ready")  # noqa: S108
 
 
 def check(url: str) -> str | None:
@@ -31,14 +37,17 @@ def check(url: str) -> str | None:
     return f"{url}: {response.status} {body.decode('utf-8', 'replace')}"
 
 
-def main(arguments: list[str]) -> int:
-    """Check the one URL given; return the exit code."""
-    if len(arguments) != 1:
-        sys.stderr.write("usage: python -m app.healthcheck URL\n")
+def main(arguments: list[str], was_ready: Path = WAS_READY) -> int:
+    """Check the one URL given, or of two the first until it has answered; return the exit code."""
+    if len(arguments) not in (1, 2):
+        sys.stderr.write("usage: python -m app.healthcheck URL [LIVE_URL]\n")
         return 2
-    fault = check(arguments[0])
+    begun = len(arguments) > 1 and was_ready.exists()
+    fault = check(arguments[begun])
     if fault is not None:
         sys.stderr.write(f"{fault}\n")
+    elif len(arguments) > 1:
+        was_ready.touch()
     return int(fault is not None)
 
 

@@ -184,8 +184,8 @@ def _served(service: str) -> Section:
 
 def _called(values: Values, directory: str) -> Section:
     """Return the section `control` of ops.json; the operator's files are in `directory`."""
-    replicas = {"api": 1, "worker": values.integer("WORKER_REPLICAS")}
-    processes = replicas | {"api": values.integer("API_PROCESSES")}
+    replicas = {one: values.integer(f"{one.upper()}_REPLICAS") for one in CONTROL_ALIASES}
+    processes = replicas | {"api": replicas["api"] * values.integer("API_PROCESSES")}
     services = {
         service: {
             "alias": alias,

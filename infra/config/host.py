@@ -150,6 +150,14 @@ def _processors(values: Values, host: Host) -> Iterator[str]:
             )
 
 
+def _api_replicas(values: Values, _host: Host) -> Iterator[str]:
+    if values.integer("API_REPLICAS") > 1:
+        yield (
+            f"{shown(values, 'API_REPLICAS')}, and the port of a single host belongs to one "
+            "container; write 1, or deploy to several hosts: make swarm-up"
+        )
+
+
 def _memory(values: Values, host: Host) -> Iterator[str]:
     servers = values.integer("POSTGRES_INSTANCES")
     limits = [
@@ -275,6 +283,7 @@ def _unmapped(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
 _RULES: Final[tuple[Rule, ...]] = (
     _environment,
     _processors,
+    _api_replicas,
     _memory,
     _open_files,
     _disk,

@@ -85,6 +85,7 @@ def client_connections(values: Values) -> Iterator[str]:
     demand = sizing.client_demand(values)
     if demand > values.integer("PGBOUNCER_MAX_CLIENT_CONNECTIONS"):
         names = (
+            *(["API_REPLICAS"] if values.integer("API_REPLICAS") > 1 else []),
             *("API_PROCESSES", "API_POOL_MAX_SIZE"),
             *("WORKER_REPLICAS", "WORKER_POOL_MAX_SIZE"),
             *(client.max_client_connections for client in clients.applications(values)),

@@ -192,7 +192,8 @@ def app_pools(values: Values) -> int:
 
 def api_pools(values: Values) -> int:
     """Return the client connections of all processes of the api together."""
-    return values.integer("API_PROCESSES") * api_pool(values)
+    processes = values.integer("API_REPLICAS") * values.integer("API_PROCESSES")
+    return processes * api_pool(values)
 
 
 def api_pool(values: Values) -> int:
@@ -204,15 +205,18 @@ def api_pool(values: Values) -> int:
 def client_parts(values: Values) -> tuple[Part, ...]:
     """Return what one replica must accept in the worst case: everybody on this one.
 
-    While the api is restarted, one process after the other, the old and the new have a pool each.
+    While the api is restarted, one process after the other, the old and the new have a pool each;
+    of several containers one is there beside its successor.
     """
     processes, api = values.integer("API_PROCESSES"), api_pool(values)
+    containers = values.integer("API_REPLICAS")
+    successors = processes if containers > 1 else 1
     size = values.integer("WORKER_POOL_MAX_SIZE")
     replicas = values.integer("WORKER_REPLICAS")
     headroom = values.integer("PGBOUNCER_ADMIN_HEADROOM_CONNECTIONS")
     return (
-        Part("api", api_pools(values), f"{processes} processes x {api}"),
-        Part("api's successor (restart)", api, "API_POOL_MAX_SIZE"),
+        Part("api", api_pools(values), f"{containers * processes} processes x {api}"),
+        Part("api's successor (restart)", successors * api, f"{successors} x API_POOL_MAX_SIZE"),
         Part("worker", replicas * size, f"{replicas} replicas x {size}"),
         *(
             Part(pool.user, pool.max_client_connections, "MAX_CLIENT_CONNECTIONS")

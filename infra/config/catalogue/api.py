@@ -42,6 +42,18 @@ SETTINGS: Final = (
         listed=True,
     ),
     Setting(
+        name="API_REPLICAS",
+        tier=Tier.API,
+        meaning="Api containers on several machines (make swarm-up); on one there is one, because "
+        "the port belongs to one at a time.",
+        unit="containers",
+        minimum=1,
+        maximum=64,
+        default=1,
+        change=Change.RECREATE,
+        rule="1 without Docker Swarm; counts in the sum under PGBOUNCER_MAX_CLIENT_CONNECTIONS",
+    ),
+    Setting(
         name="API_MEMORY_MB",
         tier=Tier.API,
         meaning="Memory limit of the container; a restart has one more process in it for a moment.",

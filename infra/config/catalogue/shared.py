@@ -23,6 +23,17 @@ GATEWAY: Final = (
 )
 NETWORK: Final = (
     Setting(
+        name="SWARM_ENCRYPTED",
+        tier=Tier.NETWORK,
+        meaning="Whether what is not TLS already is encrypted between several machines: requests "
+        "from where they come in to the api, and metrics.",
+        unit="choice",
+        choices=("yes", "no"),
+        default="yes",
+        change=Change.RECREATE,
+        rule="yes takes IPsec (ESP) in every node's kernel; a change takes make swarm-down first",
+    ),
+    Setting(
         name="TCP_USER_TIMEOUT_MS",
         tier=Tier.NETWORK,
         meaning="Sent data unacknowledged for this long ends the connection.",

@@ -179,11 +179,17 @@ def first_line(error: BaseException) -> str:
 
 
 def _name(address: str) -> str:
-    """Return the container's name; Docker answers `project-service-1.project_network`."""
+    """Return the container's name; Docker answers `project-service-1.project_network`.
+
+    Of a task of Docker Swarm, `project_service.1.TASK.project_network`, it is what comes before
+    the task.
+    """
     try:
-        return socket.gethostbyaddr(address)[0].split(".", 1)[0]
+        name = socket.gethostbyaddr(address)[0]
     except OSError:
         return address
+    parts = name.split(".")
+    return ".".join(parts[:2]) if len(parts) > 3 and parts[1].isdigit() else parts[0]
 
 
 class _Closes(Protocol):

@@ -56,6 +56,7 @@ def test_what_the_host_hands_over_is_read() -> None:
         ({"docker": "24.0.7"}, {}, "this host: Docker Engine 24.0.7 is older than 25.0"),
         ({"compose": "2.9.0"}, {}, "this host: Docker Compose 2.9.0 is older than 2.26"),
         ({"processors": 2}, {"API_CPUS": "2.5"}, "API_CPUS=2.5 exceeds the 2 processors"),
+        ({}, {"API_REPLICAS": 2}, "API_REPLICAS=2, and the port of a single host belongs to one"),
         (
             {"memory_bytes": GB},
             {},

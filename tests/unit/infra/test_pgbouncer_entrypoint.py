@@ -135,6 +135,22 @@ def test_a_replica_knows_the_others_by_their_numbers_and_itself(replica: Replica
     )
 
 
+def test_a_task_of_swarm_has_the_number_of_its_slot(replica: Replica) -> None:
+    task = "0a1b2c3d4e5f6g7h8i9j0k1l2"
+    names = {
+        "10.0.1.4": f"x_pgbouncer.1.{task}.x_pool",
+        "10.0.1.9": f"x_pgbouncer.12.{task}.x_pool",
+    }
+    replica.dns(names, own=["10.0.1.4"])
+    replica.start()
+    assert replica.read(1) == HEAD + (
+        "peer_id = 1\n"
+        "[peers]\n"
+        "1 = host=10.0.1.4 port=6432 pool_size=20\n"
+        "12 = host=10.0.1.9 port=6432 pool_size=20\n"
+    )
+
+
 def test_pgbouncer_reads_again_when_a_replica_comes_or_moves(replica: Replica) -> None:
     own = {"172.18.0.9": "x-pgbouncer-1.x_pool"}
     replica.dns(own, own=["172.18.0.9"])

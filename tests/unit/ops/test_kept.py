@@ -1,10 +1,12 @@
-"""Sessions that outlive their use."""
+"""Processes by the names that Docker has for them, and sessions that outlive their use."""
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
-from infra.ops.clients.processes import Kept
+from infra.ops.clients.processes import Kept, resolve
 
 
 class Session:
@@ -55,3 +57,19 @@ def test_sessions_with_peers_that_are_gone_are_closed() -> None:
     assert (first.closed, other.closed) == (False, True)
     kept.close()
     assert first.closed
+
+
+@pytest.mark.parametrize(
+    ("known", "shown"),
+    [
+        ("sluice-pgbouncer-2.sluice_pool", "sluice-pgbouncer-2"),
+        ("sluice_pgbouncer.2.0a1b2c3d4e5f6g7h8i9j0k1l2.sluice_pool", "sluice_pgbouncer.2"),
+    ],
+)
+def test_a_container_has_its_name_and_a_task_of_swarm_that_of_its_slot(
+    monkeypatch: pytest.MonkeyPatch, known: str, shown: str
+) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: [(0, 0, 0, "", ("10.0.1.4", 6432))])
+    monkeypatch.setattr(socket, "gethostbyaddr", lambda _: (known, [], []))
+    (found,) = resolve("pgbouncer", 6432)
+    assert found.name == shown

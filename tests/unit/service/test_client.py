@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -133,6 +134,23 @@ def test_the_health_check_tells_2xx_from_the_rest(
     assert healthcheck.main([server.url + "/health/ready"]) == 0
     assert healthcheck.main([server.url + "/health/ready"]) == 1
     assert "no pool" in capsys.readouterr().err
+
+
+def test_once_ready_the_health_check_asks_whether_the_process_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    answers = iter(["not yet", None, "hangs", None])
+
+    def check(url: str) -> str | None:
+        asked.append(url)
+        return next(answers)
+
+    monkeypatch.setattr(healthcheck, "check", check)
+    marker = tmp_path / "was-ready"
+    codes = [healthcheck.main(["READY", "LIVE"], marker) for _ in range(4)]
+    assert codes == [1, 0, 1, 0]
+    assert asked == ["READY", "READY", "LIVE", "LIVE"]
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/x", "ftp://host/", "nonsense"])

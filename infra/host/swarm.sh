@@ -1,0 +1,346 @@
+#!/usr/bin/env bash
+# Several machines: deploys the stack to the swarm whose manager Docker leads to (DOCKER_HOST and
+# DOCKER_CONTEXT count), from the same compose.yaml and env file: swarm.sh NAME
+#
+#   images    bring this host's images to every node, under names that follow their content
+#   apply     judge env file, certificates and swarm; compile; update what changed, tier by tier
+#   status    nodes, services and the whole path
+#   down      remove the stack; every volume (the data, the secrets) stays
+#
+# A node is reached by the Docker context that has its name, else by ssh at its address.
+# Exit codes: 0 done, 1 an update failed or something does not run, 2 the env file, a certificate or
+# the swarm is at fault, 3 refused.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+# shellcheck source=infra/host/common.sh
+. infra/host/common.sh
+
+# One service's update, with its tasks' grace periods.
+readonly SERVICE_SECONDS=300 ASK_SECONDS=20
+readonly DEFINITION='{{index .Spec.Labels "sluice.definition"}}'
+readonly STACK_LABEL=com.docker.stack.namespace
+readonly ON_MANAGER=compose.yaml:infra/host/manager.yaml
+export COMPOSE_PROJECT_NAME=$project
+
+# on_networks COMMAND...: Compose's one-off containers, on the networks of the stack.
+on_networks() {
+    COMPOSE_FILE=$ON_MANAGER SWARM_POOL=${project}_pool SWARM_CONTROL=${project}_control SWARM_DB=${project}_db "$@"
+}
+
+resolved() { compose --profile swarm config --format json; }
+
+# The names in compose.yaml of the images that run in the stack or beside it.
+image_names() { compose --profile swarm --profile ops config --images | sort --unique; }
+
+# by_content IMAGE: the name under which every node has it. A new image has another, so that an
+# update takes it, a rollback finds the old one, and no node runs another one of the same name.
+by_content() {
+    local id
+    id=$(docker image inspect --format '{{.Id}}' "$1" 2>/dev/null) \
+        || die "this host has no image $1: make build" 2
+    echo "${1%:*}:${id:7:12}"
+}
+
+# on_node ID NAME ADDRESS COMMAND...: run Docker's client against that node.
+on_node() {
+    local id=$1 name=$2 address=$3
+    shift 3
+    if [[ $id == "$own_node" ]]; then
+        docker "$@"
+    elif docker context inspect "$name" >/dev/null 2>&1; then
+        DOCKER_HOST='' docker --context "$name" "$@"
+    else
+        DOCKER_CONTEXT='' docker --host "ssh://$address" "$@"
+    fi
+}
+
+swarm_state() { docker info --format "{{$1}}"; }
+
+node_ids() { docker node ls --quiet; }
+
+# Every node that can be used: id, name, address.
+usable_nodes() {
+    local ids
+    mapfile -t ids < <(node_ids)
+    docker node inspect --format '{{.Status.State}} {{.ID}} {{.Description.Hostname}} {{.Status.Addr}}' "${ids[@]}" \
+        | sed -n 's/^ready //p'
+}
+
+# images ------------------------------------------------------------------------------------------
+
+run_images() {
+    local name wanted id node address missing
+    require_manager
+    while read -r name; do
+        docker tag "$name" "$(by_content "$name")"
+    done < <(image_names)
+    while read -r id node address <&3; do
+        [[ $id != "$own_node" ]] || continue
+        mapfile -t missing < <(missing_images "$id" "$node" "$address")
+        if ((${#missing[@]} == 0)); then
+            say "$node has every image"
+            continue
+        fi
+        [[ ${missing[0]} != 'error: '* ]] || die "$node cannot be asked (${missing[0]#error: }); make a Docker context of that name, or let this user in by ssh"
+        say "$node: ${missing[*]}"
+        # All at once: what they have in common goes over once.
+        docker save "${missing[@]}" | quietly on_node "$id" "$node" "$address" load \
+            || die "$node has not taken the images"
+    done 3< <(usable_nodes)
+}
+
+# missing_images ID NAME ADDRESS: one a line; or `error: WHY` where the node cannot be asked.
+missing_images() {
+    local there wanted
+    there=$(timeout "$ASK_SECONDS" bash -c "$(declare -f on_node); own_node=$own_node; on_node \"\$@\"" _ \
+        "$@" images --format '{{.Repository}}:{{.Tag}}' </dev/null 2>&1) \
+        || { echo "error: ${there##*$'\n'}"; return; }
+    while read -r wanted; do
+        grep --quiet --line-regexp --fixed-strings "$wanted" <<<"$there" || echo "$wanted"
+    done < <(image_names | while read -r name; do by_content "$name"; done)
+}
+
+# apply ---------------------------------------------------------------------------------------------
+
+# What the rules of infra/swarm/rules.py judge, and what the stack is made of: one JSON document.
+document() {
+    local ids name comma=''
+    printf '{"swarm": %s, "stack": %s, "compose": %s, "has_secrets": %s, "nodes": ' \
+        "$(swarm_state 'json .Swarm')" "$(is_deployed && echo true || echo false)" \
+        "$(runs_under_compose && echo true || echo false)" \
+        "$(has_volume secrets && echo true || echo false)"
+    if [[ $(swarm_state .Swarm.ControlAvailable) == true ]]; then
+        mapfile -t ids < <(node_ids)
+        docker node inspect "${ids[@]}"
+        printf ', "asked": [%s]' "$(asked | paste --serial --delimiters ,)"
+    else
+        printf '[], "asked": []'
+    fi
+    printf ', "resolved": '
+    resolved
+    printf ', "images": {'
+    while read -r name; do
+        printf '%s%s: %s' "$comma" "$(json_string "$name")" "$(json_string "$(by_content "$name")")"
+        comma=', '
+    done < <(image_names)
+    printf '}}\n'
+}
+
+# What each usable node says itself: images, clock.
+asked() {
+    local id node address before time missing
+    while read -r id node address <&3; do
+        before=$(date +%s.%N)
+        if ! time=$(timeout "$ASK_SECONDS" bash -c "$(declare -f on_node); own_node=$own_node; on_node \"\$@\"" _ \
+            "$id" "$node" "$address" info --format '{{.SystemTime}}' </dev/null 2>&1); then
+            printf '{"id": "%s", "error": %s}\n' "$id" "$(json_string "${time##*$'\n'}")"
+            continue
+        fi
+        mapfile -t missing < <(missing_images "$id" "$node" "$address")
+        printf '{"id": "%s", "before": %s, "after": %s, "time": "%s", "missing": [%s]}\n' "$id" \
+            "$before" "$(date +%s.%N)" "$time" \
+            "$(for name in "${missing[@]}"; do json_string "$name"; echo; done | paste --serial --delimiters ,)"
+    done 3< <(usable_nodes)
+}
+
+is_deployed() { [[ -n $(docker service ls --quiet --filter "label=$STACK_LABEL=$project" 2>/dev/null) ]]; }
+
+runs_under_compose() {
+    [[ -n $(docker ps --quiet --filter "label=com.docker.compose.project=$project" \
+        --filter label=com.docker.compose.oneoff=False) ]]
+}
+
+require_manager() {
+    [[ $(swarm_state .Swarm.ControlAvailable) == true ]] \
+        || die "this Docker host is no manager (swarm: $(swarm_state .Swarm.LocalNodeState)); make it one (docker swarm init, or join as a manager), or have DOCKER_HOST or DOCKER_CONTEXT name one" 2
+}
+
+# in_compiler COMMAND OPTION...: the module infra.swarm, without network, with what the project's
+# volumes hold; the document is its input.
+in_compiler() {
+    local what=$1 tier options
+    shift
+    options=(--rm --interactive --read-only --cap-drop ALL --cap-add DAC_READ_SEARCH --network none
+        --security-opt no-new-privileges:true --user 0:0 --memory 256m --tmpfs /tmp
+        --mount "type=bind,src=$(cd "$env_dir" && pwd),dst=/etc/sluice/env,readonly")
+    ! has_volume secrets || options+=(--volume "${project}_secrets:/secrets:ro")
+    for tier in postgres pgbouncer app ops observability; do
+        ! has_volume "$tier-config" || options+=(--volume "${project}_$tier-config:/out/$tier:ro")
+    done
+    docker run "${options[@]}" --entrypoint python "$image" -m infra.swarm "$what" <"$facts"
+}
+
+# The services of a stack file whose definition is not the running one.
+changed() {
+    local service
+    while read -r service; do
+        [[ $(docker service inspect --format "$DEFINITION" "${project}_${service% *}" 2>/dev/null) == "${service#* }" ]] \
+            || echo "${service% *}"
+    done < <(definitions "$1")
+}
+
+# definitions FILE: each service and the digest of its definition, as infra/swarm/stack.py wrote them.
+definitions() {
+    docker run --rm --interactive --network none --cap-drop ALL --entrypoint python "$image" -c \
+        'import json, sys; [print(name, one["deploy"]["labels"]["sluice.definition"]) for name, one in json.load(sys.stdin)["services"].items()]' <"$1"
+}
+
+run_apply() {
+    local direction phases phase services
+    ensure_image
+    facts=$(mktemp)
+    bundle=$(mktemp --directory)
+    temporary+=("$facts" "$bundle")
+    document >"$facts"
+    direction=$(in_compiler check) || exit
+    COMPOSE_FILE=$ON_MANAGER quietly compose --progress quiet run --rm --no-deps config || exit
+    (umask 077 && in_compiler bundle | tar --extract --directory "$bundle" --no-same-owner)
+    cd "$bundle"
+    phases=([0-9]*.json)
+    cd - >/dev/null
+    [[ $direction == upwards ]] || mapfile -t phases < <(printf '%s\n' "${phases[@]}" | sort --reverse)
+    unfinished="the stack is updated in part; to finish: make swarm-apply"
+    for phase in "${phases[@]}"; do
+        mapfile -t services < <(changed "$bundle/$phase")
+        ((${#services[@]})) || continue
+        if is_server "${services[0]}" && runs "${services[0]}"; then
+            restart_servers
+        else
+            update "$phase" "${services[@]}"
+        fi
+    done
+    deploy stack.json --prune
+    unfinished=''
+    remove_unused
+    say "deployed: $(docker service ls --quiet --filter "label=$STACK_LABEL=$project" | wc -l) services as the env file has them"
+}
+
+# The schema first: an older api works with a newer one.
+update() {
+    local phase=$1
+    shift
+    if [[ " $* " == *" api "* ]]; then migrate; fi
+    say "updating: $*"
+    deploy "$phase"
+    wait_converged "$@"
+}
+
+runs() { docker service inspect "${project}_$1" >/dev/null 2>&1; }
+
+# Whether it is PostgreSQL itself; before three of them `postgres` is HAProxy.
+is_server() { [[ $1 == postgres-* || ($1 == postgres && $(instances) == 1) ]]; }
+
+# Clients wait and none fails: as on a single machine, with other steps of the host.
+restart_servers() {
+    [[ -z $restarted ]] || return 0
+    restarted=yes
+    say "updating PostgreSQL while clients wait"
+    (($(instances) > 1)) || host_dead_man
+    on_networks operate restart postgres || exit
+}
+restarted=''
+
+host_dead_man() { on_networks quietly look_run --detach --no-TTY ops dead-man; }
+
+host_restart_postgres() { replace_server postgres; }
+
+host_replace_instance() { replace_server "$1"; }
+
+# replace_server SERVICE: by its new definition, or by the one it has.
+replace_server() {
+    local phase
+    phase=$(grep --files-with-matches --fixed-strings "\"$1\": {" "$bundle"/[0-9]*.json | head -n 1)
+    if [[ -n $(changed "$phase") ]]; then
+        deploy "${phase##*/}"
+    else
+        quietly docker service update --detach --force "${project}_$1"
+    fi
+}
+
+deploy() {
+    (cd "$bundle" && quietly docker stack deploy --detach --resolve-image never "${@:2}" \
+        --compose-file "$1" "$project") || exit
+}
+
+migrate() {
+    say "migrating the schema"
+    COMPOSE_FILE=$ON_MANAGER SWARM_DB=${project}_db compose --progress quiet run --rm --no-deps migrate \
+        || die "the migration failed; api and worker are as they were"
+}
+
+# Every task of the services runs, and no update is under way.
+wait_converged() {
+    local service deadline state counts
+    for service in "$@"; do
+        deadline=$((SECONDS + SERVICE_SECONDS))
+        while :; do
+            state=$(docker service inspect --format '{{if .UpdateStatus}}{{.UpdateStatus.State}}{{end}}' "${project}_$service")
+            counts=$(docker service ls --filter "name=${project}_$service" --format '{{.Name}} {{.Replicas}}' \
+                | awk -v name="${project}_$service" '$1 == name { print $2 }')
+            case $state in
+                paused | rollback_*) say_tasks "$service"; die "$service: the update failed ($state); what ran before runs" ;;
+                '' | completed) [[ ${counts%/*} != "${counts#*/}" || $counts == 0/0 ]] || break ;;
+            esac
+            ((SECONDS < deadline)) || { say_tasks "$service"; die "$service: $counts tasks run after $SERVICE_SECONDS s"; }
+            sleep 0.5
+        done
+    done
+}
+
+# The last words of tasks that failed.
+say_tasks() {
+    docker service ps --no-trunc --format '{{.Name}} on {{.Node}}: {{.CurrentState}} {{.Error}}' "${project}_$1" \
+        | grep --invert-match ': Running' | head -n "$FAILURE_LINES" >&2 || true
+}
+
+# Configs and secrets that no service has, nor would have after a rollback.
+remove_unused() {
+    local kind used name
+    for kind in config secret; do
+        used=$(docker service ls --quiet --filter "label=$STACK_LABEL=$project" \
+            | xargs docker service inspect --format '{{json .Spec}}{{json .PreviousSpec}}')
+        while read -r name; do
+            [[ $used == *"\"$name\""* ]] || docker "$kind" rm "$name" >/dev/null
+        done < <(docker "$kind" ls --filter "label=$STACK_LABEL=$project" --format '{{.Name}}')
+    done
+}
+
+# status and down ---------------------------------------------------------------------------------
+
+run_status() {
+    local status=0 short
+    require_manager
+    is_deployed || die "no stack $project is deployed; deploy it: make swarm-up" "$EXIT_REFUSED"
+    docker node ls --format 'table {{.Hostname}}\t{{.Status}}\t{{.Availability}}\t{{.ManagerStatus}}'
+    echo
+    docker service ls --filter "label=$STACK_LABEL=$project" --format 'table {{.Name}}\t{{.Replicas}}\t{{.Image}}'
+    short=$(docker service ls --filter "label=$STACK_LABEL=$project" --format '{{.Name}} {{.Replicas}}' \
+        | awk '{ split($2, count, "/"); if (count[1] < count[2]) print $1 }')
+    for service in $short; do say_tasks "${service#"${project}_"}"; done
+    echo
+    on_networks look_run --no-deps --no-TTY ops status </dev/null || status=$?
+    [[ -z $short ]] || status=$EXIT_FAILED
+    return "$status"
+}
+
+run_down() {
+    require_manager
+    is_deployed || die "no stack $project is deployed" "$EXIT_REFUSED"
+    quietly docker stack rm "$project"
+    wait_removed
+    say "removed; on each node its volumes stay, and on this one the secrets"
+}
+
+wait_removed() {
+    local deadline=$((SECONDS + SERVICE_SECONDS))
+    until [[ -z $(docker network ls --quiet --filter "label=$STACK_LABEL=$project") ]] && ! is_deployed; do
+        ((SECONDS < deadline)) || die "networks of $project are still there after $SERVICE_SECONDS s"
+        sleep 0.5
+    done
+}
+
+own_node=$(swarm_state .Swarm.NodeID 2>/dev/null) || die "Docker does not answer: $(docker info 2>&1 | tail -n 1)"
+case ${1-} in
+    images | apply | status | down) "run_$1" ;;
+    *) die "usage: swarm.sh images|apply|status|down" 2 ;;
+esac

@@ -1,0 +1,1 @@
+"""Several machines: the stack file for Docker Swarm, and what must hold before it is deployed."""

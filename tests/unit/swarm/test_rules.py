@@ -1,0 +1,138 @@
+"""What a swarm cannot carry is named, all of it at once."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.swarm import rules
+from infra.swarm.__main__ import main
+from infra.swarm.rules import Facts, Node
+from tests.unit.infra.support import judge, write_env
+
+FILE = "infra/env/stack.env"
+GOOD = {"API_BIND_ADDRESS": "0.0.0.0", "POSTGRES_INSTANCES": 3, "PGBOUNCER_SERVER_HOP": "tls"}
+GB = 1024**3
+
+
+def _node(number: int, **changed: Any) -> Node:
+    labels = {"sluice.postgres": str(number), "sluice.etcd": str(number)}
+    return replace(Node(f"node-{number}", labels, True, "ready", "active", 4 * GB), **changed)
+
+
+def _facts(*nodes: Node, **changed: Any) -> Facts:
+    there = {one.name: one for one in map(_node, (1, 2, 3))} | {one.name: one for one in nodes}
+    return replace(Facts("active", True, tuple(there.values()), has_secrets=True), **changed)
+
+
+def _faults(directory: Path, facts: Facts, **changed: object) -> list[str]:
+    values = judge(directory, **(GOOD | changed)).values
+    return [str(fault) for fault in rules.faults(values, facts, file=FILE)]
+
+
+def test_three_labelled_nodes_are_enough(tmp_path: Path) -> None:
+    assert _faults(tmp_path, _facts()) == []
+    assert rules.warnings(_facts()) == ()
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        (_facts(is_manager=False, state="inactive"), "is no manager (swarm: inactive)"),
+        (_facts(compose=True), "runs here under Docker Compose"),
+        (_facts(stack=True, has_secrets=False), "its secrets are not on this manager"),
+        (
+            _facts(_node(2, labels={"sluice.etcd": "2"})),
+            "no node has the label sluice.postgres=2; give it to exactly one",
+        ),
+        (
+            _facts(_node(3, labels={"sluice.postgres": "2", "sluice.etcd": "3"})),
+            "node-2 and node-3 has the label sluice.postgres=2",
+        ),
+        (_facts(_node(1, state="down")), "node-1, which has the label sluice.postgres=1, is down"),
+        (_facts(_node(1, availability="drain")), "set to drain: docker node update"),
+        (_facts(_node(2, missing=("sluice-app:1",))), "node-2 lacks sluice-app:1"),
+        (_facts(_node(2, error="no route")), "node-2 cannot be asked (no route)"),
+        (_facts(_node(3, clock_seconds=7.25)), "the clock of node-3 is 7.2 s from this machine's"),
+        (_facts(*(_node(one, memory_bytes=GB) for one in (1, 2, 3))), "and the nodes have 3072 MB"),
+    ],
+)
+def test_a_fault_of_the_swarm_is_named(tmp_path: Path, facts: Facts, said: str) -> None:
+    assert any(said in fault for fault in _faults(tmp_path, facts))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"API_BIND_ADDRESS": "127.0.0.1"}, "API_BIND_ADDRESS=127.0.0.1: on several machines"),
+        ({"PGBOUNCER_PORT": 6432}, "PGBOUNCER_PORT=6432"),
+        ({"COMPOSE_PROFILES": "observability"}, "COMPOSE_PROFILES=observability"),
+        (
+            {"POSTGRES_INSTANCES": 1, "PGBOUNCER_SERVER_HOP": "socket"},
+            "PGBOUNCER_SERVER_HOP=socket: on several machines it must be tls",
+        ),
+    ],
+)
+def test_a_setting_of_a_single_machine_is_refused(
+    tmp_path: Path, changed: dict[str, object], said: str
+) -> None:
+    (fault,) = _faults(tmp_path, _facts(), **changed)
+    assert fault.startswith(FILE)
+    assert said in fault
+
+
+def test_one_instance_takes_one_label_and_no_etcd(tmp_path: Path) -> None:
+    facts = _facts(*(_node(one, labels={}) for one in (2, 3)))
+    assert _faults(tmp_path, facts, POSTGRES_INSTANCES=1) == []
+
+
+def test_few_managers_and_idle_nodes_are_warned_of() -> None:
+    facts = _facts(_node(2, is_manager=False), _node(3, state="down"))
+    few, idle = (str(one) for one in rules.warnings(facts))
+    assert "2 of 3 nodes manage the swarm" in few
+    assert "node-3 is down" in idle
+
+
+@pytest.mark.parametrize(("shift", "apart"), [(0.5, 0.0), (-3.0, 3.0), (4.0, 3.0)])
+def test_a_clock_is_judged_by_the_span_of_the_answer(shift: float, apart: float) -> None:
+    # Nine digits of a second, as Docker writes them; 2030-06-01 12:00:00 UTC.
+    began = 1_906_545_600.0
+    hour, second = (11, 60 + int(shift)) if shift < 0 else (12, int(shift))
+    minute = 59 if shift < 0 else 0
+    fraction = "500000000" if shift == 0.5 else "000000000"
+    document = {
+        "ID": "a",
+        "Spec": {"Role": "worker", "Availability": "active"},
+        "Description": {"Hostname": "node-1", "Resources": {"MemoryBytes": GB}},
+        "Status": {"State": "ready"},
+    }
+    time = f"2030-06-01T{hour:02}:{minute:02}:{second:02}.{fraction}Z"
+    node = Node.of(document, {"before": began, "after": began + 1, "time": time})
+    assert node.clock_seconds == pytest.approx(apart)
+
+
+def test_every_fault_is_said_and_nothing_else_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_env(tmp_path, POSTGRES_INSTANCES=2)
+    document = {
+        "swarm": {"LocalNodeState": "inactive", "ControlAvailable": False},
+        "nodes": [],
+        "asked": [],
+        "stack": False,
+        "compose": False,
+        "has_secrets": False,
+    }
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(document)))
+    paths = ("--env-dir", tmp_path, "--out", tmp_path / "out", "--secrets", tmp_path / "secrets")
+    assert main(["check", *map(str, paths)]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "POSTGRES_INSTANCES=2" in printed.err
+    assert "is no manager" in printed.err
+    assert not (tmp_path / "out").exists()
