@@ -118,7 +118,7 @@ def test_resets_in_the_middle_of_results_lose_no_write_and_reach_callers_as_503_
             hold(10)
         ended = load.samples[-1].ended
         hold(5)
-    check_answers(load)
+    check_answers(load.samples)
     check_deadlines(load, deadline_seconds)
     check_recovery(load, ended, 3)
     check_writes(load, sql)
