@@ -76,3 +76,17 @@ def test_a_replica_full_of_silent_connections_takes_logins_again_after_the_login
     assert all("no more connections allowed" in one for one in found["errors"])
     timeout = float(settings["PGBOUNCER_CLIENT_LOGIN_TIMEOUT_SECONDS"])
     assert found["refused_seconds"] <= timeout + SLACK_SECONDS
+
+
+def test_clients_that_take_nothing_of_their_results_give_their_server_connections_back(
+    stack: Stack, probe: Probe, settings: dict[str, str]
+) -> None:
+    poolers = stack.containers("pgbouncer")
+    before = lives(poolers)
+    names = ("PGBOUNCER_INTERACTIVE_POOL_SIZE", "PGBOUNCER_INTERACTIVE_RESERVE_SIZE")
+    count = sum(int(settings[name]) for name in names)
+    found = probe("unread", address(poolers[0], stack), str(count))
+    # TCP's own timeout of what nobody takes comes first.
+    assert found["seconds"] <= float(settings["API_QUERY_TIMEOUT_SECONDS"]) + SLACK_SECONDS
+    assert all("query_wait_timeout" in one for one in found["errors"])
+    assert lives(poolers) == before

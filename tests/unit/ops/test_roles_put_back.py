@@ -73,7 +73,6 @@ def recorder() -> Recorder:
 @pytest.fixture
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recorder: Recorder) -> Make:
     """Return a maker of an apply to what ran before; later looks find each of `then` in turn."""
-    monkeypatch.setattr(module, "ROLES_SECONDS", 0.05)
     monkeypatch.setattr(module, "_POLL_SECONDS", 0.0)
     monkeypatch.setattr(Apply, "_reloader", lambda _: recorder)
 
@@ -110,7 +109,10 @@ def test_the_steps_begin_with_what_was_put_back(make: Make) -> None:
     assert apply._before.as_dict() == VALUES.as_dict()
 
 
-def test_a_role_that_nobody_puts_back_fails_and_is_named(make: Make) -> None:
+def test_a_role_that_nobody_puts_back_fails_and_is_named(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ROLES_SECONDS", 0.05)
     wrong = stack(**{"roles.risk_api.default_transaction_read_only": "on"})
     with pytest.raises(FailedError) as failed:
         make(wrong)._put_roles_back()
