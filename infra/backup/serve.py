@@ -102,7 +102,9 @@ class Service:
             if _LOCKED in str(error):
                 # An operator's is under way.
                 return
-            self.failed_at, self.failure = time.monotonic(), f"the {kind} backup failed: {error}"
+            # At the first time soon: a failover ends a backup that is under way.
+            self.failed_at = time.monotonic() - (0.0 if self.failure else _AGAIN_SECONDS)
+            self.failure = f"the {kind} backup failed: {error}"
         else:
             self.failed_at, self.failure = -_AGAIN_SECONDS, ""
 
