@@ -115,11 +115,6 @@ def is_directory() -> bool:
     return bool(settings()["directory"])
 
 
-def is_replicated() -> bool:
-    """Return True if there are three servers, one of them the primary."""
-    return len(settings()["suffixes"]) > 1
-
-
 def command(*arguments: str) -> list[str]:
     """Return the command line of pgBackRest with these arguments."""
     return ["pgbackrest", f"--config={CONFIG}", f"--stanza={STANZA}", *arguments]
