@@ -139,6 +139,14 @@ def test_segments_that_are_missing_are_named(found: Archive, missing: tuple[str,
     assert repository.gaps(found, segment(4), NOW) == missing
 
 
+def test_a_gap_is_a_hole_in_time_until_the_next_backup() -> None:
+    old, new = backup("full", 9), backup("full", 1, first=segment(7), last=segment(7))
+    gone = NOW - timedelta(minutes=10)
+    assert repository.holes([old, new], archive(4, 5, 7), NOW) == ((gone, new.stopped),)
+    assert repository.holes([old], archive(4, 5, 7, 9), NOW) == ((gone, None),)
+    assert repository.holes([old], archive(4, 5), NOW) == repository.holes([], Archive(), NOW) == ()
+
+
 @pytest.mark.parametrize(
     ("backups", "reason", "kind"),
     [
