@@ -7,7 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from infra.backup.repository import Archive, Backup, Info
+from infra.backup.repository import Archive, Backup, Info, holes
 from infra.backup.restore import shown
 
 _MB = 1 << 20
@@ -33,6 +33,10 @@ def as_dict(found: Info, archived: Archive, error: str) -> dict[str, Any]:
         ],
         "recoverable_from": backups[0].stopped.isoformat() if backups else None,
         "recoverable_until": archived.until.isoformat() if archived.until else None,
+        "not_recoverable": [
+            {"from": begin.isoformat(), "to": end.isoformat() if end else None}
+            for begin, end in holes(backups, archived, datetime.now(UTC))
+        ],
         "log_bytes": archived.bytes,
         "error": error,
     }
@@ -55,6 +59,12 @@ def show(found: Info, archived: Archive, error: str) -> None:
             f"A restore can go to any moment from {shown(backups[0].stopped)}\n"
             f"to {shown(archived.until)}; while the server runs, until now."
         )
+        for begin, end in holes(backups, archived, now):
+            console.print(
+                f"But not to one after {shown(begin)}\nand before "
+                f"{shown(end) if end else 'the next full backup'}: of the log segments are missing.",
+                style="yellow",
+            )
         stored = archived.bytes + sum(one.repository_bytes for one in backups)
         console.print(
             f"In the repository: {stored / _MB:.0f} MB, {archived.bytes / _MB:.0f} of log."

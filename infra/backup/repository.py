@@ -3,7 +3,7 @@
 import json
 import re
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -113,11 +113,6 @@ def settings() -> dict[str, Any]:
 def is_directory() -> bool:
     """Return True if the repository is a directory that this container has."""
     return bool(settings()["directory"])
-
-
-def is_replicated() -> bool:
-    """Return True if there are three servers, one of them the primary."""
-    return len(settings()["suffixes"]) > 1
 
 
 def command(*arguments: str) -> list[str]:
@@ -249,6 +244,24 @@ def _gaps(segments: Iterable[Segment], timeline: int, first: int, now: datetime)
             continue
         for number in range(last + 1, one.number):
             yield Segment(of, number, one.at, 0).name
+
+
+def holes(
+    backups: Sequence[Backup], found: Archive, now: datetime
+) -> tuple[tuple[datetime, datetime | None], ...]:
+    """Return the times that no restore can go to, because segments between them are missing.
+
+    Each is from the last segment before to the end of the next backup; None: there is none yet.
+    """
+    if not backups:
+        return ()
+    pairs: dict[datetime, datetime | None] = {}
+    for name in gaps(found, backups[0].first, now):
+        number = segment_number(name)
+        before = [one.at for one in found.segments if one.number < number]
+        after = [one.stopped for one in backups if segment_number(one.first) > number]
+        pairs[max(before, default=backups[0].stopped)] = min(after, default=None)
+    return tuple(sorted(pairs.items(), key=lambda pair: pair[0]))
 
 
 def segment_number(name: str) -> int:

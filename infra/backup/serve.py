@@ -92,7 +92,7 @@ class Service:
             now,
             at=time_of_day.fromisoformat(settings["time_utc"]),
             full_every_days=settings["full_every_days"],
-            reason_for_full=broken(found, archived, now),
+            reason_for_full=broken(found, archived, now, replicated=len(settings["suffixes"]) > 1),
         )
         if not kind or time.monotonic() - self.failed_at < _AGAIN_SECONDS:
             return
@@ -102,7 +102,9 @@ class Service:
             if _LOCKED in str(error):
                 # An operator's is under way.
                 return
-            self.failed_at, self.failure = time.monotonic(), f"the {kind} backup failed: {error}"
+            # At the first time soon: a failover ends a backup that is under way.
+            self.failed_at = time.monotonic() - (0.0 if self.failure else _AGAIN_SECONDS)
+            self.failure = f"the {kind} backup failed: {error}"
         else:
             self.failed_at, self.failure = -_AGAIN_SECONDS, ""
 
@@ -175,8 +177,12 @@ def require_writable() -> None:
         ) from None
 
 
-def broken(found: Info, archived: Archive, now: datetime) -> str:
-    """Return why no differential backup can follow the newest backup; empty when one can."""
+def broken(found: Info, archived: Archive, now: datetime, *, replicated: bool = False) -> str:
+    """Return why no differential backup can follow the newest backup; empty when one can.
+
+    With `replicated` servers each failover begins a timeline, which goes on from a backup that had
+    ended before.
+    """
     if not found.current:
         return ""
     newest = found.current[-1]
@@ -184,12 +190,12 @@ def broken(found: Info, archived: Archive, now: datetime) -> str:
         return f"backup {newest.label} has pages with a wrong checksum"
     if missing := repository.gaps(archived, newest.first, now):
         return f"segment {missing[0]} of the log is missing"
-    # With three each failover begins one; it goes on from a backup that had ended before.
-    last = repository.segment_number(newest.last) if repository.is_replicated() else None
-    if archived.timeline > newest.timeline and (
-        last is None
-        or any(one.timeline > newest.timeline and one.number <= last for one in archived.segments)
-    ):
+    has_begun = archived.timeline > newest.timeline
+    if replicated:
+        last = repository.segment_number(newest.last)
+        later = [one for one in archived.segments if one.timeline > newest.timeline]
+        has_begun = any(one.number <= last for one in later)
+    if has_begun:
         return f"timeline {archived.timeline} has begun since"
     return ""
 

@@ -233,3 +233,42 @@ def test_etcd_without_a_quorum_is_named_and_nothing_stops(cluster: Cluster) -> N
     assert verdict["where"] == "etcd"
     assert f"{leader} stays the primary" in verdict["line"]
     assert cluster.primary() == leader
+
+
+def test_backups_go_on_through_a_failover_and_a_restore_goes_back_to_before_it(
+    cluster: Cluster,
+) -> None:
+    leader, table = cluster.primary(), "public.restore_probe"
+    with cluster.load() as load:
+        wait_for_traffic(load)
+        done = cluster.make("backup", "TYPE=full")
+    assert done.exit_code == 0, done.text
+    oracle.check_no_failure(load)
+    manifest = "from infra.backup.repository import ask, info; print(ask('repo-get', "
+    manifest += "f'backup/sluice/{info().backups[-1].label}/backup.manifest'))"
+    found = cluster.docker("exec", container("backup"), "python", "-c", manifest)
+    assert "option-backup-standby=true" in found
+
+    cluster.psql(leader, f"CREATE TABLE {table} AS SELECT generate_series(1, 10)")
+    moment = cluster.psql(leader, "SELECT clock_timestamp()").splitlines()[-1]
+    cluster.psql(leader, f"INSERT INTO {table} VALUES (11)")
+    cluster.docker(
+        "exec", container(leader), "bash", "-c", "kill -KILL $(head -n 1 $PGDATA/postmaster.pid)"
+    )
+    follower = cluster.primary()
+    assert follower != leader
+    assert cluster.psql(follower, f"SELECT count(*) FROM {table}") == "count\n11"
+    done = cluster.make("backup", "TYPE=diff")
+    assert done.exit_code == 0, done.text
+    assert cluster.status()["server"]["backups"]["error"] == ""
+
+    volume = f"{PROJECT}_before-the-failover"
+    done = cluster.make("restore", f"TO={moment}", f"INTO={volume}", "JSON=yes")
+    assert done.exit_code == 0, done.text
+    (command_,) = done.document["commands"]
+    restored = command_["document"]["restored"]["found"]
+    assert [one["rows"] for one in restored if one["table"] == table] == [10]
+    done = cluster.make("restore-swap", f"FROM={volume}")
+    assert done.exit_code == 0, done.text
+    assert cluster.psql(cluster.primary(), f"SELECT count(*) FROM {table}") == "count\n10"
+    assert cluster.make("verify-backup").exit_code == 0

@@ -113,6 +113,9 @@ def test_the_archive_has_segments_and_histories_and_nothing_else() -> None:
     assert (found.bytes, found.timeline, found.histories) == (15, 2, (2,))
 
 
+LOST = (segment(6), segment(7))
+
+
 @pytest.mark.parametrize(
     ("found", "missing"),
     [
@@ -126,11 +129,22 @@ def test_the_archive_has_segments_and_histories_and_nothing_else() -> None:
         (archive(4, 6, minutes_ago=1), ()),
         (Archive((*archive(4, 5).segments, *archive(5, 6, timeline=2).segments)), ()),
         (Archive((*archive(4, 5).segments, *archive(5, 7, timeline=2).segments)), (segment(6, 2),)),
+        # A failover: the new timeline begins behind what the old one has finished.
+        (Archive((*archive(4, 5).segments, *archive(6, timeline=2).segments)), ()),
+        (Archive((*archive(4, 5).segments, *archive(8, timeline=2).segments)), LOST),
         (Archive(), ()),
     ],
 )
 def test_segments_that_are_missing_are_named(found: Archive, missing: tuple[str, ...]) -> None:
     assert repository.gaps(found, segment(4), NOW) == missing
+
+
+def test_a_gap_is_a_hole_in_time_until_the_next_backup() -> None:
+    old, new = backup("full", 9), backup("full", 1, first=segment(7), last=segment(7))
+    gone = NOW - timedelta(minutes=10)
+    assert repository.holes([old, new], archive(4, 5, 7), NOW) == ((gone, new.stopped),)
+    assert repository.holes([old], archive(4, 5, 7, 9), NOW) == ((gone, None),)
+    assert repository.holes([old], archive(4, 5), NOW) == repository.holes([], Archive(), NOW) == ()
 
 
 @pytest.mark.parametrize(
@@ -159,6 +173,18 @@ def test_a_new_timeline_a_gap_or_a_bad_page_ask_for_a_full_backup() -> None:
     assert segment(5) in serve.broken(info, archive(4, 6), NOW)
     bad = Info((backup("full", 1, has_errors=True),), CLUSTER, "17-1")
     assert "wrong checksum" in serve.broken(bad, archive(4, 5), NOW)
+
+
+@pytest.mark.parametrize(
+    ("first", "reason"), [(5, ""), (4, "timeline 2 has begun since"), (None, "")]
+)
+def test_a_failover_asks_for_none_unless_it_goes_back_behind_the_backup(
+    first: int | None, reason: str
+) -> None:
+    info = Info((backup("full", 1),), CLUSTER, "17-1")
+    later = archive(first, timeline=2).segments if first else ()
+    found = Archive((*archive(4).segments, *later), (2,))
+    assert serve.broken(info, found, NOW, replicated=True) == reason
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "2026-11-24 10:00:00", "24.11.2026", "10:00+00"])

@@ -88,11 +88,12 @@ def test_a_port_of_the_host_that_is_in_use_is_refused_where_it_is_published(
 
 
 def test_compose_has_the_defaults_of_settings_that_may_be_left_out() -> None:
-    compose = (REPOSITORY / "compose.yaml").read_text(encoding="utf-8")
+    files = (REPOSITORY / "compose.yaml", *(REPOSITORY / "infra" / "postgres").glob("*.yaml"))
+    compose = "".join(path.read_text(encoding="utf-8") for path in files)
     settings = {one.name: one for one in catalogue.all_settings() if not one.left_out}
     given = dict(re.findall(r"\$\{([A-Z_]+):-([^}]*)\}", compose))
     found = {name: text for name, text in given.items() if name in settings}
-    assert len(found) == 9
+    assert len(found) == 10
     assert found == {name: str(settings[name].default) for name in found}
     # Each place in the file has the same.
     for name, text in found.items():

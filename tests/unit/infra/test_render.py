@@ -127,6 +127,23 @@ def test_a_repository_elsewhere_has_its_secrets_and_an_inner_one_has_none(tmp_pa
     assert "s3" not in here
 
 
+def test_each_of_three_instances_has_its_data_where_the_backups_see_them(tmp_path: Path) -> None:
+    three = {
+        "POSTGRES_INSTANCES": 3,
+        "PGBOUNCER_SERVER_HOP": "tls",
+        "POSTGRES_BACKUP_CONNECTIONS": 6,
+    }
+    env = write_env(tmp_path, **three)
+    made = compile_stack(env, tmp_path / "secrets", now=NOW)
+    lines = _text(made, "postgres/pgbackrest.conf").splitlines()
+    assert "backup-standby=prefer" in lines
+    for number, suffix in enumerate(("", "-2", "-3"), 1):
+        path = f"/var/lib/postgresql/data{suffix}/17"
+        assert f"pg{number}-path={path}" in lines
+        patroni = _text(made, f"postgres/patroni-postgres-{number}.yml").splitlines()
+        assert f"  data_dir: {path}" in patroni
+
+
 def _certificates() -> Certificates:
     pair = (b"certificate", b"key")
     return Certificates(b"ca", dict.fromkeys(SERVERS, pair))
