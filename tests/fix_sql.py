@@ -8,6 +8,7 @@ import io
 import pytest
 from docker.models.containers import Container
 
+from infra.config.names import INSTANCES
 from tests.fix_stack import Stack, run_in
 
 Row = dict[str, str]
@@ -29,8 +30,17 @@ class Sql:
 
     def rows(self, statement: str, *, database: str = "risk") -> list[Row]:
         """Return the statement's rows as text by column name."""
-        container = self._stack.container("postgres")
-        return run_psql(container, ["--username=postgres", f"--dbname={database}"], statement)
+        arguments = ["--username=postgres", f"--dbname={database}"]
+        return run_psql(self._server(), arguments, statement)
+
+    def _server(self) -> Container:
+        """Return the server's container, of three the primary's."""
+        instances = [one for name in INSTANCES for one in self._stack.containers(name)]
+        for one in instances:
+            (row,) = run_psql(one, ["--dbname=postgres"], "SELECT pg_is_in_recovery() AS standby")
+            if row["standby"] == "f":
+                return one
+        return self._stack.container("postgres")
 
     def value(self, statement: str, *, database: str = "risk") -> str:
         """Return the single value of a statement."""

@@ -50,6 +50,7 @@ def instances(values: Values) -> Iterator[str]:
             "POSTGRES_INSTANCES=2 has no majority when one of them is lost, so that nobody could "
             "decide which one is the primary; write 1 or 3"
         )
+        return
     if not sizing.is_replicated(values):
         return
     if values.text("PGBOUNCER_SERVER_HOP") != "tls":

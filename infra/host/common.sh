@@ -123,7 +123,10 @@ server() {
 }
 
 # What builds, looks or stops needs no other setting, so it works whatever is in the env file.
-look() { POSTGRES_INSTANCES=$(instances) docker compose --env-file infra/env/presets/laptop.env "$@"; }
+look() {
+    # Those of three servers, when the env file asks for one again, are no news.
+    POSTGRES_INSTANCES=$(instances) COMPOSE_IGNORE_ORPHANS=1 docker compose --env-file infra/env/presets/laptop.env "$@"
+}
 
 # Without the lines about networks that it makes where the stack is down.
 look_run() { look --progress quiet run --rm "$@"; }

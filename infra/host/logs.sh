@@ -26,7 +26,11 @@ printed() { look logs --no-color --timestamps ${since:+--since "$since"} "$@" </
 # The api's lines first; grep is quicker than reading them all.
 of_request() {
     printed api | grep --fixed-strings --regexp="$request" || true
-    printed worker pgbouncer postgres
+    if is_replicated; then
+        printed worker pgbouncer postgres-1 postgres-2 postgres-3
+    else
+        printed worker pgbouncer postgres
+    fi
 }
 
 _main() {

@@ -266,6 +266,8 @@ change_instances() {
     fi
     quietly compose up --detach --wait --remove-orphans || die "see: docker compose ps --all"
     compile
+    # All that was to be restarted is new.
+    touched=()
 }
 
 run_apply() {

@@ -17,7 +17,7 @@ from infra.config.build import Compiled, compile_values
 from infra.config.faults import FaultyInputError
 from infra.config.secrets import SecretStore
 from infra.config.settings import Values
-from infra.config.write import write_files, write_secrets
+from infra.config.write import write_all, write_secrets
 from infra.ops import outside, plan, plan_view, running
 from infra.ops.clients import app_control, pgbouncer
 from infra.ops.clients.pgbouncer import PgBouncerAdmin
@@ -243,7 +243,11 @@ class Apply:
         return compile_values(values, self._paths.secrets, now=now)
 
     def _write(self, values: Values) -> None:
-        written = write_files(self._compile(values).files, self._paths.out)
+        compiled = self._compile(values)
+        # More than what is live may take secrets of its own.
+        written = write_all(
+            compiled.new_secrets, self._paths.secrets, compiled.files, self._paths.out
+        )
         self._operation.say(f"files: {len(written)} written")
         reload_observers(self._operation.ask_host, self._before, written)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, TextIO
 
+from infra.config.names import INSTANCES
 from infra.ops.outcome import Exit
 
 # Compose clears the terminal's line first, on a pipe too.
@@ -62,7 +63,8 @@ class Line:
     @property
     def tier(self) -> str:
         """Return the service, which the container is a replica of."""
-        return self.container.rpartition("-")[0] or self.container
+        service = self.container.rpartition("-")[0] or self.container
+        return "postgres" if service in INSTANCES else service
 
     @property
     def at(self) -> datetime:

@@ -309,7 +309,9 @@ def test_with_everything_down_it_says_what_it_could_not_judge(
     monkeypatch.setattr(app_control, "connect", lambda _: None)
     monkeypatch.setattr(pgbouncer, "replicas", lambda _: ())
     monkeypatch.setattr(live, "resolve", lambda *_: ())
-    settings = OpsSettings({"postgres": {"host": "postgres", "port": 5432, "processors": 2}})
+    settings = OpsSettings(
+        {"postgres": {"host": "postgres", "port": 5432, "processors": 2, "instances": ["postgres"]}}
+    )
     made = live.examine(settings, host=None, recorded={"CERTIFICATE_RENEW_DAYS": 5})
     assert [one.rule for one in made.ordered()] == ["bottleneck", "certificate"]
     assert made.ordered()[0].severity is Severity.CRITICAL

@@ -452,3 +452,38 @@ def test_a_reserve_that_leaves_no_room_for_cancel_requests_is_warned_of(
     found = judge(tmp_path, PGBOUNCER_INTERACTIVE_RESERVE_SIZE=reserve)
     said = f"PGBOUNCER_INTERACTIVE_RESERVE_SIZE={reserve} is not below"
     assert any(said in str(one) for one in found.warnings) == warned
+
+
+THREE: dict[str, object] = {
+    "POSTGRES_INSTANCES": 3,
+    "PGBOUNCER_SERVER_HOP": "tls",
+    "POSTGRES_BACKUP_CONNECTIONS": 6,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"POSTGRES_INSTANCES": 2}, "POSTGRES_INSTANCES=2 has no majority"),
+        ({"POSTGRES_INSTANCES": 4}, "POSTGRES_INSTANCES=4 is outside 1..3"),
+        (THREE | {"PGBOUNCER_SERVER_HOP": "socket"}, "PGBOUNCER_SERVER_HOP=socket leads to one"),
+        (THREE | {"POSTGRES_BACKUP_CONNECTIONS": 2}, "POSTGRES_BACKUP_CONNECTIONS=2 is below 4"),
+    ],
+)
+def test_what_three_instances_cannot_be_is_refused_with_the_reason(
+    tmp_path: Path, changes: dict[str, object], said: str
+) -> None:
+    (fault,) = judge(tmp_path, **changes).faults
+    assert said in fault.message
+
+
+def test_three_instances_are_one_line(tmp_path: Path) -> None:
+    present = (REPOSITORY / "infra" / "env" / "stack.env").read_text(encoding="utf-8")
+    (tmp_path / "stack.env").write_text(f"{present}POSTGRES_INSTANCES=3\n", encoding="utf-8")
+    found = check(tmp_path / "stack.env")
+    assert found.faults == ()
+    values = found.values
+    assert values.text("PGBOUNCER_SERVER_HOP") == "tls"
+    entries = {pool.entry: pool.port for pool in sizing.pools(values)}
+    assert entries["risk"] == 5432
+    assert entries["risk_ro"] == 5433

@@ -11,7 +11,7 @@ POOLERS = tuple(Target(f"pgbouncer-{n}", "pgbouncer", f"192.0.2.{n}", 6432) for 
 LIMITS = {"drain_seconds": 1, "max_seconds": 2, "query_wait_timeout_seconds": 3}
 SETTINGS = OpsSettings(
     {
-        "postgres": {"host": "postgres.invalid", "port": 5432},
+        "postgres": {"host": "postgres.invalid", "port": 5432, "instances": ["postgres"]},
         "pgbouncer": {"replicas": len(POOLERS), "server_hop": "socket"},
         "pause": LIMITS | {"dead_man_seconds": 4},
     }

@@ -133,7 +133,7 @@ def test_a_signal_ends_the_watching(
     monkeypatch.setattr(app_control, "connect", lambda _: None)
     before = signal.getsignal(signal.SIGTERM)
     try:
-        settings = OpsSettings({"postgres": {"processors": 2}})
+        settings = OpsSettings({"postgres": {"processors": 2, "instances": ["postgres"]}})
         code = view.show(settings, as_json=False, watch=True, every_seconds=1.0)
     finally:
         signal.signal(signal.SIGTERM, before)

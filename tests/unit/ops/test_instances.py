@@ -1,0 +1,65 @@
+"""Three instances: what status names of them, and which standby a switchover takes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from infra.ops.clients.patroni import Instance
+from infra.ops.outcome import RefusedError
+from infra.ops.status.bottleneck import bottleneck
+from infra.ops.status.sample import Sample, Server
+from infra.ops.switchover import _choose
+
+PRIMARY = Instance("postgres-1", "primary", "running", 3, etcd_seconds=0.5)
+STANDBY = Instance("postgres-2", "synchronous standby", "streaming", 3, 0, etcd_seconds=0.5)
+OTHER = replace(STANDBY, name="postgres-3", lag_bytes=4096)
+LOST = Instance("postgres-3", error="connection refused")
+
+
+def named(*instances: Instance) -> tuple[str, str]:
+    found = bottleneck(Sample((), (), Server(error=""), instances=instances))
+    return found.where, found.line
+
+
+def test_a_whole_cluster_is_no_bottleneck() -> None:
+    assert named(PRIMARY, STANDBY, OTHER)[0] == "none"
+
+
+def test_no_primary_is_named_before_what_does_not_answer() -> None:
+    where, line = named(replace(STANDBY, name="postgres-1"), STANDBY, LOST)
+    assert where == "primary"
+    assert "standbys answer reads" in line
+
+
+def test_without_a_standby_no_write_is_acknowledged() -> None:
+    starting = replace(STANDBY, state="starting")
+    where, line = named(PRIMARY, starting, LOST)
+    assert where == "standbys"
+    assert "no write is acknowledged" in line
+
+
+def test_etcd_without_a_quorum_is_named_with_and_without_a_primary() -> None:
+    cut = [replace(one, etcd_seconds=30.0) for one in (PRIMARY, STANDBY, OTHER)]
+    where, line = named(*cut)
+    assert (where, "postgres-1 stays the primary" in line) == ("etcd", True)
+    where, line = named(replace(cut[1], name="postgres-1"), *cut[1:])
+    assert (where, "no instance of PostgreSQL is the primary" in line) == ("etcd", True)
+
+
+def test_a_standby_that_does_not_follow_is_named_when_the_rest_is_well() -> None:
+    assert named(PRIMARY, STANDBY, replace(OTHER, state="stopped"))[0] == "postgres-3"
+
+
+def test_a_switchover_takes_the_synchronous_standby_with_the_least_lag() -> None:
+    behind = replace(STANDBY, lag_bytes=8192)
+    assert _choose((PRIMARY, behind, OTHER)) == "postgres-3"
+    assert _choose((PRIMARY, behind, replace(OTHER, role="standby"))) == "postgres-2"
+    assert _choose((PRIMARY, STANDBY, OTHER), "postgres-3") == "postgres-3"
+
+
+@pytest.mark.parametrize("candidate", ["postgres-1", "postgres-4", "etcd-1"])
+def test_a_switchover_to_what_is_no_standby_is_refused(candidate: str) -> None:
+    with pytest.raises(RefusedError, match=f"TO={candidate} is"):
+        _choose((PRIMARY, STANDBY, OTHER), candidate)
