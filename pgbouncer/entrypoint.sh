@@ -28,8 +28,8 @@ forward_dns() {
 addresses() { getent ahostsv4 "$1" | sed -n 's/ .*STREAM.*//p' | sort -u; }
 
 # peer_id ADDRESS: the number of the replica there, from the name that Docker's DNS has for it
-# (PROJECT-pgbouncer-NUMBER.NETWORK, in Swarm PROJECT_pgbouncer.NUMBER.TASK.NETWORK); nothing for a container that is no replica. Of its own address
-# /etc/hosts would say another name.
+# (PROJECT-pgbouncer-NUMBER.NETWORK, in Swarm PROJECT_pgbouncer.NUMBER.TASK.NETWORK); nothing for a
+# container that is no replica. Of its own address /etc/hosts would say another name.
 peer_id() {
     getent -s dns hosts "$1" | sed -n -e 's/^[^ ]* *[^ .]*-\([0-9]\{1,9\}\)\..*/\1/p' \
         -e 's/^[^ ]* *[^ .]*\.\([0-9]\{1,9\}\)\.[^ .]*\.[^.]*$/\1/p' | while read -r number; do

@@ -27,10 +27,8 @@ on_networks() {
     COMPOSE_FILE=$ON_MANAGER SWARM_POOL=${project}_pool SWARM_CONTROL=${project}_control SWARM_DB=${project}_db "$@"
 }
 
-resolved() { compose --profile swarm config --format json; }
-
 # The names in compose.yaml of the images that run in the stack or beside it.
-image_names() { compose --profile swarm --profile ops config --images | sort --unique; }
+image_names() { look --profile swarm --profile ops config --images | sort --unique; }
 
 # by_content IMAGE: the name under which every node has it. A new image has another, so that an
 # update takes it, a rollback finds the old one, and no node runs another one of the same name.
@@ -102,9 +100,9 @@ missing_images() {
 
 # apply ---------------------------------------------------------------------------------------------
 
-# What the rules of infra/swarm/rules.py judge, and what the stack is made of: one JSON document.
-document() {
-    local ids name comma=''
+# What the rules of infra/swarm/rules.py judge, as one JSON document.
+facts() {
+    local ids
     printf '{"swarm": %s, "stack": %s, "compose": %s, "has_secrets": %s, "nodes": ' \
         "$(swarm_state 'json .Swarm')" "$(is_deployed && echo true || echo false)" \
         "$(runs_under_compose && echo true || echo false)" \
@@ -116,8 +114,14 @@ document() {
     else
         printf '[], "asked": []'
     fi
-    printf ', "resolved": '
-    resolved
+    printf '}\n'
+}
+
+# What the stack is made of, as one JSON document.
+parts() {
+    local name comma=''
+    printf '{"resolved": '
+    compose --profile swarm config --format json
     printf ', "images": {'
     while read -r name; do
         printf '%s%s: %s' "$comma" "$(json_string "$name")" "$(json_string "$(by_content "$name")")"
@@ -155,11 +159,9 @@ require_manager() {
         || die "this Docker host is no manager (swarm: $(swarm_state .Swarm.LocalNodeState)); make it one (docker swarm init, or join as a manager), or have DOCKER_HOST or DOCKER_CONTEXT name one" 2
 }
 
-# in_compiler COMMAND OPTION...: the module infra.swarm, without network, with what the project's
-# volumes hold; the document is its input.
+# in_compiler COMMAND: the module infra.swarm, without network, with what the project's volumes hold.
 in_compiler() {
-    local what=$1 tier options
-    shift
+    local tier options
     options=(--rm --interactive --read-only --cap-drop ALL --cap-add DAC_READ_SEARCH --network none
         --security-opt no-new-privileges:true --user 0:0 --memory 256m --tmpfs /tmp
         --mount "type=bind,src=$(cd "$env_dir" && pwd),dst=/etc/sluice/env,readonly")
@@ -167,7 +169,7 @@ in_compiler() {
     for tier in postgres pgbouncer app ops observability; do
         ! has_volume "$tier-config" || options+=(--volume "${project}_$tier-config:/out/$tier:ro")
     done
-    docker run "${options[@]}" --entrypoint python "$image" -m infra.swarm "$what" <"$facts"
+    docker run "${options[@]}" --entrypoint python "$image" -m infra.swarm "$1"
 }
 
 # The services of a stack file whose definition is not the running one.
@@ -188,13 +190,14 @@ definitions() {
 run_apply() {
     local direction phases phase services
     ensure_image
-    facts=$(mktemp)
+    [[ -d $env_dir ]] || die "$env_dir: no such directory; it holds stack.env" 2
     bundle=$(mktemp --directory)
-    temporary+=("$facts" "$bundle")
-    document >"$facts"
-    direction=$(in_compiler check) || exit
+    temporary+=("$bundle")
+    facts >"$bundle/facts"
+    direction=$(in_compiler check <"$bundle/facts") || exit
     COMPOSE_FILE=$ON_MANAGER quietly compose --progress quiet run --rm --no-deps config || exit
-    (umask 077 && in_compiler bundle | tar --extract --directory "$bundle" --no-same-owner)
+    parts >"$bundle/parts"
+    (umask 077 && in_compiler bundle <"$bundle/parts" | tar --extract --directory "$bundle" --no-same-owner)
     cd "$bundle"
     phases=([0-9]*.json)
     cd - >/dev/null
@@ -209,7 +212,7 @@ run_apply() {
             update "$phase" "${services[@]}"
         fi
     done
-    deploy stack.json --prune
+    deploy stack.json --prune || exit
     unfinished=''
     remove_unused
     say "deployed: $(docker service ls --quiet --filter "label=$STACK_LABEL=$project" | wc -l) services as the env file has them"
@@ -221,7 +224,7 @@ update() {
     shift
     if [[ " $* " == *" api "* ]]; then migrate; fi
     say "updating: $*"
-    deploy "$phase"
+    deploy "$phase" || exit
     wait_converged "$@"
 }
 
@@ -259,12 +262,15 @@ replace_server() {
 
 deploy() {
     (cd "$bundle" && quietly docker stack deploy --detach --resolve-image never "${@:2}" \
-        --compose-file "$1" "$project") || exit
+        --compose-file "$1" "$project")
 }
 
+# Again once: a failover in the middle of it ends its connection, and what it had begun is undone.
 migrate() {
+    local options=(--progress quiet run --rm --no-deps migrate)
     say "migrating the schema"
-    COMPOSE_FILE=$ON_MANAGER SWARM_DB=${project}_db compose --progress quiet run --rm --no-deps migrate \
+    COMPOSE_FILE=$ON_MANAGER SWARM_DB=${project}_db compose "${options[@]}" \
+        || COMPOSE_FILE=$ON_MANAGER SWARM_DB=${project}_db compose "${options[@]}" \
         || die "the migration failed; api and worker are as they were"
 }
 

@@ -8,6 +8,7 @@ compiled files. Swarm has no depends_on, and ends a task that is unhealthy.
 import hashlib
 import hmac
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +39,11 @@ _KEPT: Final = (
     "sysctls",
     "user",
 )
+_MOUNT_KEYS: Final = ("type", "source", "target", "read_only", "volume")
 _SHOWN_SUFFIXES: Final = (".conf", ".crt", ".id", ".ini", ".json")
 _DIGEST_CHARACTERS: Final = 12
+# The volumes of instances: the kind of label, and its number; of a single server there is none.
+_DATA: Final = re.compile(r"(postgres|etcd)-data(?:-(\d+))?")
 _MINUTES: Final = 6
 _DAY: Final = 24 * 60 * _MINUTES
 
@@ -252,7 +256,8 @@ class Stack:
 
     def _readable(self, name: str, service: Mapping[str, Any], tier: str) -> Iterator[Compiled]:
         """Yield what the service may read: its own files, and those that all may read."""
-        uid = int(str(service.get("user") or UIDS.get(_kind(name), 0)).partition(":")[0])
+        own = service.get("user") or UIDS.get(_kind(name), UIDS.get(tier, UIDS["root"]))
+        uid = int(str(own).partition(":")[0])
         others = {one for one in INSTANCES if one != name}
         for path, file in self._compiled.items():
             if path.partition("/")[0] != tier or any(one in path for one in others):
@@ -304,7 +309,7 @@ def _healthcheck(name: str, check: Mapping[str, Any]) -> Section:
 def _volumes(service: Mapping[str, Any]) -> Iterator[Section]:
     for volume in service.get("volumes", ()):
         if volume["target"] != CONFIG_DIRECTORY:
-            yield {key: value for key, value in volume.items() if value != {}}
+            yield {key: volume[key] for key in _MOUNT_KEYS if volume.get(key)}
 
 
 def _deploy(name: str, service: Mapping[str, Any]) -> Section:
@@ -322,7 +327,7 @@ def _deploy(name: str, service: Mapping[str, Any]) -> Section:
         "update_config": _update("stop-first"),
         "rollback_config": {"parallelism": 1, "order": "stop-first"},
     }
-    if pinned := _pinned(name, service):
+    if pinned := _pinned(service):
         return made | {"replicas": 1, "placement": {"constraints": [pinned]}}
     if name == ENTRY:
         return made | {"mode": "global"}
@@ -342,14 +347,12 @@ def _update(order: str) -> Section:
     return {"parallelism": 1, "order": order, "failure_action": "rollback", "monitor": "10s"}
 
 
-def _pinned(name: str, service: Mapping[str, Any]) -> str:
-    """Return the constraint of what has data on one node; empty for what may run anywhere."""
-    kind, number = _kind(name), name.rpartition("-")[2]
-    has_data = any(
-        volume["type"] == "volume" and "-data" in str(volume["source"])
-        for volume in service.get("volumes", ())
-    )
-    return f"node.labels.{LABEL}{kind} == {number if number.isdigit() else 1}" if has_data else ""
+def _pinned(service: Mapping[str, Any]) -> str:
+    """Return the constraint of what uses data on one node; empty for what may run anywhere."""
+    for volume in service.get("volumes", ()):
+        if found := _DATA.fullmatch(str(volume["source"])):
+            return f"node.labels.{LABEL}{found[1]} == {found[2] or 1}"
+    return ""
 
 
 def documents(bundle: Bundle) -> dict[str, bytes]:

@@ -29,6 +29,7 @@ ELSEWHERE = {
     "make lint": "make test begins with it",
     "make up": "make test begins with it",
     "make build": "make up begins with it",
+    "make test-swarm": "a run of its own: three Docker engines",
     "make test-unit": "its tests are part of this run",
     "make psql": "tests/ops/test_status_faults.py",
     "make assess": "tests/stack/test_compose.py",

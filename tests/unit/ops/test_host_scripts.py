@@ -693,3 +693,21 @@ def test_logs_of_a_request_gives_the_api_s_lines_first_and_the_exit_code_of_the_
     asked = [one.partition("--timestamps ")[2] for one in ran.calls if one.startswith("compose")]
     assert asked == ["api", "worker pgbouncer postgres"]
     assert any(call.endswith("logs --json --request x.1") for call in ran.calls)
+
+
+@pytest.mark.parametrize("operation", ["images", "status", "down"])
+def test_a_docker_that_manages_no_swarm_is_named(docker: Docker, operation: str) -> None:
+    docker.answer("info --format {{.Swarm.ControlAvailable}}", stdout="false\n")
+    docker.answer("info --format {{.Swarm.LocalNodeState}}", stdout="inactive\n")
+    ran = docker.run("swarm.sh", operation)
+    assert ran.exit_code == 2
+    assert "swarm: this Docker host is no manager (swarm: inactive); make it one" in ran.stderr
+    assert not any("stack" in call or "save" in call for call in ran.calls)
+
+
+def test_without_a_stack_there_is_nothing_to_remove(docker: Docker) -> None:
+    docker.answer("info --format {{.Swarm.ControlAvailable}}", stdout="true\n")
+    ran = docker.run("swarm.sh", "down")
+    assert ran.exit_code == 3
+    assert ran.stderr.startswith("swarm: no stack ")
+    assert not any("stack rm" in call for call in ran.calls)

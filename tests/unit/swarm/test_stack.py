@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from infra.config.render import UIDS
 from infra.swarm import stack
 from infra.swarm.stack import Bundle, Compiled
+from tests.unit.infra.support import REPOSITORY
 
 OWN, ALL = 0o400, 0o444
 
@@ -65,9 +67,18 @@ SERVICES = {
         ulimits={"nofile": 4096},
     ),
     "postgres": _service("sluice-gateway", "observability-config"),
+    # What works beside the first instance, on its data and as its user.
+    "beside": _with_data("sluice-beside", "postgres-config", "postgres-data"),
     "postgres-2": _with_data("sluice-postgres", "postgres-config", "postgres-data-2"),
 }
-NAMES = ("app-config", "postgres-config", "pgbouncer-config", "etcd-data-2", "postgres-data-2")
+NAMES = (
+    "app-config",
+    "postgres-data",
+    "postgres-config",
+    "pgbouncer-config",
+    "etcd-data-2",
+    "postgres-data-2",
+)
 RESOLVED: dict[str, Any] = {
     "name": "sluice",
     "services": SERVICES,
@@ -135,6 +146,11 @@ def test_nothing_is_left_that_swarm_does_not_know() -> None:
         ("etcd-2", set(), {"etcd.key"}),
         ("pgbouncer", {"pgbouncer.ini"}, {"userlist.txt"}),
         ("postgres", {"ca.crt"}, set()),
+        (
+            "beside",
+            {"postgresql.conf"},
+            {"server.key"},
+        ),
     ],
 )
 def test_a_service_gets_the_files_that_it_may_read(
@@ -179,6 +195,7 @@ def test_what_has_data_is_pinned_and_the_rest_spread() -> None:
     services = _bundle().stack["services"]
     placed = {name: one["deploy"].get("placement") for name, one in services.items()}
     assert placed["postgres-2"] == {"constraints": ["node.labels.sluice.postgres == 2"]}
+    assert placed["beside"] == {"constraints": ["node.labels.sluice.postgres == 1"]}
     assert placed["etcd-2"] == {"constraints": ["node.labels.sluice.etcd == 2"]}
     assert placed["api"] == {
         "constraints": ["node.labels.sluice.app != no"],
@@ -227,6 +244,18 @@ def test_what_is_not_tls_already_is_encrypted_where_asked(encrypted: bool) -> No
     assert {name for name, one in networks.items() if "internal" not in one} == {"entry"}
 
 
+def test_a_container_on_a_manager_makes_no_network_of_its_own() -> None:
+    files = [REPOSITORY / "compose.yaml", *(REPOSITORY / "infra" / "postgres").glob("*.yaml")]
+    networks = {
+        name
+        for file in files
+        for block in re.findall(r"(?m)^networks:\n((?:  .*\n|\n)*)", file.read_text() + "\n")
+        for name in re.findall(r"(?m)^  ([a-z]+):", block)
+    }
+    given = (REPOSITORY / "infra" / "host" / "manager.yaml").read_text()
+    assert set(re.findall(r"(?m)^  ([a-z]+): !override", given)) == networks
+
+
 def test_phases_go_from_postgres_to_what_callers_reach() -> None:
     bundle = _bundle()
     assert bundle.phases == (
@@ -234,7 +263,7 @@ def test_phases_go_from_postgres_to_what_callers_reach() -> None:
         ("postgres-2",),
         ("postgres",),
         ("pgbouncer",),
-        ("api", "ingress"),
+        ("api", "beside", "ingress"),
     )
     assert set(bundle.phase(("pgbouncer",))["services"]) == {"pgbouncer"}
     names = set(stack.documents(bundle))
