@@ -62,7 +62,7 @@ def show(found: Info, archived: Archive, error: str) -> None:
         for begin, end in holes(backups, archived, now):
             console.print(
                 f"But not to one after {shown(begin)}\nand before "
-                f"{shown(end) if end else 'the next full backup'}: of the log segments are missing.",
+                f"{shown(end) if end else 'the next full backup'}: segments are missing.",
                 style="yellow",
             )
         stored = archived.bytes + sum(one.repository_bytes for one in backups)

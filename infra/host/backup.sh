@@ -227,6 +227,13 @@ exchange() {
 
 is_single() { [[ $(instances) == 1 ]]; }
 
+# Whether the containers, if there are any, are those of as many servers as the env file asks for.
+is_form_applied() {
+    local first
+    first=$(containers_of postgres-1)
+    if is_single; then [[ -z $first ]]; else [[ -n $first || -z $(containers_of postgres) ]]; fi
+}
+
 host_restart_postgres() {
     quietly docker stop "$container" || return
     exchange || say "the data could not be exchanged; the server starts with those that it had"
@@ -237,9 +244,8 @@ swap() {
     from_volume=$1
     [[ -n $(docker volume ls --quiet --filter "name=^$1\$") ]] || die "FROM=$1: no such volume" 2
     own_project
-    if is_single && is_replicated; then
-        die "refused: three instances run, and POSTGRES_INSTANCES=1 is not applied: make apply RESTART=yes" "$EXIT_REFUSED"
-    fi
+    is_form_applied \
+        || die "refused: POSTGRES_INSTANCES=$(instances) is not applied yet: make apply RESTART=yes" "$EXIT_REFUSED"
     container=$(look ps --quiet --status running postgres)
     docker run --rm --read-only --cap-drop ALL --security-opt no-new-privileges:true \
         --network "$(repository_network)" --user 10070:10070 --tmpfs /tmp --volume "$1:/var/lib/postgresql/data:ro" \

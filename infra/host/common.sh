@@ -288,7 +288,7 @@ host_reload() {
     local service container
     if is_replicated && [[ " $* " == *" postgres "* ]]; then
         set -- "${@/#postgres/postgres-1}" postgres-2 postgres-3
-        quietly docker exec "$(containers_of postgres)" reload-ca
+        quietly docker exec "$(containers_of postgres)" sh -c 'kill -USR2 1'
     fi
     for service in "$@"; do
         while read -r container; do

@@ -537,11 +537,10 @@ run_rotate_certificates() {
     operate rotate certificates "${asked[@]}"
 }
 
-# HAProxy and etcd read the CA at their start only, HAProxy also by its own command. One etcd after
-# the other: two have a majority.
+# Neither HAProxy nor etcd takes another CA by itself. One etcd after the other: two have a majority.
 host_trust() {
     local one
-    quietly docker exec "$(containers_of postgres)" reload-ca
+    quietly docker exec "$(containers_of postgres)" sh -c 'kill -USR2 1'
     for one in etcd-1 etcd-2 etcd-3; do
         quietly docker restart "$(containers_of "$one")" && await_healthy "$one"
     done

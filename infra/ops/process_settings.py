@@ -332,6 +332,10 @@ def _postgres_sources() -> dict[str, Source]:
     found["POSTGRES_CHECKPOINT_TIMEOUT_SECONDS"] = Source(
         "postgres", "settings.checkpoint_timeout", Decimal(1) / 1000
     )
+    found["BACKUPS"] = Source("postgres", "settings.archive_mode")
+    found["BACKUP_ARCHIVE_TIMEOUT_SECONDS"] = Source(
+        "postgres", "settings.archive_timeout", Decimal(1) / 1000
+    )
     for client in SERVICES:
         times = {
             client.lock_timeout: "lock_timeout",

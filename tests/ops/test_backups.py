@@ -120,7 +120,9 @@ def test_a_lost_data_volume_comes_back_as_it_was_at_any_stated_moment(
     # And all of it, in the place of what was lost.
     done = make("restore", "SWAP=yes", "JSON=yes")
     assert done.exit_code == 0, done.text
-    assert stack.compose("up", "--detach", "--wait").exit_code == 0
+    # Not --wait: what has been without its server is unhealthy for a moment longer.
+    assert stack.compose("up", "--detach").exit_code == 0
+    stack.wait_healthy(seconds=120)
     assert int(sql.value(f"SELECT count(*) FROM {TABLE}")) == len(commits)
     assert api.status(final["assessment_id"]) == final
     poll(
@@ -160,6 +162,12 @@ def test_a_running_server_gets_the_restored_data_and_keeps_its_own(
     assert status["server"]["backups"]["error"] == ""
 
 
+def volumes_of(stack: Stack) -> list[str]:
+    """Return the volumes of this stack, and what was restored beside it."""
+    names = [one.name for one in stack.client.volumes.list()]
+    return sorted(name for name in names if name.startswith(f"{stack.project}_"))
+
+
 REFUSED = [
     (("--to", "yesterday"), 2, "TO=yesterday is no moment"),
     (("--to", "2026-11-24 10:00:00"), 2, "has no time zone"),
@@ -180,7 +188,7 @@ def test_a_refused_restore_says_why_and_touches_nothing(
     stack.client.volumes.create(small, driver_opts=options)
     volumes.append(small)
     server = "SELECT pg_postmaster_start_time()"
-    before = (sql.value(server), sorted(one.name for one in stack.client.volumes.list()))
+    before = (sql.value(server), volumes_of(stack))
     containers = {one.id for one in stack.client.containers.list(all=True)}
     for arguments, code, reason in REFUSED:
         words = [one.format(project=stack.project, small=small) for one in arguments]
@@ -188,8 +196,7 @@ def test_a_refused_restore_says_why_and_touches_nothing(
         assert (done.exit_code, reason in done.text) == (code, True), done.text
     done = run("infra/host/backup.sh", "swap", "not-there")
     assert (done.exit_code, "no such volume" in done.text) == (2, True)
-    after = (sql.value(server), sorted(one.name for one in stack.client.volumes.list()))
-    assert after == before
+    assert (sql.value(server), volumes_of(stack)) == before
     ours = {one.id for one in stack.containers("postgres") + stack.containers("backup")}
     assert ours <= containers
 

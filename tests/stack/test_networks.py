@@ -67,7 +67,8 @@ def test_metrics_are_not_on_the_published_port(api: Api) -> None:
 @pytest.mark.parametrize(
     ("service", "networks"),
     [
-        ("postgres", {"db"}),
+        ("postgres", {"db", "backups"}),
+        ("backup", {"backups"}),
         ("pgbouncer", {"pool", "db"}),
         ("api", {"edge", "pool", "control"}),
         ("worker", {"pool", "control"}),

@@ -30,7 +30,8 @@ class Instance:
 
     `role` is primary, standby, or synchronous standby: one of those whose answer a write waits for.
     `lag_bytes` is what it has not replayed yet; None of the primary, and where it is not known.
-    `started` is when its server process was. `etcd_seconds` is how long ago it last reached etcd.
+    `started` is when its server process was. `etcd_seconds` is how long ago it last reached etcd;
+    with `failsafe` it is the primary, or follows it, without a quorum there.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Instance:
     started: str = ""
     pending_restart: bool = False
     etcd_seconds: float | None = None
+    failsafe: bool = False
     error: str = ""
 
     @property
@@ -182,4 +184,5 @@ def _instance(name: str, own: dict[str, Any], row: dict[str, Any]) -> Instance:
         str(own.get("postmaster_start_time", "")),
         bool(own.get("pending_restart")),
         None if seen is None else max(time.time() - float(seen), 0.0),
+        bool(own.get("failsafe_mode_is_active")),
     )

@@ -127,7 +127,7 @@ def _no_primary(sample: Sample) -> Verdict | None:
     if not sample.instances or patroni.primary(sample.instances):
         return None
     line = "no instance of PostgreSQL is the primary: writes are refused, standbys answer reads."
-    if _is_without_etcd(sample):
+    if is_without_etcd(sample):
         return Verdict("etcd", f"etcd has no quorum, and {line}", command=_START_ETCD)
     line += " A standby takes over within about 30 s of a loss, where a synchronous one is left."
     return Verdict("primary", line, command="docker compose logs --tail 20 postgres-1 postgres-2")
@@ -146,7 +146,7 @@ def _no_standby(sample: Sample) -> Verdict | None:
 
 def _no_quorum(sample: Sample) -> Verdict | None:
     leader = patroni.primary(sample.instances)
-    if leader is None or not _is_without_etcd(sample):
+    if leader is None or not is_without_etcd(sample):
         return None
     line = (
         f"etcd has no quorum: {leader.name} stays the primary while every instance answers, and "
@@ -155,7 +155,10 @@ def _no_quorum(sample: Sample) -> Verdict | None:
     return Verdict("etcd", line, command=_START_ETCD)
 
 
-def _is_without_etcd(sample: Sample) -> bool:
+def is_without_etcd(sample: Sample) -> bool:
+    """Return True if no instance reaches a majority of etcd."""
+    if any(one.failsafe for one in sample.instances):
+        return True
     seen = [one.etcd_seconds for one in sample.instances if one.etcd_seconds is not None]
     return bool(seen) and min(seen) > ETCD_SECONDS
 

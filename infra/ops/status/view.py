@@ -15,10 +15,9 @@ from rich.text import Text
 
 from infra.config.settings import Value
 from infra.ops.clients import app_control
-from infra.ops.clients.patroni import Instance
 from infra.ops.clients.processes import OpsSettings
 from infra.ops.outcome import Exit, print_document
-from infra.ops.status.bottleneck import ETCD_SECONDS, Verdict, bottleneck
+from infra.ops.status.bottleneck import Verdict, bottleneck, is_without_etcd
 from infra.ops.status.collect import Collector
 from infra.ops.status.sample import (
     AppProcess,
@@ -112,7 +111,7 @@ def screen(sample: Sample, *, verdict_first: bool = False) -> RenderableType:
         _app(sample.app),
         _poolers(sample.poolers),
         _server(sample.server),
-        *_instances(sample.instances),
+        *_instances(sample),
         *_sessions(sample.server),
         *_roles(sample.server),
         *(Text(f"Paused: {one.name}", style="yellow") for one in sample.poolers if one.paused),
@@ -276,12 +275,12 @@ def _server(server: Server) -> Table:
     return table
 
 
-def _instances(instances: tuple[Instance, ...]) -> Iterator[RenderableType]:
-    """Yield a table of three, and when etcd was last reached."""
-    if not instances:
+def _instances(sample: Sample) -> Iterator[RenderableType]:
+    """Yield a table of three, and whether etcd has a quorum."""
+    if not sample.instances:
         return
     table = _table("Instances", "Instance", "Role", "State", "Timeline", "Lag kB", "Restart")
-    for one in instances:
+    for one in sample.instances:
         if one.error:
             table.add_row(one.name, "unreachable", style="bold red")
             continue
@@ -290,10 +289,9 @@ def _instances(instances: tuple[Instance, ...]) -> Iterator[RenderableType]:
         row = (one.role, one.state, str(one.timeline), lag, due)
         table.add_row(one.name, *row, style="" if one.is_primary or one.follows else "yellow")
     yield table
-    seen = [one.etcd_seconds for one in instances if one.etcd_seconds is not None]
-    if seen and min(seen) > ETCD_SECONDS:
-        yield Text(f"etcd: no quorum for {min(seen):.0f} s", style="bold red")
-    elif seen:
+    if is_without_etcd(sample):
+        yield Text("etcd: no quorum", style="bold red")
+    else:
         yield Text("etcd: has a quorum")
 
 
