@@ -148,7 +148,7 @@ def check(cluster: Cluster, load: Load, since: float, gap_seconds: float) -> Non
     """Check all that must hold after the loss of a primary."""
     oracle.check_writes(load, cluster)  # type: ignore[arg-type]  # it asks for rows only
     oracle.check_deadlines(load, DEADLINE_SECONDS)
-    oracle.check_answers(load)
+    oracle.check_answers(load.samples)
     assert writes_gap(load, since) <= gap_seconds
     refused = [one for one in load.of("status", "results") if one.status != 200]
     assert not refused, oracle.describe(refused)
