@@ -20,7 +20,7 @@ ROOMS = ("app", "infra", "loadtest", "dev")
 PIN = re.compile(r"^([a-z0-9-]+)==(\S+)(?: ; (.*?))? \\$", re.MULTILINE)
 # What no installed file reads: documents, images, and what runs on a host from a clone.
 NOT_IN_A_WHEEL = re.compile(
-    r"\.md$|Dockerfile|/host/|^infra/(postgres|gateway|observability)/|^loadtest/(topologies/|run$|compose\.)"
+    r"\.md$|Dockerfile|/host/|^infra/(postgres|etcd|gateway|observability)/|^loadtest/(topologies/|run$|compose\.)"
     r"|^pgbouncer/(?!.*\.j2$)"
 )
 
