@@ -202,7 +202,7 @@ test: lint up ## Lint, units, stack, a fault and operation of each kind
 test-all: test ## Every test
 	@$(VENV)/bin/pytest -m slow
 
-# Beside test-all: it has three Docker engines run, each with the images, for ten minutes.
+# Beside test-all: it has three Docker engines run, each with the images, for a quarter of an hour.
 test-swarm: $(VENV)/.installed engine ## Several machines, as three Docker hosts on this one
 	@$(MAKE) --no-print-directory build INSTANCES=3
 	@$(VENV)/bin/pytest tests/swarm
