@@ -228,6 +228,7 @@ chaos: check $(VENV)/.installed ## Faults under load, and a page: [MINUTES=10] [
 	@CHAOS_MINUTES="$(or $(MINUTES),10)" CHAOS_SEED="$(or $(SEED),1)" $(VENV)/bin/pytest --quiet -s -m slow tests/chaos
 
 # Beside test-all: it has three Docker engines run, each with the images, for ten minutes.
+# Beside test-all: it has three Docker engines run, each with the images, for a quarter of an hour.
 test-swarm: $(VENV)/.installed engine ## Several machines, as three Docker hosts on this one
 	@$(MAKE) --no-print-directory build INSTANCES=3
 	@$(VENV)/bin/pytest tests/swarm
