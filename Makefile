@@ -227,7 +227,6 @@ chaos: check $(VENV)/.installed ## Faults under load, and a page: [MINUTES=10] [
 	@[[ "$(or $(SEED),1)" =~ ^[0-9]{1,9}$$ ]] || { echo "SEED=$(SEED): must be a whole number of at most nine digits" >&2; exit 2; }
 	@CHAOS_MINUTES="$(or $(MINUTES),10)" CHAOS_SEED="$(or $(SEED),1)" $(VENV)/bin/pytest --quiet -s -m slow tests/chaos
 
-# Beside test-all: it has three Docker engines run, each with the images, for ten minutes.
 # Beside test-all: it has three Docker engines run, each with the images, for a quarter of an hour.
 test-swarm: $(VENV)/.installed engine ## Several machines, as three Docker hosts on this one
 	@$(MAKE) --no-print-directory build INSTANCES=3

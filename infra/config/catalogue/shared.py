@@ -30,7 +30,7 @@ NETWORK: Final = (
         unit="choice",
         choices=("yes", "no"),
         default="yes",
-        change=Change.RECREATE,
+        change=Change.LIVE,
         rule="yes takes IPsec (ESP) in every node's kernel; a change takes make swarm-down first",
     ),
     Setting(

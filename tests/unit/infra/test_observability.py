@@ -93,7 +93,7 @@ def test_compose_has_the_defaults_of_settings_that_may_be_left_out() -> None:
     settings = {one.name: one for one in catalogue.all_settings() if not one.left_out}
     given = dict(re.findall(r"\$\{([A-Z_]+):-([^}]*)\}", compose))
     found = {name: text for name, text in given.items() if name in settings}
-    assert len(found) == 10
+    assert len(found) == 11
     assert found == {name: str(settings[name].default) for name in found}
     # Each place in the file has the same.
     for name, text in found.items():

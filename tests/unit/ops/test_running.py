@@ -79,7 +79,10 @@ def _another(name: str) -> Value:
 
 
 def test_what_changes_live_and_reaches_a_process_can_be_read_from_it() -> None:
-    """These are derived, seen by operator commands or Prometheus only, or hidden by PgBouncer."""
+    """These are derived, seen by operator commands or Prometheus only, or hidden by PgBouncer.
+
+    Or they are of several machines alone.
+    """
     not_read = {
         "ALERT_WEBHOOK_URL",
         "CERTIFICATE_DAYS",
@@ -95,6 +98,7 @@ def test_what_changes_live_and_reaches_a_process_can_be_read_from_it() -> None:
         "POSTGRES_STORAGE",
         "POSTGRES_WORK_MEM_KB",
         "PROMETHEUS_SCRAPE_SECONDS",
+        "SWARM_ENCRYPTED",
         "WORKER_QUERY_TIMEOUT_SECONDS",
         "WORKER_QUERY_WAIT_TIMEOUT_SECONDS",
     }
