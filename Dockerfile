@@ -69,7 +69,7 @@ CMD []
 # Makes backups of PostgreSQL and restores them: as the server's own user, who owns the files of both. A
 # restored cluster is looked at by a server of its own in the same container.
 FROM infra AS backup
-USER root
+USER 0:0
 # hadolint ignore=DL3008
 RUN groupadd --gid 10070 postgres \
     && useradd --uid 10070 --gid postgres --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin postgres \

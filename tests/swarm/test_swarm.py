@@ -214,7 +214,7 @@ def test_the_instances_are_updated_one_after_the_other_behind_a_switchover(bench
     assert sql.value("SHOW random_page_cost") == "4"
     assert bench.primary() != before, "the primary is the last one, after a switchover"
     # Clients wait; on a machine this full, one may reach its deadline.
-    oracle.check_answers(callers)
+    oracle.check_answers(callers.samples)
     oracle.check_writes(callers, sql)
     bench.wait_whole()
 
