@@ -77,6 +77,8 @@ def _make(
         serve.prepared()
         serve.make(kind)
         newest = repository.info().backups[-1]
+    except serve.UnderWayError as error:
+        sys.exit(report(Outcome(Exit.REFUSED, [f"refused: {error}"]), as_json=as_json))
     except RepositoryError as error:
         sys.exit(report(Outcome(Exit.FAILED, [f"no backup was made: {error}"]), as_json=as_json))
     line = f"backup {newest.label} ({newest.kind}) is made"

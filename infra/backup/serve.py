@@ -35,6 +35,10 @@ _LOCKED: Final = "unable to acquire lock"
 _FULL_BYTES: Final = 4 * repository.SEGMENT_BYTES
 
 
+class UnderWayError(RepositoryError):
+    """Another backup holds the lock: the operator's, or the service's own."""
+
+
 @dataclass(slots=True)
 class Service:
     """What it remembers from one look to the next."""
@@ -98,10 +102,9 @@ class Service:
             return
         try:
             make(kind)
+        except UnderWayError:
+            return
         except RepositoryError as error:
-            if _LOCKED in str(error):
-                # An operator's is under way.
-                return
             # At the first time soon: a failover ends a backup that is under way.
             self.failed_at = time.monotonic() - (0.0 if self.failure else _AGAIN_SECONDS)
             self.failure = f"the {kind} backup failed: {error}"
@@ -228,6 +231,7 @@ def make(kind: str) -> None:
     """Make a backup; what is out of date goes with it.
 
     Raises:
+        UnderWayError: another one is being made.
         RepositoryError: it failed.
 
     """
@@ -247,7 +251,12 @@ def make(kind: str) -> None:
             break
         _ALIVE.touch()
     if process.returncode:
-        raise RepositoryError(repository.error_line(printed, process.returncode))
+        error = repository.error_line(printed, process.returncode)
+        if _LOCKED in error:
+            raise UnderWayError(
+                "another backup is under way; make backups shows it when it is made"
+            )
+        raise RepositoryError(error)
     log(f"made in {time.monotonic() - began:.0f} s")
 
 

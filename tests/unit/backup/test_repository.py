@@ -282,3 +282,19 @@ def test_an_old_backup_and_none_are_named() -> None:
     assert list(verify.stale(Info(), Archive(), NOW)) == [
         "there is no backup of the running cluster"
     ]
+
+
+def test_a_backup_beside_another_one_is_told_apart_from_one_that_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def says(line: str) -> None:
+        script = f"echo '2026-11-29 12:00:00.000 P00  ERROR: {line}'; exit 50"
+        monkeypatch.setattr(repository, "command", lambda *_: ["sh", "-c", script])
+
+    says("[050]: unable to acquire lock on file /tmp/sluice-backup.lock: held by another process")
+    with pytest.raises(serve.UnderWayError, match="another backup is under way"):
+        serve.make("diff")
+    says("[082]: WAL segment was not archived before the 60000ms timeout")
+    with pytest.raises(RepositoryError, match="was not archived") as failed:
+        serve.make("diff")
+    assert not isinstance(failed.value, serve.UnderWayError)
