@@ -19,6 +19,9 @@ from tests.ops import witness
 LIVE = tuple(setting for setting in catalogue.all_settings() if setting.change is Change.LIVE)
 # Less first: what is given up leaves room for what cannot be less.
 DELTAS = (-1, 1, -2, 2, 100)
+# Of texts each setting takes what has its form: an empty list, an address, a time of day, a name,
+# a path, a digest.
+TEXTS = (NO_PARAMETERS, "http://a.invalid/", "03:45", "a.invalid", "/elsewhere", "0" * 64)
 
 
 def all_changed() -> dict[str, Value]:
@@ -36,16 +39,16 @@ def all_changed() -> dict[str, Value]:
 
 def _others(setting: Setting, value: Value) -> list[Value]:
     if isinstance(value, str):
-        # A list of names can be empty, and a receiver of alerts somewhere.
-        choices = setting.choices or (NO_PARAMETERS, "http://receiver.invalid/")
-        return [choice for choice in choices if choice != value]
+        texts = setting.choices or TEXTS
+    else:
+        texts = tuple(str(value + delta) for delta in DELTAS)
     found = []
-    for delta in DELTAS:
+    for text in texts:
         try:
-            found.append(setting.parse(str(value + delta)))
+            found.append(setting.parse(text))
         except BadValueError:
             continue
-    return found
+    return [other for other in found if other != value]
 
 
 @pytest.fixture
