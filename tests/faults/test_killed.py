@@ -117,10 +117,11 @@ def test_a_client_that_fills_the_memory_of_one_pooler_is_felt_by_its_own_request
 
 
 def address(container: Container) -> str:
-    """Return a container's address on its only network; none while it does not run."""
+    """Return a container's address where PgBouncer reaches it; none while it does not run."""
     container.reload()
-    (network,) = container.attrs["NetworkSettings"]["Networks"].values()
-    return str(network["IPAddress"])
+    networks = container.attrs["NetworkSettings"]["Networks"]
+    (address,) = [one["IPAddress"] for name, one in networks.items() if name.endswith("_db")]
+    return str(address)
 
 
 @contextmanager
