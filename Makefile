@@ -225,6 +225,7 @@ test-all: test ## Every test
 chaos: check $(VENV)/.installed ## Faults under load, and a page: [MINUTES=10] [SEED=1]
 	@[[ "$(or $(MINUTES),10)" =~ ^([1-9]|[1-5][0-9]|60)$$ ]] || { echo "MINUTES=$(MINUTES): must be a whole number from 1 to 60" >&2; exit 2; }
 	@[[ "$(or $(SEED),1)" =~ ^[0-9]{1,9}$$ ]] || { echo "SEED=$(SEED): must be a whole number of at most nine digits" >&2; exit 2; }
+	@why=$$($(VENV)/bin/python -c 'from tests.chaos import faults; print(faults.why_not_here())'); [[ -z $$why ]] || { echo "chaos: $$why" >&2; exit 2; }
 	@CHAOS_MINUTES="$(or $(MINUTES),10)" CHAOS_SEED="$(or $(SEED),1)" $(VENV)/bin/pytest --quiet -s -m slow tests/chaos
 
 # Beside test-all: it has three Docker engines run, each with the images, for a quarter of an hour.

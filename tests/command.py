@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +61,19 @@ def start(
 
 
 def finished(process: subprocess.Popen[str], *, seconds: float = SECONDS_MAX) -> Done:
-    """Wait for a started program, end it after that time, and return what came of it."""
+    """Wait for a started program, and return what came of it.
+
+    Raises:
+        TimeoutExpired: it was ended after that time, with its group where it has one of its own.
+
+    """
     try:
         stdout, stderr = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        with suppress(ProcessLookupError):
+            if os.getpgid(process.pid) == process.pid:
+                os.killpg(process.pid, signal.SIGKILL)
+        raise
     finally:
         process.kill()
     return Done(process.args, process.returncode, stdout, stderr or "")

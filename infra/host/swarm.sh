@@ -172,6 +172,12 @@ in_compiler() {
     docker run "${options[@]}" --entrypoint python "$image" -m infra.swarm "$1"
 }
 
+# in_records SCRIPT: in the volume with the record of what was compiled last.
+in_records() {
+    docker run --rm --read-only --cap-drop ALL --network none --security-opt no-new-privileges:true \
+        --user 0:0 --volume "${project}_ops-config:/records" --workdir /records --entrypoint sh "$image" -c "$1"
+}
+
 # The services of a stack file whose definition is not the running one.
 changed() {
     local service
@@ -195,6 +201,8 @@ run_apply() {
     temporary+=("$bundle")
     facts >"$bundle/facts"
     direction=$(in_compiler check <"$bundle/facts") || exit
+    # By it a repeated apply goes in the direction of the one that was interrupted.
+    ! has_volume ops-config || in_records '[ -e unfinished.json ] || [ ! -e compiled.json ] || { cp compiled.json new && mv new unfinished.json; }'
     COMPOSE_FILE=$ON_MANAGER quietly compose --progress quiet run --rm --no-deps config || exit
     parts >"$bundle/parts"
     (umask 077 && in_compiler bundle <"$bundle/parts" | tar --extract --directory "$bundle" --no-same-owner)
@@ -213,6 +221,7 @@ run_apply() {
         fi
     done
     deploy stack.json --prune || exit
+    in_records 'rm -f unfinished.json'
     unfinished=''
     remove_unused
     say "deployed: $(docker service ls --quiet --filter "label=$STACK_LABEL=$project" | wc -l) services as the env file has them"

@@ -56,7 +56,9 @@ def _check(env_file: Path, secrets: Path, out: Path, facts: rules.Facts) -> int:
     sys.stderr.writelines(f"{line}\n" for line in lines)
     if faults:
         return EXIT_REFUSED
-    before = read_record(out / "ops" / "compiled.json")
+    # What an apply that was not finished had found, else what was compiled last.
+    records = (read_record(out / "ops" / name) for name in ("unfinished.json", "compiled.json"))
+    before = next((one for one in records if one is not None), None)
     shrinks = before and _shrinks(Values(before), checked.values)
     sys.stdout.write("downwards\n" if shrinks else "upwards\n")
     return 0

@@ -123,12 +123,15 @@ def warnings(facts: Facts) -> tuple[Fault, ...]:
 
 
 def _settings(values: Values) -> Iterator[str]:
-    wanted = (
+    wanted: tuple[tuple[str, str | int, str], ...] = (
         ("PGBOUNCER_SERVER_HOP", "tls", "PgBouncer runs on other machines than PostgreSQL"),
         ("API_BIND_ADDRESS", "0.0.0.0", "Swarm publishes on every address of a node"),  # noqa: S104
         ("PGBOUNCER_PORT", 0, "Swarm does not publish on 127.0.0.1; join the network `pool`"),
         ("COMPOSE_PROFILES", "none", "the optional services are for a single machine"),
     )
+    if sizing.is_replicated(values):
+        why = "they work beside the servers, and three are not on one machine"
+        wanted = (*wanted, ("BACKUPS", "off", why))
     for name, value, why in wanted:
         try:
             found = values[name]

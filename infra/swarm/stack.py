@@ -24,6 +24,8 @@ CHANGE_LABEL: Final = "sluice.definition"
 LABEL: Final = "sluice."
 # Run once, on a manager, with the volumes of Compose; or not on several machines at all.
 _NOT_IN_STACK: Final = frozenset({"config", "migrate", "ops", "gateway"})
+# It works beside the servers, on their data and sockets: with one of them, and not with several.
+_BESIDE_SERVERS: Final = frozenset({"backup"})
 # Understood by `docker stack deploy` as they are.
 _KEPT: Final = (
     "cap_add",
@@ -40,7 +42,11 @@ _KEPT: Final = (
     "user",
 )
 _MOUNT_KEYS: Final = ("type", "source", "target", "read_only", "volume")
-_SHOWN_SUFFIXES: Final = (".conf", ".crt", ".id", ".ini", ".json")
+# Of a .conf each by its name: pgBackRest's has the key of the backups in it.
+_SHOWN_SUFFIXES: Final = (
+    *(".crt", ".id", ".ini", ".json"),
+    *("/postgresql.conf", "/pg_hba.conf", "/pg_ident.conf", "/pgbouncer_hba.conf"),
+)
 _DIGEST_CHARACTERS: Final = 12
 # The volumes of instances: the kind of label, and its number; of a single server there is none.
 _DATA: Final = re.compile(r"(postgres|etcd)-data(?:-(\d+))?")
@@ -123,10 +129,12 @@ def build(
     `images` has the name under which every node has an image, by its name in compose.yaml.
     """
     stack = Stack(str(resolved["name"]), compiled, images)
+    is_replicated = not resolved["services"].keys().isdisjoint(INSTANCES)
+    left_out = _NOT_IN_STACK | (_BESIDE_SERVERS if is_replicated else frozenset())
     services = {
         name: stack.service(name, service)
         for name, service in sorted(resolved["services"].items())
-        if name not in _NOT_IN_STACK
+        if name not in left_out
     }
     used = {one["source"] for service in services.values() for one in service["volumes"]}
     shared = {

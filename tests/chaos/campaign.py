@@ -7,12 +7,13 @@ histories are judged at the end.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any
 from tests.chaos import checkers, workload
 from tests.chaos.faults import FAULTS, Fault, Ground
 from tests.faults import oracle
-from tests.faults.load import Load, Sample
+from tests.faults.load import KINDS, Load, Sample
 from tests.fix_clients import Application, printed
 from tests.fix_faults import hold
 from tests.fix_sql import AdminConsole, Sql
@@ -34,6 +35,10 @@ SPREAD_SECONDS = 3.0
 # Requests must succeed for so long before a round is over, and a round is given up after this.
 CALM_SECONDS = 4.0
 CALM_SECONDS_MAX = 120.0
+# The faults of a round last so long at most: an operation may hang, and take long to be finished.
+FAULTS_SECONDS_MAX = 600.0
+# After the last round each client of the workloads has so long for an operation that succeeds.
+WORKLOADS_SECONDS_MAX = 60.0
 # As many as are answered within that time, and more.
 TAIL = 50_000
 CUT_SECONDS = 1.5
@@ -118,6 +123,23 @@ def workloads(
         printed(container, seconds=60)
 
 
+def silent(history: Path, since: float) -> list[str]:
+    """Return the clients of which no operation that began after a moment has succeeded."""
+    heard = {
+        one["client"]
+        for one in checkers.read_history(history)
+        if one["outcome"] == "ok" and one["began"] > since
+    }
+    return [one for one in workload.CLIENTS if one not in heard]
+
+
+def await_workloads(history: Path) -> None:
+    """Return once each client has succeeded again, or has had its time to."""
+    since = time.monotonic()
+    while silent(history, since) and time.monotonic() < since + WORKLOADS_SECONDS_MAX:
+        hold(1)
+
+
 def judge(history: Path, sql: Sql) -> dict[str, list[str]]:
     """Return the violations of each workload, by the history and by the tables in the end."""
 
@@ -179,6 +201,23 @@ def planned(seed: int, number: int, faults: Sequence[Fault] = FAULTS) -> list[Pl
     ]
 
 
+def seconds_max(minutes: float) -> float:
+    """Return how long a campaign takes at most, with what follows its last round."""
+    return 60 * minutes + FAULTS_SECONDS_MAX + CALM_SECONDS_MAX + WORKLOADS_SECONDS_MAX + 30
+
+
+def recovered(samples: Sequence[Sample], ended: float, until: float) -> float | None:
+    """Return how many seconds after `ended` the last request began that failed.
+
+    `until` is the moment before which every request that began has its answer. None while it is not
+    sure: no request has succeeded since, or not for long enough.
+    """
+    after = [one for one in samples if one.kind in KINDS and one.started > ended]
+    last = max((one.started for one in after if not is_good(one)), default=ended)
+    succeeds = any(one.started > last for one in after)
+    return last - ended if succeeds and until - last > CALM_SECONDS else None
+
+
 class Campaign:
     """Rounds of faults on the running stack for some minutes."""
 
@@ -188,24 +227,32 @@ class Campaign:
         self._over = threading.Event()
 
     def run(self, minutes: float) -> None:
-        """Do rounds until the time is over; a round that has begun is ended."""
+        """Do rounds until the time is over or one does not end; a round that has begun is ended."""
         watcher = threading.Thread(target=self._watch, daemon=True)
         watcher.start()
         until = time.monotonic() + 60 * minutes
-        number = 0
-        while time.monotonic() < until:
-            number += 1
-            self._round(number)
-        self._over.set()
-        watcher.join(30)
-        self.record.ended = time.monotonic()
+        try:
+            for number in itertools.count(1):
+                if time.monotonic() > until or not self._round(number):
+                    break
+        finally:
+            self._over.set()
+            watcher.join(30)
+            self.record.ended = time.monotonic()
 
-    def _round(self, number: int) -> None:
+    def _round(self, number: int) -> bool:
+        """Do a round; return False where it does not come to its end."""
         plan = planned(self.record.seed, number)
         names = " + ".join(one.fault.name for one in plan)
         self._ground.say(f"round {number}: {names}")
-        with ThreadPoolExecutor(len(plan)) as threads:
-            events = list(threads.map(lambda one: self._fault(number, one), plan))
+        threads = ThreadPoolExecutor(len(plan))
+        futures = [threads.submit(self._fault, number, one) for one in plan]
+        threads.shutdown(wait=False)
+        if wait(futures, FAULTS_SECONDS_MAX).not_done:
+            text = f"not over after {FAULTS_SECONDS_MAX:.0f} s"
+            self.record.violations["R"].append(f"round {number} ({names}): {text}")
+            return False
+        events = [one.result() for one in futures]
         self.record.events += events
         for one in events:
             if one.error:
@@ -213,11 +260,14 @@ class Campaign:
         ended = max(one.ended for one in events)
         bound = max(one.fault.recovery_seconds for one in plan)
         seconds = self._recovery(ended)
+        is_back = seconds is not None
+        seconds = CALM_SECONDS_MAX if seconds is None else seconds
         self.record.recoveries.append(Recovery(number, seconds, bound))
         if seconds > bound:
             text = f"requests failed for {seconds:.1f} s after it, not {bound:.0f}"
             self.record.violations["R"].append(f"round {number} ({names}): {text}")
-        self._ground.say(f"  requests succeed {seconds:.1f} s after the last fault")
+        self._ground.say(f"  requests succeed {seconds:.1f} s after the last fault" * is_back)
+        return is_back
 
     def _fault(self, number: int, one: Planned) -> Event:
         hold(one.after)
@@ -229,18 +279,15 @@ class Campaign:
             error = f"{type(problem).__name__}: {problem}"[:2000]
         return Event(number, one.fault.name, began, time.monotonic(), error)
 
-    def _recovery(self, ended: float) -> float:
-        """Return how many seconds after `ended` the last request failed."""
-        while True:
-            now = time.monotonic()
-            after = [one for one in self._load.samples[-TAIL:] if one.ended > ended]
-            failed = [one.ended for one in after if not is_good(one)]
-            last = max(failed, default=ended)
-            if now - last > CALM_SECONDS and len(after) > len(failed):
-                return last - ended
-            if now - ended > CALM_SECONDS_MAX:
-                return now - ended
+    def _recovery(self, ended: float) -> float | None:
+        """Return how many seconds after `ended` the last request began that failed, or None."""
+        while time.monotonic() < ended + CALM_SECONDS_MAX:
+            until = self._load.answered_until()
+            seconds = recovered(self._load.samples[-TAIL:], ended, until)
+            if seconds is not None:
+                return seconds
             hold(0.5)
+        return None
 
     def _watch(self) -> None:
         """Count every two seconds who waits in PgBouncer for a server connection."""
@@ -269,6 +316,11 @@ def conclude(
     for name, violations in judge(history, sql).items():
         found["W"] += [f"{name}: {one}" for one in violations]
     found["D"] += _said(lambda: oracle.check_deadlines(load, deadline_seconds))
+    last = max((one.ended for one in record.events), default=record.began)
+    found["R"] += [
+        f"{one}: none of its operations succeeded after the last round"
+        for one in silent(history, last)
+    ]
     found["S"] += _said(lambda: oracle.check_answers(uncut(load.samples, record.events)))
     found["L"] += _said(lambda: oracle.check_nothing_left(sql))
 

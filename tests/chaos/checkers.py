@@ -168,13 +168,16 @@ def check_lists(history: Sequence[Operation], lists: Mapping[int, Sequence[int]]
             for value, count in Counter(items).items()
             if count > 1
         ]
-    reads = [read for one in history if one["outcome"] == "ok" for read in _reads(one)]
+    answered = [one for one in history if one["outcome"] == "ok"]
+    reads = [read for one in answered for read in _reads(one)]
     sound = []
     for read in reads:
         wrong = list(_wrong_read(read, lists.get(read.key, ()), writers))
         faults += wrong
         if not wrong:
             sound.append(read)
+    for one in answered:
+        faults += _own_missed(one)
     faults += _partly(history, lists)
     faults += _stale(history, reads, lists)
     return faults + list(_circle(sound, lists, writers))
@@ -185,6 +188,17 @@ def _reads(transaction: Operation) -> Iterator[_Read]:
     for kind, key, items in transaction["steps"]:
         if kind == "read" and items is not None:
             yield _Read(transaction, key, [item for item in items if item not in own])
+
+
+def _own_missed(transaction: Operation) -> Iterator[str]:
+    """Yield reads that do not end with what the transaction itself had appended before."""
+    own: dict[int, list[int]] = defaultdict(list)
+    for kind, key, value in transaction["steps"]:
+        if kind == "append":
+            own[key].append(value)
+        elif value is not None and own[key] and value[-len(own[key]) :] != own[key]:
+            name = transaction["id"]
+            yield f"own append missed: {name} read {value} in list {key} after it added {own[key]}"
 
 
 def _wrong_read(

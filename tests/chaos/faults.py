@@ -8,18 +8,22 @@ namespaces, so that nothing but this stack feels it.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from random import Random
 from subprocess import TimeoutExpired
 from uuid import uuid4
 
-from docker.errors import APIError
+from docker.errors import APIError, NotFound
 from docker.models.containers import Container
 
 from tests import command
+from tests.command import Done
+from tests.fix_clients import Application
 from tests.fix_faults import hold
 from tests.fix_ops import EnvDir
 from tests.fix_sql import Sql
@@ -50,16 +54,18 @@ BEGIN
 END $$
 """
 OPERATION_SECONDS = 120
-FINISH_TRIES = 5
+FINISH_SECONDS = 240
+RELEASE_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """What a campaign breaks, and the env directory of its operators."""
+    """What a campaign breaks, the env directory of its operators, and who works behind the path."""
 
     stack: Stack
     sql: Sql
     env: EnvDir
+    application: Application
     say: Callable[[str], None]
 
 
@@ -122,19 +128,19 @@ def _stopped(service: str) -> Block:
 def _frozen(service: str, *, every: bool = False) -> Block:
     @contextmanager
     def block(ground: Ground, random: Random) -> Iterator[None]:
-        frozen = []
-        for one in _some(ground, random, service, every=every):
-            with suppress(APIError):
-                one.pause()
-                frozen.append(one)
-        try:
-            yield
-        finally:
-            for one in frozen:
+        with ExitStack() as undo:
+            for one in _some(ground, random, service, every=every):
+                undo.callback(_unpause, one)
                 with suppress(APIError):
-                    one.unpause()
+                    one.pause()
+            yield
 
     return block
+
+
+def _unpause(container: Container) -> None:
+    with suppress(APIError):
+        container.unpause()
 
 
 @contextmanager
@@ -180,14 +186,31 @@ def _beside(ground: Ground, statement: str, count: int) -> Iterator[None]:
     """Have sessions of the superuser run a statement beside the path, until the block ends."""
     file = f"/tmp/chaos-{uuid4().hex}"  # noqa: S108  # of the container
     starts = f'psql --dbname=risk --command "{statement}" & echo $! >>{file}'
-    with suppress(AssertionError, APIError):
-        script = f"for n in $(seq {count}); do {starts}; done; wait"
-        ground.stack.container("postgres").exec_run(["sh", "-c", script], detach=True)
-    try:
+    script = f"echo $$ >{file}; for n in $(seq {count}); do {starts}; done; wait"
+    with ExitStack() as undo:
+        for container in ground.stack.containers("postgres"):
+            undo.callback(_release, container, file)
+            with suppress(APIError):
+                container.exec_run(["sh", "-c", script], detach=True)
         yield
-    finally:
-        with suppress(AssertionError, TimeoutExpired):
-            run_in(ground.stack.container("postgres"), ["sh", "-c", f"kill $(cat {file})"])
+
+
+def _release(container: Container, file: str) -> None:
+    """End what a file has the processes of; what has stopped in the meantime took them along."""
+    kill = f"test ! -f {file} || kill $(cat {file}) 2>/dev/null; rm -f {file}"
+    until = time.monotonic() + RELEASE_SECONDS
+    while time.monotonic() < until:
+        with suppress(TimeoutExpired):
+            if run_in(container, ["sh", "-c", kill])[0] == 0:
+                return
+        try:
+            container.reload()
+        except NotFound:
+            return
+        if container.status not in ("running", "paused"):
+            return
+        hold(0.5)
+    raise AssertionError(f"{container.name}: its sessions cannot be ended: {container.status}")
 
 
 @contextmanager
@@ -226,22 +249,28 @@ def _filtered(service: str, rule: Sequence[str], *, every: bool) -> Block:
             one.reload()
             if pid := int(one.attrs["State"]["Pid"]):
                 pids.append(pid)
-        for pid in pids:
-            _iptables(pid, "--insert", rule)
-        try:
-            yield
-        finally:
+        with ExitStack() as undo:
             for pid in pids:
-                _iptables(pid, "--delete", rule)
+                undo.callback(_unfilter, pid, rule)
+                _check_filter(pid, _iptables(pid, "--insert", rule))
+            yield
 
     return block
 
 
-def _iptables(pid: int, change: str, rule: Sequence[str]) -> None:
-    """Change the filter of a container's namespace; one that has ended took its filter along."""
+def _iptables(pid: int, change: str, rule: Sequence[str]) -> Done:
     words = ("nsenter", "--net", f"--target={pid}", "iptables", "--wait", change, "INPUT", *rule)
-    done = command.run(*words, seconds=20)
+    return command.run(*words, seconds=20)
+
+
+def _check_filter(pid: int, done: Done) -> None:
+    """Check a change of the filter of a namespace; one that has ended took its filter along."""
     assert done.exit_code == 0 or not os.path.exists(f"/proc/{pid}"), done.text
+
+
+def _unfilter(pid: int, rule: Sequence[str]) -> None:
+    if _iptables(pid, "--check", rule).exit_code == 0:
+        _check_filter(pid, _iptables(pid, "--delete", rule))
 
 
 TO_PGBOUNCER = ("--protocol", "tcp", "--destination-port", "6432")
@@ -274,12 +303,18 @@ def _operation(target: str, **choices: Sequence[int]) -> Block:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, end)
             ground.say(f"  {target}: {end.name} after {after:.1f} s")
-        done = command.finished(process, seconds=OPERATION_SECONDS)
+        try:
+            ended_well = command.finished(process, seconds=OPERATION_SECONDS).exit_code == 0
+        except TimeoutExpired:
+            ground.say(f"  {target}: ended after {OPERATION_SECONDS} s")
+            ended_well = False
         try:
             yield
         finally:
-            if done.exit_code != 0:
+            if not ended_well:
                 _finish(ground, words)
+            if target == "rotate-passwords":
+                _take_secrets(ground)
 
     return block
 
@@ -293,14 +328,38 @@ def _variables(ground: Ground) -> dict[str, str]:
 
 def _finish(ground: Ground, words: Sequence[str]) -> None:
     """Run an operation until it succeeds, as the one who was interrupted is told to."""
-    text = ""
-    for _ in range(FINISH_TRIES):
-        done = command.run(*words, env=_variables(ground), merged=True, seconds=OPERATION_SECONDS)
-        if done.exit_code == 0:
-            return
-        text = done.text
+
+    def done() -> str:
+        process = command.start(*words, env=_variables(ground), own_group=True, merged=True)
+        try:
+            ended = command.finished(process, seconds=OPERATION_SECONDS)
+        except TimeoutExpired:
+            return f"it was ended after {OPERATION_SECONDS} s"
+        return "" if ended.exit_code == 0 else ended.text
+
+    _until_done(" ".join(words), done)
+
+
+def _take_secrets(ground: Ground) -> None:
+    """Give the application its new passwords, as the operator does who has rotated them."""
+
+    def done() -> str:
+        try:
+            ground.application.take_secrets()
+        except (AssertionError, TimeoutExpired) as error:
+            return str(error)
+        return ""
+
+    _until_done("make client-url", done)
+
+
+def _until_done(what: str, act: Callable[[], str]) -> None:
+    """Repeat what returns why it failed, until it has not."""
+    until = time.monotonic() + FINISH_SECONDS
+    while problem := act():
+        if time.monotonic() > until:
+            raise AssertionError(f"{what} does not come to its end:\n{problem}")
         hold(3)
-    raise AssertionError(f"{' '.join(words)} does not come to its end:\n{text}")
 
 
 def _of_operators(target: str, **choices: Sequence[int]) -> Fault:
@@ -341,3 +400,35 @@ FAULTS = (
     _of_operators("rotate-passwords"),
     _of_operators("rotate-certificates"),
 )
+
+
+# Afterwards ------------------------------------------------------------------------------------
+
+
+def why_not_here() -> str:
+    """Return what this host lacks for the faults; empty where it lacks nothing."""
+    if os.geteuid() != 0:
+        return "faults are done as root of the Docker host; run it with sudo"
+    for program, package in (("nsenter", "util-linux"), ("iptables", "iptables")):
+        if not shutil.which(program):
+            return f"this host has no {program}; install the package {package}"
+    return ""
+
+
+def clear(ground: Ground) -> None:
+    """Undo whatever a fault that was itself cut off has left of the containers."""
+    label = f"com.docker.compose.project={ground.stack.project}"
+    for one in ground.stack.client.containers.list(all=True, filters={"label": label}):
+        if one.status == "paused":
+            one.unpause()
+        elif (
+            one.status == "exited"
+            and one.attrs["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped"
+        ):
+            one.start()
+    for one in ground.stack.containers("pgbouncer"):
+        one.reload()
+        for rule in (DROP, RESET):
+            _unfilter(int(one.attrs["State"]["Pid"]), rule)
+    # `env` of the last round is not the stack's.
+    ground.env.reset()

@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import shutil
 import sys
+import time
 from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,13 +22,15 @@ from tests.chaos.campaign import (
     NAME,
     Campaign,
     as_series,
+    await_workloads,
     conclude,
     join,
     judge,
     make_tables,
+    seconds_max,
     workloads,
 )
-from tests.chaos.faults import Ground
+from tests.chaos.faults import Ground, clear, why_not_here
 from tests.fix_clients import Application, MakeApplication
 from tests.fix_faults import MakeLoad, hold
 from tests.fix_ops import Commands, EnvDir
@@ -35,6 +40,7 @@ from tests.fix_stack import REPOSITORY, Stack
 MINUTES = int(os.environ.get("CHAOS_MINUTES", 3))
 SEED = int(os.environ.get("CHAOS_SEED", 20))
 WORK_SECONDS = 6
+FOUND_OUT_SECONDS = 60
 # What the checkers call what follows from each way to be careless.
 NAMED = {
     "lost-update": "lost update",
@@ -62,30 +68,51 @@ def image(stack: Stack) -> str:
 def test_careless_applications_are_found_out_and_a_careful_one_is_not(
     proof: Application, image: str, sql: Sql, tmp_path: Path
 ) -> None:
-    def found(name: str, careless: Collection[str]) -> list[str]:
+    def found(seed: int, careless: Collection[str]) -> list[str]:
         make_tables(sql)
-        with workloads(proof, image, tmp_path / name, seed=1, careless=careless):
+        out = tmp_path / str(seed)
+        with workloads(proof, image, out, seed=seed, careless=careless):
             hold(WORK_SECONDS)
-        judged = judge(tmp_path / name / "history.jsonl", sql)
+        judged = judge(out / "history.jsonl", sql)
         return [violation for one in judged.values() for violation in one]
 
-    assert found("careful", ()) == []
-    violations = found("careless", tuple(NAMED))
-    missed = [one for one in NAMED.values() if not any(text.startswith(one) for text in violations)]
-    assert missed == [], violations
+    assert found(0, ()) == []
+    # What a careless one does wrong happens by chance: on a busy machine not within a few seconds.
+    violations: list[str] = []
+    until = time.monotonic() + FOUND_OUT_SECONDS
+    for seed in itertools.count(1):
+        violations += found(seed, tuple(NAMED))
+        missed = {
+            one for one in NAMED.values() if not any(text.startswith(one) for text in violations)
+        }
+        if not missed or time.monotonic() > until:
+            break
+    assert not missed, violations
+
+
+@pytest.fixture
+def able() -> None:
+    """Fail, before anything is done, on a host where faults cannot be done."""
+    if lacking := why_not_here():
+        pytest.fail(lacking, pytrace=False)
 
 
 @pytest.fixture
 def ground(
-    stack: Stack, sql: Sql, ops: Commands, env: EnvDir, proof: Application
+    able: None, stack: Stack, sql: Sql, ops: Commands, env: EnvDir, proof: Application
 ) -> Iterator[Ground]:
     """Return what the campaign breaks; afterwards everything runs as the env file says."""
-    yield Ground(stack, sql, env, say)
+    made = Ground(stack, sql, env, proof, say)
+    yield made
+    clear(made)
     done = ops.make("scale-pgbouncer", f"N={ops.setting('PGBOUNCER_REPLICAS')}", env=env)
     assert done.exit_code == 0, done.text
     done = proof.apply()
     assert done.exit_code == 0, done.text
     stack.wait_healthy(seconds=120)
+    # A fault adds it, and leaves it where the server did not answer.
+    drop = "SET lock_timeout = '20s'; ALTER TABLE risk.assessments DROP COLUMN IF EXISTS chaos"
+    sql.rows(drop)
 
 
 def say(text: str) -> None:
@@ -104,20 +131,22 @@ def test_a_campaign_of_faults_breaks_no_promise(
     deadline_seconds: float,
     tmp_path: Path,
 ) -> None:
+    history = tmp_path / "history.jsonl"
     with (
         workloads(proof, image, tmp_path, seed=SEED),
-        make_load(seconds_max=60 * MINUTES + 600) as load,
+        make_load(seconds_max=seconds_max(MINUTES)) as load,
     ):
         campaign = Campaign(ground, load, console, SEED)
         campaign.run(MINUTES)
+        await_workloads(history)
     record = campaign.record
-    history = tmp_path / "history.jsonl"
     conclude(record, load, sql, history, deadline_seconds=deadline_seconds)
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     run = RunDirectory(REPOSITORY / "loadtest" / "results" / f"{stamp}-chaos")
     run.path.mkdir(parents=True)
     run.write("chaos", as_series(record, load))
-    history.rename(run.path / "history.jsonl")
     say(f"page: {pages.write(run).relative_to(REPOSITORY)}")
+    # From a temporary directory, which may be of another file system.
+    shutil.move(history, run.path / "history.jsonl")
     broken = {name: found for name, found in record.violations.items() if found}
     assert not broken, broken

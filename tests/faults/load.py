@@ -53,6 +53,10 @@ class Load:
     seconds_max: float = 300.0
     kinds: dict[str, int] = field(default_factory=lambda: dict(KINDS))
     samples: list[Sample] = field(default_factory=list)
+    # When the callers were told to stop, in monotonic seconds.
+    ended: float = 0.0
+    _waiting: dict[int, float] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
     _known: list[str] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
     _running: list[threading.Thread] = field(default_factory=list)
@@ -78,6 +82,7 @@ class Load:
         trace: TracebackType | None,
     ) -> None:
         """Stop the callers; each has the answer to its last request, or an error, on record."""
+        self.ended = time.monotonic()
         self._stop.set()
         for thread in self._running:
             thread.join(CLIENT_TIMEOUT_SECONDS + 10)
@@ -93,6 +98,11 @@ class Load:
     def of(self, *kinds: str) -> list[Sample]:
         """Return the samples of the kinds, of all but health where none is given."""
         return [one for one in self.samples if one.kind in (kinds or KINDS)]
+
+    def answered_until(self) -> float:
+        """Return a moment: every request that began before it is on record with its answer."""
+        with self._lock:
+            return min(self._waiting.values(), default=time.monotonic())
 
     def _active(self) -> bool:
         return not self._stop.is_set() and time.monotonic() < self._deadline
@@ -128,7 +138,11 @@ class Load:
         self, kind: str, method: str, path: str, *, key: str = "", body: object = None
     ) -> Sample:
         headers = {"Idempotency-Key": key} if key else {}
-        started = time.monotonic()
+        caller = threading.get_ident()
+        with self._lock:
+            started = time.monotonic()
+            if kind in KINDS:
+                self._waiting[caller] = started
         status, error, retry_after, text = 0, "", "", ""
         try:
             answer = self._http.request(method, self.url + path, json=body, headers=headers)
@@ -140,4 +154,6 @@ class Load:
             kind, started, time.monotonic() - started, status, key, error, retry_after, text
         )
         self.samples.append(sample)
+        with self._lock:
+            self._waiting.pop(caller, None)
         return sample

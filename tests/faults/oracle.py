@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from itertools import pairwise
 
 from tests.faults.load import Load, Sample
 from tests.fix_sql import Sql
@@ -77,6 +78,14 @@ def check_recovery(load: Load, ended: float, within_seconds: float) -> None:
     assert after, "the load ended before the service could show that it is back"
     failed = [one for one in after if not 200 <= one.status < 300]
     assert not failed, describe(failed)
+
+
+def writes_gap(load: Load, since: float) -> float:
+    """Return the longest time without an acknowledged write, from a moment to the load's end."""
+    ends = sorted(one.ended for one in load.of("submit") if one.status == 202)
+    times = [since, *(end for end in ends if end > since)]
+    times.append(max(times[-1], load.ended))
+    return max(later - earlier for earlier, later in pairwise(times))
 
 
 def check_nothing_left(sql: Sql, *, seconds: float = 120) -> None:

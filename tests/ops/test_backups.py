@@ -48,11 +48,14 @@ def probe(sql: Sql) -> Iterator[str]:
 
 @pytest.fixture
 def volumes(stack: Stack) -> Iterator[list[str]]:
-    """Return a list of volumes that are removed after the test."""
+    """Return a list of volumes that are removed after the test, with what a swap has put aside."""
+    before = set(volumes_of(stack))
     named: list[str] = []
     yield named
+    aside = f"{stack.project}_postgres-data-"
+    made = {one for one in volumes_of(stack) if one.startswith(aside)} - before
     for one in stack.client.volumes.list():
-        if one.name in named or one.name.startswith(f"{stack.project}_postgres-data-"):
+        if one.name in {*named, *made}:
             one.remove(force=True)
 
 
@@ -105,23 +108,26 @@ def test_a_lost_data_volume_comes_back_as_it_was_at_any_stated_moment(
     commits = commit_each_100_ms(stack)
     assert len(commits) == WRITE_SECONDS / EVERY_SECONDS
     archived(sql)
-    # The disaster.
-    for service in ("postgres", "backup"):
-        stack.container(service).remove(force=True)
-    stack.client.volumes.get(f"{stack.project}_postgres-data").remove()
-    for number in range(MOMENTS):
-        moment = between_commits(commits)
-        expected = sum(ended <= moment.timestamp() for _, ended in commits)
-        volume = f"{stack.project}_moment-{number}"
-        volumes.append(volume)
-        done = make("restore", f"TO={moment.isoformat(sep=' ')}", f"INTO={volume}", "JSON=yes")
-        assert done.exit_code == 0, done.text
-        assert rows_restored(done) == expected, (moment, commits)
-    # And all of it, in the place of what was lost.
-    done = make("restore", "SWAP=yes", "JSON=yes")
+    try:
+        # The disaster.
+        for service in ("postgres", "backup"):
+            stack.container(service).remove(force=True)
+        stack.client.volumes.get(f"{stack.project}_postgres-data").remove()
+        for number in range(MOMENTS):
+            moment = between_commits(commits)
+            expected = sum(ended <= moment.timestamp() for _, ended in commits)
+            volume = f"{stack.project}_moment-{number}"
+            volumes.append(volume)
+            done = make("restore", f"TO={moment.isoformat(sep=' ')}", f"INTO={volume}", "JSON=yes")
+            assert done.exit_code == 0, done.text
+            assert rows_restored(done) == expected, (moment, commits)
+    finally:
+        # And all of it, in the place of what was lost; whatever failed, other tests need a server.
+        done = make("restore", "SWAP=yes", "JSON=yes")
+        # Not --wait: what has been without its server is unhealthy for a moment longer.
+        up = stack.compose("up", "--detach")
     assert done.exit_code == 0, done.text
-    # Not --wait: what has been without its server is unhealthy for a moment longer.
-    assert stack.compose("up", "--detach").exit_code == 0
+    assert up.exit_code == 0, up.text
     stack.wait_healthy(seconds=120)
     assert int(sql.value(f"SELECT count(*) FROM {TABLE}")) == len(commits)
     assert api.status(final["assessment_id"]) == final

@@ -16,7 +16,7 @@ from tests.fix_secrets import Secrets
 from tests.fix_sql import AdminConsole, Sql
 from tests.fix_stack import TIERS, Stack, metrics_of, run_in
 
-SERVICES = (*TIERS, "config", "migrate")
+SERVICES = (*TIERS, "backup", "config", "migrate")
 # A shorter one could be there by chance.
 CHARACTERS_MIN = 16
 LISTED = 'for file in /secrets/*; do echo "== ${file##*/}"; cat "$file"; echo; done'

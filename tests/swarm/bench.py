@@ -23,9 +23,10 @@ from tests.fix_stack import poll
 
 NODES = ("node-1", "node-2", "node-3")
 NAME = os.environ.get("COMPOSE_PROJECT_NAME", "sluice") + "-bench"
+IMAGE = f"{NAME}-node"
 STACK = "sluice"
 TAG = os.environ.get("SLUICE_IMAGE_TAG", "latest")
-BUILT = ("app", "etcd", "gateway", "infra", "pgbouncer", "postgres")
+BUILT = ("app", "backup", "etcd", "gateway", "infra", "pgbouncer", "postgres")
 # A node keeps its address when it comes back, as a machine does.
 SUBNET = "10.231.17."
 # Of one node. The stack's own limits are above it in sum; nothing of it comes near them here.
@@ -36,6 +37,7 @@ CHANGES = {
     "API_BIND_ADDRESS": "0.0.0.0",  # of a node, which is a container
     "API_REPLICAS": "3",
     "API_MEMORY_MB": "256",
+    "BACKUPS": "off",
     "PGBOUNCER_MAX_CLIENT_CONNECTIONS": "400",
     "PGBOUNCER_OPEN_FILES": "2048",
     "POSTGRES_INSTANCES": "3",
@@ -73,6 +75,8 @@ class Bench:
     def __enter__(self) -> Self:
         """Start the hosts and join them."""
         try:
+            # What a run has left that was killed.
+            self._remove_docker()
             self._start()
         except BaseException:
             self.remove()
@@ -89,12 +93,16 @@ class Bench:
         self.remove()
 
     def remove(self) -> None:
-        """Remove hosts, volumes, network and directory; what is not there is no fault."""
+        """Remove hosts, volumes, network, image and directory; what is not there is no fault."""
+        self._remove_docker()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _remove_docker(self) -> None:
         for node in NODES:
             run("docker", "rm", "--force", "--volumes", f"{NAME}-{node}")
             run("docker", "volume", "rm", "--force", f"{NAME}-{node}")
         run("docker", "network", "rm", NAME)
-        shutil.rmtree(self.directory, ignore_errors=True)
+        run("docker", "image", "rm", "--force", IMAGE)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -173,11 +181,10 @@ class Bench:
 
     def _start(self) -> None:
         self._write_env()
-        image = f"{NAME}-node"
-        docker("build", "--quiet", "--tag", image, str(REPOSITORY / "tests" / "swarm"), seconds=600)
+        docker("build", "--quiet", "--tag", IMAGE, str(REPOSITORY / "tests" / "swarm"), seconds=600)
         docker("network", "create", "--subnet", f"{SUBNET}0/24", NAME)
         for node in NODES:
-            self._start_node(node, image)
+            self._start_node(node)
         for node in NODES:
             self._await_daemon(node)
             socket = f"host={self._socket(node)}"
@@ -185,13 +192,13 @@ class Bench:
             _good(run("docker", "context", "create", node, "--docker", socket, env=config))
         self._join()
 
-    def _start_node(self, node: str, image: str) -> None:
+    def _start_node(self, node: str) -> None:
         docker(
             *("run", "--detach", "--name", f"{NAME}-{node}", "--hostname", node, "--privileged"),
             *("--network", NAME, "--ip", self.address(node), "--tmpfs", "/run"),
             *("--volume", f"{NAME}-{node}:/var/lib/docker"),
             *("--volume", f"{self.directory}:{self.directory}", "--memory", MEMORY, "--cpus", "2"),
-            *(image, "--host", self._socket(node)),
+            *(IMAGE, "--host", self._socket(node)),
         )
 
     def _await_daemon(self, node: str) -> None:

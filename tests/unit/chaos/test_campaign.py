@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import time
 from pathlib import Path
 
+import pytest
+
 from loadtest.report import pages
 from loadtest.run_directory import RunDirectory
-from tests.chaos.campaign import Event, Record, Recovery, as_series, planned, uncut
+from tests import command
+from tests.chaos import workload
+from tests.chaos.campaign import (
+    CALM_SECONDS,
+    Event,
+    Record,
+    Recovery,
+    as_series,
+    planned,
+    recovered,
+    seconds_max,
+    silent,
+    uncut,
+)
 from tests.chaos.faults import FAULTS
 from tests.faults.load import Load, Sample
+from tests.faults.oracle import writes_gap
+from tests.fix_stack import poll
 
 
 def drawn(seed: int, number: int) -> list[tuple[str, float, float, float]]:
@@ -38,6 +57,74 @@ def test_a_request_without_an_answer_is_excused_only_while_its_process_is_killed
     )
     assert uncut([cut, late, answered], [killed]) == [late, answered]
     assert uncut([cut], [other]) == [cut]
+
+
+def request(started: float, seconds: float, status: int, kind: str = "status") -> Sample:
+    """Return a request of the load."""
+    return Sample(kind, started, seconds, status)
+
+
+LATER = 100 + 2 * CALM_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("samples", "until", "seconds"),
+    [
+        ([request(101, 0.1, 200)], LATER, 0),
+        # Only health is asked, and it does not need the path.
+        ([request(101, 0.1, 200, "health")], LATER, None),
+        # It began before the end and says nothing of what is after it; the next one does.
+        ([request(95, 9.9, 503)], LATER, None),
+        ([request(95, 9.9, 503), request(101, 0.1, 200)], LATER, 0),
+        ([request(102, 9.9, 503), request(112.5, 0.1, 200)], 120, 2),
+        ([request(101, 0.1, 200), request(102, 9.9, 503)], 120, None),
+        # One that began at 101 hangs: what may be known ends there.
+        ([request(100.5, 0.1, 200)], 101, None),
+    ],
+)
+def test_a_round_is_over_when_requests_that_began_after_it_succeed(
+    samples: list[Sample], until: float, seconds: float | None
+) -> None:
+    assert recovered(samples, 100, until) == seconds
+
+
+def test_a_client_of_the_workloads_that_never_succeeds_again_is_named(tmp_path: Path) -> None:
+    history = tmp_path / "history.jsonl"
+    lines = [
+        {"client": one, "outcome": "ok", "began": 9 if one == "bank-1" else 11}
+        for one in workload.CLIENTS
+    ]
+    lines += [{"client": "bank-1", "outcome": "fail", "began": 12}]
+    history.write_text("".join(json.dumps(one) + "\n" for one in lines))
+    assert silent(history, 10) == ["bank-1"]
+    assert silent(history, 8) == []
+
+
+def test_the_workloads_outlast_every_campaign() -> None:
+    assert seconds_max(60) < workload.SECONDS_MAX
+
+
+def test_writes_that_never_come_back_are_a_gap_to_the_end_of_the_load() -> None:
+    load = Load(url="", ended=130.0)
+    load.samples += [Sample("submit", 100 + one, 0.5, 202) for one in range(3)]
+    assert writes_gap(load, 100) == pytest.approx(27.5)
+    load.samples.append(Sample("submit", 129, 1.5, 202))
+    assert writes_gap(load, 100) == pytest.approx(28)
+
+
+def test_a_program_that_takes_too_long_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
+    child = tmp_path / "child"
+    script = f"sleep 60 & echo $! >{child}; wait"
+    process = command.start("sh", "-c", script, own_group=True)
+    with pytest.raises(subprocess.TimeoutExpired):
+        command.finished(process, seconds=1)
+    # Ended, and at most not yet taken note of by whoever inherited it.
+    state = Path(f"/proc/{child.read_text().strip()}/stat")
+    poll(
+        lambda: not state.exists() or state.read_text().split()[2] == "Z",
+        seconds=10,
+        what="what it started has ended",
+    )
 
 
 def test_the_page_has_the_first_violation_and_the_faults(tmp_path: Path) -> None:

@@ -132,6 +132,14 @@ def test_a_transaction_sees_its_own_append_behind_what_was_there() -> None:
         ([append("a", 1)], [1, 9], "phantom: there and asked for by nobody: value 9"),
         ([append("a", 1, outcome="fail")], [1], "not undone"),
         ([append("a", 1, 2)], [1], "half: only some appends of a"),
+        (
+            [
+                append("a", 1),
+                operation("own", at=2, steps=[["append", 1, 2], ["read", 1, [1]]]),
+            ],
+            [1, 2],
+            "own append missed: own read [1]",
+        ),
         ([append("a", 1, outcome="fail"), read("r", 1)], [], "dirty read: r"),
         ([read("r", 7)], [], "phantom: r read 7"),
         ([append("a", 1, 2), read("r", 1)], [1, 2], "half: r read 1"),

@@ -10,13 +10,20 @@ from typing import Any
 
 import pytest
 
+from infra.config import documents
+from infra.config.settings import Values
 from infra.swarm import rules
 from infra.swarm.__main__ import main
 from infra.swarm.rules import Facts, Node
 from tests.unit.infra.support import judge, write_env
 
 FILE = "infra/env/stack.env"
-GOOD = {"API_BIND_ADDRESS": "0.0.0.0", "POSTGRES_INSTANCES": 3, "PGBOUNCER_SERVER_HOP": "tls"}
+GOOD = {
+    "API_BIND_ADDRESS": "0.0.0.0",
+    "BACKUPS": "off",
+    "PGBOUNCER_SERVER_HOP": "tls",
+    "POSTGRES_INSTANCES": 3,
+}
 GB = 1024**3
 
 
@@ -71,6 +78,7 @@ def test_a_fault_of_the_swarm_is_named(tmp_path: Path, facts: Facts, said: str) 
     [
         ({"API_BIND_ADDRESS": "127.0.0.1"}, "API_BIND_ADDRESS=127.0.0.1: on several machines"),
         ({"PGBOUNCER_PORT": 6432}, "PGBOUNCER_PORT=6432"),
+        ({"BACKUPS": "on"}, "BACKUPS=on: on several machines it must be off"),
         ({"COMPOSE_PROFILES": "observability"}, "COMPOSE_PROFILES=observability"),
         (
             {"POSTGRES_INSTANCES": 1, "PGBOUNCER_SERVER_HOP": "socket"},
@@ -88,7 +96,7 @@ def test_a_setting_of_a_single_machine_is_refused(
 
 def test_one_instance_takes_one_label_and_no_etcd(tmp_path: Path) -> None:
     facts = _facts(*(_node(one, labels={}) for one in (2, 3)))
-    assert _faults(tmp_path, facts, POSTGRES_INSTANCES=1) == []
+    assert _faults(tmp_path, facts, POSTGRES_INSTANCES=1, BACKUPS="on") == []
 
 
 def test_few_managers_and_idle_nodes_are_warned_of() -> None:
@@ -114,6 +122,54 @@ def test_a_clock_is_judged_by_the_span_of_the_answer(shift: float, apart: float)
     time = f"2030-06-01T{hour:02}:{minute:02}:{second:02}.{fraction}Z"
     node = Node.of(document, {"before": began, "after": began + 1, "time": time})
     assert node.clock_seconds == pytest.approx(apart)
+
+
+@pytest.mark.parametrize(
+    ("unfinished", "direction"), [(None, "upwards"), (16, "downwards"), (2, "upwards")]
+)
+def test_a_repeated_apply_goes_in_the_direction_of_the_one_that_was_not_finished(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    unfinished: int | None,
+    direction: str,
+) -> None:
+    wanted = judge(tmp_path, **GOOD, POSTGRES_BACKUP_CONNECTIONS=6).values
+    records = tmp_path / "out" / "ops"
+    records.mkdir(parents=True)
+
+    def record(name: str, **changed: int) -> None:
+        values = Values(wanted.as_dict() | changed)
+        (records / name).write_text(json.dumps(documents.compiled(values)))
+
+    record("compiled.json")
+    if unfinished:
+        record("unfinished.json", API_REPLICAS=unfinished, API_POOL_MAX_SIZE=100)
+    nodes = [
+        {
+            "ID": str(number),
+            "Spec": {
+                "Role": "manager",
+                "Availability": "active",
+                "Labels": {"sluice.postgres": str(number), "sluice.etcd": str(number)},
+            },
+            "Description": {"Hostname": f"node-{number}", "Resources": {"MemoryBytes": 8 * GB}},
+            "Status": {"State": "ready"},
+        }
+        for number in (1, 2, 3)
+    ]
+    document = {
+        "swarm": {"LocalNodeState": "active", "ControlAvailable": True},
+        "nodes": nodes,
+        "asked": [],
+        "stack": False,
+        "compose": False,
+        "has_secrets": False,
+    }
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(document)))
+    paths = ("--env-dir", tmp_path, "--out", tmp_path / "out", "--secrets", tmp_path / "secrets")
+    assert main(["check", *map(str, paths)]) == 0
+    assert capsys.readouterr().out == f"{direction}\n"
 
 
 def test_every_fault_is_said_and_nothing_else_is_printed(

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from infra.config.backups import GIVEN
+from infra.config.build import compile_stack
 from infra.config.render import UIDS
+from infra.config.write import write_secrets
 from infra.swarm import stack
 from infra.swarm.stack import Bundle, Compiled
-from tests.unit.infra.support import REPOSITORY
+from tests.unit.infra.support import NOW, REPOSITORY, write_env
 
 OWN, ALL = 0o400, 0o444
 
@@ -69,6 +73,7 @@ SERVICES = {
     "postgres": _service("sluice-gateway", "observability-config"),
     # What works beside the first instance, on its data and as its user.
     "beside": _with_data("sluice-beside", "postgres-config", "postgres-data"),
+    "backup": _with_data("sluice-backup", "postgres-config", "postgres-data"),
     "postgres-2": _with_data("sluice-postgres", "postgres-config", "postgres-data-2"),
 }
 NAMES = (
@@ -125,7 +130,47 @@ def _targets(bundle: Bundle, service: str, kind: str) -> set[str]:
 
 
 def test_what_runs_once_is_not_in_the_stack() -> None:
-    assert set(_bundle().stack["services"]) == set(SERVICES) - {"config"}
+    assert set(_bundle().stack["services"]) == set(SERVICES) - {"backup", "config"}
+
+
+def test_backups_are_made_beside_a_single_server_only() -> None:
+    single = {name: one for name, one in SERVICES.items() if name != "postgres-2"}
+    files = {one.path: one for one in FILES}
+    made = stack.build(RESOLVED | {"services": single}, files, IMAGES, encrypted=False)
+    placement = made.stack["services"]["backup"]["deploy"]["placement"]
+    assert placement == {"constraints": ["node.labels.sluice.postgres == 1"]}
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_no_config_has_a_byte_of_a_secret(tmp_path: Path, elsewhere: bool) -> None:
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    changed: dict[str, object] = {}
+    if elsewhere:
+        changed = {
+            "BACKUP_REPOSITORY": "s3",
+            "BACKUP_NETWORK": "uplink",
+            "BACKUP_HOST": "s3.example.org",
+            "BACKUP_BUCKET": "sluice",
+        }
+        for name in GIVEN["s3"]:
+            (secrets / name).write_text(f"the-secret-of-{name}")
+    made = compile_stack(write_env(tmp_path, **changed), secrets, now=NOW)
+    write_secrets(made.new_secrets, secrets)
+    compiled = [Compiled(one.path, one.content, one.uid, one.gid, one.mode) for one in made.files]
+    # The operator's are in no container of the stack.
+    shown = [one for one in compiled if not one.is_secret and not one.path.startswith("ops/")]
+    assert {"postgres/postgresql.conf", "pgbouncer/pgbouncer.ini"} <= {one.path for one in shown}
+    known = {
+        (path.name, line)
+        for path in secrets.iterdir()
+        if path.suffix not in (".crt", ".serial")
+        for line in path.read_bytes().splitlines()
+        if len(line) > 12 and not line.startswith(b"-----")
+    }
+    assert {"backup.key", "ca.key"} < {name for name, _ in known}
+    leaked = {(one.path, name) for one in shown for name, line in known if line in one.content}
+    assert leaked == set()
 
 
 def test_nothing_is_left_that_swarm_does_not_know() -> None:
