@@ -83,16 +83,25 @@ def moment(text: str) -> datetime:
     return found.astimezone(UTC)
 
 
-def choose(found: Info, cluster: int, to: datetime | None) -> Backup:
+def choose(found: Info, archived: Archive, cluster: int, to: datetime | None) -> Backup:
     """Return the backup to begin from: the newest that was finished by then.
+
+    Those that the timeline to restore does not go on from are passed over: it has left theirs
+    before they ended.
 
     Raises:
         RefusedError: there is none; the message says from when on a restore is possible.
 
     """
-    backups = [one for one in found.backups if one.system_id == cluster]
-    if not backups:
+    held = [one for one in found.backups if one.system_id == cluster]
+    if not held:
         raise RefusedError(f"there is no backup of cluster {cluster} in the repository")
+    backups = [one for one in held if archived.leads_from(one)]
+    if not backups:
+        raise RefusedError(
+            f"no backup leads to timeline {archived.target or archived.timeline}; the newest, "
+            f"{held[-1].label}, does to TIMELINE={held[-1].timeline}"
+        )
     usable = [one for one in backups if to is None or one.stopped <= to]
     if not usable:
         raise RefusedError(
@@ -105,6 +114,18 @@ def choose(found: Info, cluster: int, to: datetime | None) -> Backup:
 def shown(when: datetime | None) -> str:
     """Return a moment as it is printed, and can be given back."""
     return f"{when:%Y-%m-%d %H:%M:%S}+00" if when else "the end of the log"
+
+
+def require_timeline(text: str) -> int:
+    """Return the timeline that TIMELINE names; 0 for the newest.
+
+    Raises:
+        RefusedError: it is no number of one.
+
+    """
+    if text and not re.fullmatch("[1-9][0-9]{0,8}", text):
+        raise RefusedError(f"TIMELINE={text[:40]} is no timeline; write its number")
+    return int(text or 0)
 
 
 def require_cluster(found: Info, running: int | None, asked: str) -> int:
@@ -177,14 +198,19 @@ def run(to: str, cluster: str, timeline: str, marker: str = "") -> Restored:
         found = repository.info()
         running = repository.running_id(RUNNING)
         wanted = require_cluster(found, running, cluster)
-        backup = choose(found, wanted, target)
-        archived = repository.archive(backup.archive_id)
+        asked, archive_id = require_timeline(timeline), found.archive_of(wanted)
+        archived = repository.archive(archive_id, asked)
+        if asked > archived.timeline:
+            raise RefusedError(
+                f"TIMELINE={asked} is not in the repository; the newest is {archived.timeline}"
+            )
+        backup = choose(found, archived, wanted, target)
         now = datetime.now(UTC)
         if target and target > now:
             raise RefusedError(f"TO={shown(target)} is in the future; now is {shown(now)}")
         require_room(backup, TARGET)
         if (target is None or _is_late(archived, target)) and running == wanted:
-            archived = _archive_the_rest(backup.archive_id, archived)
+            archived = _archive_the_rest(archive_id, archived)
         require_window(archived, target)
         require_no_gap(archived, backup, target, now)
     except RepositoryError as error:
@@ -227,7 +253,7 @@ def _archive_the_rest(archive_id: str, archived: Archive) -> Archive:
     newest = repository.segment_number(row[0]) - 1
 
     def has_come() -> Archive:
-        return repository.archive(archive_id)
+        return repository.archive(archive_id, archived.target)
 
     return wait_until(
         has_come,
@@ -394,10 +420,11 @@ def require_swappable() -> None:
     cluster = TARGET / "17"
     if repository.system_id(cluster) is None or (cluster / "postmaster.pid").exists():
         raise RefusedError("the restored cluster is not there, or a server runs on it")
-    found = repository.info()
-    if found.system_id is None:
+    # Not of the cluster that is archived now: with CLUSTER another one was restored.
+    archive_id = repository.info().archive_of(int(record["system_id"]))
+    if not archive_id:
         return
-    archived = repository.archive(found.archive_id)
+    archived = repository.archive(archive_id)
     if archived.timeline >= record["timeline"]:
         raise RefusedError(
             f"timeline {record['timeline']} of the restored cluster has been taken since by "

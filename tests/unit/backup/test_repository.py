@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
+import psycopg
 import pytest
 
-from infra.backup import repository, restore, schedule, serve, verify
+from infra.backup import checks, repository, restore, schedule, serve, verify
 from infra.backup.repository import Archive, Backup, Info, RepositoryError, Segment
 from infra.backup.restore import BadTimeError
 from infra.ops.outcome import RefusedError
@@ -203,11 +207,70 @@ def test_a_moment_is_read_with_its_time_zone(text: str) -> None:
 def test_the_newest_backup_that_was_finished_by_then_is_chosen() -> None:
     old, new = backup("full", 48), backup("diff", 24)
     info = Info((backup("full", 99, system_id=OTHER), old, new), CLUSTER, "17-1")
-    assert restore.choose(info, CLUSTER, None) == new
-    assert restore.choose(info, CLUSTER, new.stopped) == new
-    assert restore.choose(info, CLUSTER, new.stopped - timedelta(seconds=1)) == old
+    held = archive(4, 5)
+    assert restore.choose(info, held, CLUSTER, None) == new
+    assert restore.choose(info, held, CLUSTER, new.stopped) == new
+    assert restore.choose(info, held, CLUSTER, new.stopped - timedelta(seconds=1)) == old
     with pytest.raises(RefusedError, match="earliest moment that a restore can go back to"):
-        restore.choose(info, CLUSTER, old.stopped - timedelta(seconds=1))
+        restore.choose(info, held, CLUSTER, old.stopped - timedelta(seconds=1))
+
+
+def test_a_backup_that_the_timeline_has_left_behind_is_passed_over() -> None:
+    # Timeline 2 goes back to segment 6; the newer backup of timeline 1 ended in 9.
+    old, new = backup("full", 48), backup("full", 24, first=segment(9), last=segment(9))
+    info = Info((old, new), CLUSTER, "17-1")
+    swapped = Archive(archive(4, 5, 6, 7, 8, 9).segments, (2,), 2, {1: 6})
+    assert restore.choose(info, swapped, CLUSTER, None) == old
+    # As long as the history is all that there is of it, and where only its segments are.
+    seen = Archive((*archive(4, 5, 6, 7, 8, 9).segments, *archive(6, timeline=2).segments))
+    assert restore.choose(info, seen, CLUSTER, None) == old
+    assert restore.choose(info, replace(swapped, target=1, ends={}), CLUSTER, None) == new
+    with pytest.raises(RefusedError, match=r"no backup leads to timeline 2.*TIMELINE=1"):
+        restore.choose(Info((new,), CLUSTER, "17-1"), swapped, CLUSTER, None)
+    # What is missing of the way that was left is no gap.
+    left = Archive(archive(4, 5, 7, 9).segments, (2,), 2, {1: 6})
+    assert repository.gaps(left, segment(4), NOW) == ()
+
+
+@pytest.mark.parametrize("text", ["latest", "0", "01", "1 -c x", "x" * 99])
+def test_a_timeline_is_a_number(text: str) -> None:
+    assert (restore.require_timeline(""), restore.require_timeline("12")) == (0, 12)
+    with pytest.raises(RefusedError, match="is no timeline; write its number"):
+        restore.require_timeline(text)
+
+
+def test_a_gap_before_the_second_branch_is_named() -> None:
+    # Timeline 1 went on to 20 after 2 had left it; 3 left 2 at 15, of which 11 to 14 are missing.
+    segments = (
+        *archive(*range(4, 21)).segments,
+        *archive(8, 9, 10, timeline=2).segments,
+        *archive(15, 16, timeline=3).segments,
+    )
+    text = "1\t0/80000A0\tno recovery target specified\n\n2\t0/F000000\tbefore 2026-11-29\n"
+    ends = repository.parse_history(text)
+    assert ends == {1: 8, 2: 15}
+    missing = repository.gaps(Archive(segments, (2, 3), 3, ends), segment(4), NOW)
+    assert missing == tuple(segment(number, 2) for number in range(11, 15))
+    # From timeline 1 instead there is none.
+    assert repository.gaps(Archive(segments, (2, 3), 3, {1: 15}), segment(4), NOW) == ()
+
+
+def test_the_way_to_a_timeline_is_read_from_its_history(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def ask(*arguments: str) -> str:
+        asked.append(arguments)
+        if arguments[0] == "repo-get":
+            return "1\t0/6000000\tx\n"
+        return '{"00000002.history": {"size": 1, "time": 1}}'
+
+    monkeypatch.setattr(repository, "ask", ask)
+    for _ in range(2):
+        found = repository.archive("17-9")
+        assert (found.target, found.ends) == (2, {1: 6})
+    assert repository.archive("17-9", 1).ends == {}
+    # It never changes.
+    assert [one[0] for one in asked].count("repo-get") == 1
 
 
 @pytest.mark.parametrize(
@@ -252,6 +315,54 @@ def test_a_moment_after_the_log_is_refused_and_one_before_a_gap_is_not() -> None
             restore.require_no_gap(broken, one, to, NOW)
 
 
+def test_a_restored_cluster_is_judged_by_its_own_archive(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    both = (backup("full", 9, system_id=OTHER), backup("full", 1))
+    both = (both[0], replace(both[1], archive_id="17-2"))
+    found = {"17-1": archive(4, timeline=3), "17-2": archive(4, timeline=1)}
+    monkeypatch.setattr(restore, "TARGET", tmp_path)
+    monkeypatch.setattr(repository, "system_id", lambda _: OTHER)
+    monkeypatch.setattr(repository, "info", lambda: Info(both, CLUSTER, "17-2"))
+    monkeypatch.setattr(repository, "archive", found.__getitem__)
+    for timeline in (2, 4):
+        record: dict[str, Any] = {"faults": [], "system_id": str(OTHER), "timeline": timeline}
+        (tmp_path / restore.RECORD_NAME).write_text(json.dumps(record))
+        if timeline == 4:
+            restore.require_swappable()
+        else:
+            with pytest.raises(RefusedError, match=r"timeline 2 .* has been taken since"):
+                restore.require_swappable()
+
+
+class Server:
+    """Notes what it is asked; `amcheck` is whether the database has it."""
+
+    def __init__(self, *, amcheck: bool) -> None:
+        self.amcheck = amcheck
+        self.asked: list[str] = []
+
+    def execute(self, query: str, _: object = ()) -> Server:
+        self.asked.append(query)
+        return self
+
+    def fetchone(self) -> tuple[()] | None:
+        return () if self.amcheck else None
+
+    def fetchall(self) -> list[tuple[()]]:
+        return []
+
+
+@pytest.mark.parametrize("amcheck", [False, True])
+def test_an_extension_that_was_there_stays(amcheck: bool) -> None:
+    server = Server(amcheck=amcheck)
+    connection = cast("psycopg.Connection[Any]", server)
+    assert list(checks._amcheck(connection, "risk", [])) == []
+    assert ("DROP EXTENSION amcheck" in server.asked) is not amcheck
+    # An index of a partitioned table has no pages: bt_index_check refuses it.
+    assert any("c.relkind = 'i'" in query for query in server.asked)
+
+
 def test_verify_names_each_file_once() -> None:
     printed = """\
 2026-11-29 08:57:14.613 P00   INFO: verify command begin 2.55.1: --config=x
@@ -294,7 +405,49 @@ def test_a_backup_beside_another_one_is_told_apart_from_one_that_failed(
     says("[050]: unable to acquire lock on file /tmp/sluice-backup.lock: held by another process")
     with pytest.raises(serve.UnderWayError, match="another backup is under way"):
         serve.make("diff")
+    says("[056]: unable to acquire PostgreSQL advisory lock")
+    with pytest.raises(serve.UnderWayError, match="another backup is under way"):
+        serve.make("diff")
     says("[082]: WAL segment was not archived before the 60000ms timeout")
     with pytest.raises(RepositoryError, match="was not archived") as failed:
         serve.make("diff")
     assert not isinstance(failed.value, serve.UnderWayError)
+
+
+@pytest.fixture
+def settings(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    values = {
+        "enabled": True,
+        "suffixes": ["", "-2", "-3"],
+        "time_utc": "02:30",
+        "full_every_days": 7,
+    }
+    monkeypatch.setattr(repository, "settings", lambda: values)
+    return values
+
+
+def test_no_commit_of_the_service_waits_for_a_standby(settings: dict[str, Any]) -> None:
+    options = psycopg.conninfo.conninfo_to_dict(serve.dsn())["options"]
+    assert options == "-c synchronous_commit=local -c statement_timeout=10s"
+
+
+def test_a_failure_is_over_with_an_operators_backup_and_a_look_lists_the_archive_once(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = datetime.now(UTC)
+    one = replace(backup("full", 0), started=made, stopped=made)
+    info = Info((one,), CLUSTER, "17-1")
+    listed, written = list[str](), list[str]()
+
+    def list_archive(archive_id: str) -> Archive:
+        listed.append(archive_id)
+        return archive(4)
+
+    monkeypatch.setattr(serve, "require_writable", lambda: None)
+    monkeypatch.setattr(serve, "prepared", lambda: info)
+    monkeypatch.setattr(serve, "too_full", lambda: "")
+    monkeypatch.setattr(repository, "archive", list_archive)
+    monkeypatch.setattr(serve, "record", lambda state: written.append(state["error"]))
+    service = serve.Service(failure="the diff backup failed: no room")
+    service.look(settings)
+    assert (service.failure, written, listed) == ("", [""], ["17-1"])
