@@ -257,16 +257,41 @@ restart_in_order() {
     if is_touched observability; then replace_observers; fi
 }
 
+# With one server again, it is the first of three, which then must have everything. By Patroni itself:
+# the compiled files may be those of one server already, of which ops knows no other.
+lead_with_first() {
+    local primary until=$((SECONDS + 20))
+    primary=$(server)
+    [[ $primary != postgres-1 ]] || return 0
+    say "postgres-1 becomes the primary"
+    # shellcheck disable=SC2016  # expanded in the container
+    quietly docker exec "$(containers_of "$primary")" bash -c \
+        'patronictl -c "/etc/sluice/patroni-$PATRONI_NAME.yml" switchover --candidate postgres-1 --force' \
+        || return
+    until [[ $(server) == postgres-1 ]]; do
+        ((SECONDS < until)) || return
+        sleep 0.5
+    done
+}
+
 # From one server to three or back: the first takes the data over as they are. Compose replaces what
 # differs, in the order that infra/postgres/instances-3.yaml has; requests are answered 503 meanwhile.
 change_instances() {
     if is_replicated; then
         (($(instances) == 1)) || return 0
-        [[ $(server) == postgres-1 ]] || die "postgres-1 is not the primary; again: make apply RESTART=yes"
+        lead_with_first || die "postgres-1 is not the primary; again: make apply RESTART=yes"
         say 'three servers become one; writes fail until it is up'
         # shellcheck disable=SC2046  # ids of containers, one word each
         quietly docker stop $(containers_of postgres-2) $(containers_of postgres-3) || return
-        quietly docker exec "$(containers_of postgres-1)" entrypoint leave || return
+        if ! quietly docker exec "$(containers_of postgres-1)" entrypoint leave; then
+            # shellcheck disable=SC2046
+            quietly docker start $(containers_of postgres-2) $(containers_of postgres-3) || true
+            die "postgres-1 is not the primary any more; again: make apply RESTART=yes"
+        fi
+        # Not before: with another id the others would copy a postgres-1 that may be behind them.
+        unfinished="three servers are not one yet; again: make apply RESTART=yes"
+        forget_set || return
+        unfinished=''
     else
         (($(instances) == 3)) || return 0
         say 'one server becomes three; requests fail until the first is the primary'
@@ -285,9 +310,9 @@ run_apply() {
         operate apply
         return
     fi
-    # With one server again, it is the first of three, which then must have everything.
+    # Before anything is compiled for one.
     if is_replicated && (($(instances) == 1)); then
-        [[ $(server) == postgres-1 ]] || another switchover --to postgres-1
+        lead_with_first || die "postgres-1 cannot become the primary; nothing is changed" "$EXIT_REFUSED"
     fi
     operate apply --restart || status=$?
     ((status == 0 || status == EXIT_NEEDS_RESTART)) || return "$status"
@@ -398,7 +423,10 @@ host_replace_instance() {
         quietly docker restart "$container"
         return
     fi
-    [[ -z $container ]] || quietly docker stop "$container" && quietly docker rm "$container"
+    if [[ -n $container ]]; then
+        quietly docker stop "$container" || return
+        quietly docker rm "$container" || return
+    fi
     start_missing "$1"
 }
 
