@@ -257,36 +257,23 @@ restart_in_order() {
     if is_touched observability; then replace_observers; fi
 }
 
-# With one server again, it is the first of three, which then must have everything. By Patroni itself:
-# the compiled files may be those of one server already, of which ops knows no other.
-lead_with_first() {
-    local primary until=$((SECONDS + 20))
-    primary=$(server)
-    [[ $primary != postgres-1 ]] || return 0
-    say "postgres-1 becomes the primary"
-    # shellcheck disable=SC2016  # expanded in the container
-    quietly docker exec "$(containers_of "$primary")" bash -c \
-        'patronictl -c "/etc/sluice/patroni-$PATRONI_NAME.yml" switchover --candidate postgres-1 --force' \
-        || return
-    until [[ $(server) == postgres-1 ]]; do
-        ((SECONDS < until)) || return
-        sleep 0.5
-    done
-}
+# Where the files are compiled for one server already, the standbys of a new primary cannot follow it.
+# The id of the set is the same when they are compiled for three again.
+readonly FOR_THREE="write POSTGRES_INSTANCES=3, make apply RESTART=yes, and then POSTGRES_INSTANCES=1 again"
 
 # From one server to three or back: the first takes the data over as they are. Compose replaces what
 # differs, in the order that infra/postgres/instances-3.yaml has; requests are answered 503 meanwhile.
 change_instances() {
     if is_replicated; then
         (($(instances) == 1)) || return 0
-        lead_with_first || die "postgres-1 is not the primary; again: make apply RESTART=yes"
+        [[ $(server) == postgres-1 ]] || die "postgres-1 is not the primary any more: $FOR_THREE"
         say 'three servers become one; writes fail until it is up'
         # shellcheck disable=SC2046  # ids of containers, one word each
         quietly docker stop $(containers_of postgres-2) $(containers_of postgres-3) || return
         if ! quietly docker exec "$(containers_of postgres-1)" entrypoint leave; then
             # shellcheck disable=SC2046
             quietly docker start $(containers_of postgres-2) $(containers_of postgres-3) || true
-            die "postgres-1 is not the primary any more; again: make apply RESTART=yes"
+            die "postgres-1 is not the primary any more: $FOR_THREE"
         fi
         # Not before: with another id the others would copy a postgres-1 that may be behind them.
         unfinished="three servers are not one yet; again: make apply RESTART=yes"
@@ -310,9 +297,12 @@ run_apply() {
         operate apply
         return
     fi
-    # Before anything is compiled for one.
-    if is_replicated && (($(instances) == 1)); then
-        lead_with_first || die "postgres-1 cannot become the primary; nothing is changed" "$EXIT_REFUSED"
+    # With one server again, it is the first of three, which then must have everything. Before anything
+    # is compiled for one.
+    if is_replicated && (($(instances) == 1)) && [[ $(server) != postgres-1 ]]; then
+        unfinished="nothing is changed; if make up or another operation has compiled for one already: $FOR_THREE"
+        another switchover --to postgres-1
+        unfinished=''
     fi
     operate apply --restart || status=$?
     ((status == 0 || status == EXIT_NEEDS_RESTART)) || return "$status"

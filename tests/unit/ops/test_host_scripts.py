@@ -891,12 +891,11 @@ def test_one_server_of_three_is_compiled_only_once_the_first_is_the_primary(
     docker.answer("service=postgres-1", stdout="one\n")
     docker.answer("exec --no-TTY postgres-1 psql", stdout="t\n")
     docker.answer("exec --no-TTY postgres-2 psql", stdout="f\n")
-    docker.answer("patronictl", code=1, stderr="no candidate\n")
+    docker.tell("switchover", code=3, faults=["there is one server only"])
     ran = docker.run("apply", "--restart", "--json")
     assert ran.exit_code == 3
-    assert "postgres-1 cannot become the primary; nothing is changed" in ran.document["faults"][-1]
-    assert any("switchover --candidate postgres-1 --force" in call for call in ran.calls)
-    assert ran.commands == []
+    assert ran.commands == ["switchover --to postgres-1"]
+    assert "compiled for one already: write POSTGRES_INSTANCES=3" in ran.document["faults"][-1]
 
 
 def test_an_instance_without_a_container_is_started_and_none_is_removed(docker: Docker) -> None:
@@ -909,3 +908,16 @@ def test_an_instance_without_a_container_is_started_and_none_is_removed(docker: 
     assert ran.exit_code == 0, ran.stderr
     assert not any(call.startswith(("rm", "stop")) for call in ran.calls)
     assert any("create --no-recreate postgres-2" in call for call in ran.calls)
+
+
+def test_a_failover_while_one_server_is_compiled_names_the_way_back(docker: Docker) -> None:
+    docker.answer("service=postgres-1", stdout="one\n")
+    docker.answer("exec --no-TTY postgres-1 psql", stdout="f\n")
+    docker.tell("apply --restart", code=NEEDS_RESTART)
+    docker.answer("entrypoint leave", code=1, stderr="this instance is not the primary\n")
+    ran = docker.run("apply", "--restart", "--json")
+    assert ran.exit_code == 1
+    assert "any more: write POSTGRES_INSTANCES=3" in ran.document["faults"][-1]
+    # The standbys are started again, and the id of the set is as it was.
+    assert any(call.startswith("start") for call in ran.calls)
+    assert not any("postgres-cluster.id" in call for call in ran.calls)
