@@ -259,7 +259,7 @@ restart_in_order() {
 
 # Where the files are compiled for one server already, the standbys of a new primary cannot follow it.
 # The id of the set is the same when they are compiled for three again.
-readonly FOR_THREE="write POSTGRES_INSTANCES=3, make apply RESTART=yes, and then POSTGRES_INSTANCES=1 again"
+readonly FOR_THREE="write POSTGRES_INSTANCES=3, make down, make up, and then POSTGRES_INSTANCES=1 again"
 
 # From one server to three or back: the first takes the data over as they are. Compose replaces what
 # differs, in the order that infra/postgres/instances-3.yaml has; requests are answered 503 meanwhile.
@@ -573,9 +573,10 @@ await_healthy() {
     done
 }
 
-# roles.sql as at the server's start: by its superuser, who needs no password in the container.
+# roles.sql as at the server's start: by its superuser, who needs no password in the container, and
+# without waiting for a standby, which may not come before the roles and files are right again.
 host_give_roles() {
-    quietly look exec --no-TTY "$(server)" psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 \
+    quietly look exec --no-TTY --env PGOPTIONS='-c synchronous_commit=local' "$(server)" psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 \
         --dbname=postgres --file=/etc/sluice/roles.sql </dev/null || return
     host_reload postgres pgbouncer
 }
