@@ -151,8 +151,8 @@ backup: check ## Make a backup now: [TYPE=full|diff] [NEW_CLUSTER=yes]
 backups: project ## List the backups, and the moments a restore can go to
 	@infra/host/backup.sh list $(AS_JSON)
 
-backup-key: project ## Print the key of the backups; put back: FROM=directory
-	@infra/host/backup.sh key $(if $(FROM),--from "$(FROM)")
+backup-key: project ## Print the key of backups; put: FROM=dir [REPLACE=yes]
+	@infra/host/backup.sh key $(if $(FROM),--from "$(FROM)") $(if $(filter yes,$(REPLACE)),--replace)
 
 verify-backup: project ## Read every backup; name what a restore would miss
 	@infra/host/backup.sh verify $(AS_JSON)

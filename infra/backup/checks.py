@@ -28,12 +28,15 @@ WHERE c.relkind IN ('r', 'm') AND n.nspname NOT IN ('pg_catalog', 'information_s
       AND n.nspname NOT LIKE 'pg_toast%'
 ORDER BY 1, 2
 """
+_HAS_AMCHECK: Final = "SELECT FROM pg_catalog.pg_extension WHERE extname = 'amcheck'"
+# Not those of partitioned tables, which have no pages; their parts' are among them.
 _INDEXES: Final = """
 SELECT c.oid, c.oid::regclass::text AS name, pg_catalog.pg_relation_size(i.indrelid) AS bytes
 FROM pg_catalog.pg_index AS i
 JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
 JOIN pg_catalog.pg_am AS a ON a.oid = c.relam
-WHERE a.amname = 'btree' AND i.indisvalid AND i.indisready AND c.relpersistence <> 't'
+WHERE c.relkind = 'i' AND a.amname = 'btree' AND i.indisvalid AND i.indisready
+      AND c.relpersistence <> 't'
 ORDER BY 3
 """
 _HEAPS: Final = """
@@ -94,6 +97,7 @@ def _amcheck(
 ) -> Iterator[str]:
     deadline = time.monotonic() + _AMCHECK_SECONDS
     left = 0
+    made = connection.execute(_HAS_AMCHECK).fetchone() is None
     connection.execute("CREATE EXTENSION IF NOT EXISTS amcheck")
     for oid, name, size in connection.execute(_INDEXES).fetchall():
         if time.monotonic() > deadline:
@@ -114,7 +118,8 @@ def _amcheck(
         ).fetchone()
         if row:
             yield f"table {name}, page {row[0]}: {row[1]}"
-    connection.execute("DROP EXTENSION amcheck")
+    if made:
+        connection.execute("DROP EXTENSION amcheck")
     if left:
         warnings.append(
             f"{database}: {left} indexes and tables were not looked at; it took too long"

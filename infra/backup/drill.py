@@ -27,6 +27,7 @@ def begin() -> dict[str, object]:
 
     """
     mark = str(uuid.uuid4())
+    # On the primary alone: what counts is the repository, and it is filled without a standby too.
     with psycopg.connect(serve.dsn(), autocommit=True) as connection:
         connection.execute("UPDATE sluice.backup_state SET drill_marker = %s", (mark,))
         began = time.monotonic()

@@ -3,9 +3,11 @@
 import json
 import re
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +21,8 @@ SEGMENT_BYTES: Final = 16 << 20
 _SEGMENTS_PER_LOG: Final = (1 << 32) // SEGMENT_BYTES
 _SEGMENT: Final = re.compile(r"([0-9A-F]{8})([0-9A-F]{8})([0-9A-F]{8})-[0-9a-f]{40}")
 _HISTORY: Final = re.compile(r"([0-9A-F]{8})\.history")
+# What is in one: a timeline, and where the next one leaves it.
+_LEFT: Final = re.compile(r"^(\d+)\s+([0-9A-F]+)/([0-9A-F]+)\b", re.MULTILINE)
 # Segments are pushed side by side: one that is missing may be on its way.
 _SETTLED_SECONDS: Final = 120.0
 # Its errors begin with this, a code, and have hints in lines of their own.
@@ -64,6 +68,11 @@ class Info:
         """The backups of the cluster that is archived now."""
         return tuple(one for one in self.backups if one.system_id == self.system_id)
 
+    def archive_of(self, system_id: int) -> str:
+        """Return the id of the archive of a cluster; empty where there is none."""
+        of = (one.archive_id for one in reversed(self.backups) if one.system_id == system_id)
+        return next(of, self.archive_id if system_id == self.system_id else "")
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:
@@ -83,10 +92,16 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """The archived log, in order, and the timelines whose history is there."""
+    """The archived log, in order, and the timelines whose history is there.
+
+    `target` is the timeline that a restore goes to, the newest where it is 0; `ends` are those that
+    lead to it, each with the number of the segment in which the next one begins.
+    """
 
     segments: tuple[Segment, ...] = ()
     histories: tuple[int, ...] = ()
+    target: int = 0
+    ends: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def until(self) -> datetime | None:
@@ -102,6 +117,27 @@ class Archive:
     def bytes(self) -> int:
         """What the log takes in the repository."""
         return sum(one.bytes for one in self.segments)
+
+    @property
+    def lineage(self) -> dict[int, int | None]:
+        """The timelines up to the target, each with its end as in `ends`; the target has none."""
+        target = self.target or self.timeline
+        ends = self.ends
+        if not ends:
+            # Where the history is not there each goes on from the one before it.
+            firsts: dict[int, int] = {}
+            for one in self.segments:
+                if one.timeline <= target:
+                    firsts.setdefault(one.timeline, one.number)
+            ends = {before: firsts[after] for before, after in pairwise(firsts)}
+        return {**ends, target: None}
+
+    def leads_from(self, backup: Backup) -> bool:
+        """Return True if the log goes from the end of this backup to the target."""
+        if not self.target and not self.timeline:
+            return True
+        end = self.lineage.get(backup.timeline, 0)
+        return end is None or segment_number(backup.last) < end
 
 
 def settings() -> dict[str, Any]:
@@ -199,10 +235,27 @@ def _backup(row: Mapping[str, Any], cluster: int, archive_id: str) -> Backup:
     )
 
 
-def archive(archive_id: str) -> Archive:
-    """Return the archived log of one cluster in the repository."""
+def archive(archive_id: str, timeline: int = 0) -> Archive:
+    """Return the archived log of one cluster, as it leads to a timeline; 0: to the newest."""
     listed = ask("repo-ls", "--recurse", "--output=json", f"archive/{STANZA}/{archive_id}")
-    return parse_archive(json.loads(listed))
+    found = parse_archive(json.loads(listed))
+    target = timeline or found.timeline
+    ends = _ends(archive_id, target) if target in found.histories else {}
+    return replace(found, target=target, ends=ends)
+
+
+# The history of a timeline never changes.
+@cache
+def _ends(archive_id: str, timeline: int) -> dict[int, int]:
+    return parse_history(ask("repo-get", f"archive/{STANZA}/{archive_id}/{timeline:08X}.history"))
+
+
+def parse_history(text: str) -> dict[int, int]:
+    """Return what the history of a timeline says, as `Archive.ends` holds it."""
+    return {
+        int(timeline): ((int(high, 16) << 32) + int(low, 16)) // SEGMENT_BYTES
+        for timeline, high, low in _LEFT.findall(text)
+    }
 
 
 def parse_archive(listed: Mapping[str, Mapping[str, Any]]) -> Archive:
@@ -224,26 +277,38 @@ def parse_archive(listed: Mapping[str, Mapping[str, Any]]) -> Archive:
 def gaps(found: Archive, since: str, now: datetime) -> tuple[str, ...]:
     """Return the segments that are missing after `since`, the first segment of a backup.
 
-    What lies between two that are there, also where one timeline ends and the next begins; not
-    what may still be on its way.
+    What lies between two that are there on the way to the target's end, also where one timeline
+    ends and the next begins; not what may still be on its way.
     """
-    first = segment_number(since)
-    return tuple(_gaps(found.segments, int(since[:8], 16), first, now))
+    return tuple(_gaps(found, int(since[:8], 16), segment_number(since), now))
 
 
-def _gaps(segments: Iterable[Segment], timeline: int, first: int, now: datetime) -> Iterator[str]:
-    before: dict[int, int] = {timeline: first - 1}
-    for one in segments:
-        if one.number < first or one.timeline < timeline:
+def _gaps(found: Archive, timeline: int, first: int, now: datetime) -> Iterator[str]:
+    present = {(one.timeline, one.number): one for one in found.segments}
+    missing: list[str] = []
+    for of, number in _needed(found, timeline, first):
+        one = present.get((of, number))
+        if one is None:
+            missing.append(Segment(of, number, now, 0).name)
             continue
-        # A timeline begins within the segment that the one before it ended in.
-        of = one.timeline if one.timeline in before else max(before)
-        last = max(before.values()) if of != one.timeline else before[of]
-        before[one.timeline] = one.number
-        if (now - one.at).total_seconds() < _SETTLED_SECONDS:
+        if (now - one.at).total_seconds() >= _SETTLED_SECONDS:
+            yield from missing
+        missing.clear()
+
+
+def _needed(found: Archive, timeline: int, number: int) -> Iterator[tuple[int, int]]:
+    """Yield timeline and number of every segment from a first one to the end of the target."""
+    lineage = found.lineage
+    if timeline not in lineage:
+        return
+    for of, end in sorted(lineage.items()):
+        if of < timeline:
             continue
-        for number in range(last + 1, one.number):
-            yield Segment(of, number, one.at, 0).name
+        if end is None:
+            end = max((one.number for one in found.segments if one.timeline == of), default=-1) + 1
+        for each in range(number, end):
+            yield of, each
+        number = max(number, end)
 
 
 def holes(
@@ -253,6 +318,7 @@ def holes(
 
     Each is from the last segment before to the end of the next backup; None: there is none yet.
     """
+    backups = [one for one in backups if found.leads_from(one)]
     if not backups:
         return ()
     pairs: dict[datetime, datetime | None] = {}

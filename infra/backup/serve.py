@@ -30,7 +30,8 @@ _LOOK_SECONDS: Final = 60.0
 _SOON_SECONDS: Final = 3.0
 _ALIVE_SECONDS: Final = 20.0
 _AGAIN_SECONDS: Final = 600.0
-_LOCKED: Final = "unable to acquire lock"
+# Its own lock on this machine; the server's, which a backup elsewhere holds.
+_LOCKED: Final = ("unable to acquire lock", "unable to acquire PostgreSQL advisory lock")
 # Less than this cannot take a segment of the log and what belongs to it.
 _FULL_BYTES: Final = 4 * repository.SEGMENT_BYTES
 
@@ -80,16 +81,17 @@ class Service:
             require_writable()
             found = prepared()
             archived = repository.archive(found.archive_id)
-            self._make_due(settings, found, archived)
-            found = repository.info()
-            archived = repository.archive(found.archive_id)
+            if self._make_due(settings, found, archived):
+                found = repository.info()
+                archived = repository.archive(found.archive_id)
             error = self.failure or problem(found, archived, datetime.now(UTC))
         except RepositoryError as refusal:
             error = str(refusal)
         self.say(error)
         self._write(found, archived, error)
 
-    def _make_due(self, settings: Mapping[str, Any], found: Info, archived: Archive) -> None:
+    def _make_due(self, settings: Mapping[str, Any], found: Info, archived: Archive) -> bool:
+        """Make the backup that is due; return True if one was made."""
         now = datetime.now(UTC)
         kind = schedule.due(
             found.current,
@@ -98,18 +100,23 @@ class Service:
             full_every_days=settings["full_every_days"],
             reason_for_full=broken(found, archived, now, replicated=len(settings["suffixes"]) > 1),
         )
-        if not kind or time.monotonic() - self.failed_at < _AGAIN_SECONDS:
-            return
+        if not kind:
+            # The one that failed was made since, by an operator.
+            self.failed_at, self.failure = -_AGAIN_SECONDS, ""
+            return False
+        if time.monotonic() - self.failed_at < _AGAIN_SECONDS:
+            return False
         try:
             make(kind)
         except UnderWayError:
-            return
+            return False
         except RepositoryError as error:
             # At the first time soon: a failover ends a backup that is under way.
             self.failed_at = time.monotonic() - (0.0 if self.failure else _AGAIN_SECONDS)
             self.failure = f"the {kind} backup failed: {error}"
-        else:
-            self.failed_at, self.failure = -_AGAIN_SECONDS, ""
+            return False
+        self.failed_at, self.failure = -_AGAIN_SECONDS, ""
+        return True
 
     def _write(self, found: Info, archived: Archive, error: str) -> None:
         """Write the state into the database; only where it is another."""
@@ -148,11 +155,15 @@ def prepared() -> Info:
 
 
 def dsn() -> str:
-    """Return how the primary is reached: by its user id in the operating system, no password."""
+    """Return how the primary is reached: by its user id in the operating system, no password.
+
+    A commit does not wait for a standby, which would be for ever where none follows.
+    """
     hosts = ",".join(f"/run/postgresql{suffix}" for suffix in repository.settings()["suffixes"])
     return (
         f"host={hosts} user=postgres dbname=risk connect_timeout=3 application_name=backup "
-        "target_session_attrs=primary"
+        "target_session_attrs=primary "
+        "options='-c synchronous_commit=local -c statement_timeout=10s'"
     )
 
 
@@ -252,7 +263,7 @@ def make(kind: str) -> None:
         _ALIVE.touch()
     if process.returncode:
         error = repository.error_line(printed, process.returncode)
-        if _LOCKED in error:
+        if any(line in error for line in _LOCKED):
             raise UnderWayError(
                 "another backup is under way; make backups shows it when it is made"
             )

@@ -68,7 +68,8 @@ def stale(found: Info, archived: Archive, now: datetime) -> Iterator[str]:
     if now - newest.stopped > LATE:
         hours = (now - newest.stopped).total_seconds() / 3600
         yield f"the newest backup, {newest.label}, is {hours:.0f} hours old"
-    for name in repository.gaps(archived, found.current[0].first, now):
+    oldest = next((one for one in found.current if archived.leads_from(one)), newest)
+    for name in repository.gaps(archived, oldest.first, now):
         yield f"segment {name} of the log is missing"
 
 

@@ -52,8 +52,9 @@ def queue(values: Values) -> Iterator[str]:
     if values.integer("BACKUP_QUEUE_MB") + sizing.wal_demand_mb(values) > half:
         yield (
             f"{shown(values, 'BACKUP_QUEUE_MB')} + {shown(values, 'POSTGRES_MAX_WAL_MB')} x "
-            f"{sizing.WAL_FACTOR} exceeds {half} MB, half of {shown(values, 'POSTGRES_DISK_MB')}; "
-            "the log that waits for the repository would take the space of the data; lower it"
+            f"{sizing.wal_factor(values)} exceeds {half} MB, half of "
+            f"{shown(values, 'POSTGRES_DISK_MB')}; the log that waits for the repository "
+            "would take the space of the data; lower it"
         )
 
 

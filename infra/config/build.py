@@ -80,6 +80,7 @@ def check_secrets(
     store, validity = SecretStore(secrets_dir), _validity(checked.values, now)
     due = certificates.warnings(store, validity)
     _, faults = certificates.certificates(store, validity)
+    faults = [*faults, *backups.secrets(store, checked.values)[1]]
     known = {fault.file for fault in faults}
     return Checked(
         checked.values,

@@ -15,8 +15,9 @@ PASSWORD_MAX_CHARACTERS = 128
 _GENERATED_BYTES = 32
 # A set of new secrets that is whole and counts, though not all are in their place yet.
 STAGED = ".staged"
-# Tells one set of three instances from another: made with three, gone with one. What a standby or
-# etcd kept from before a time with a single server must not come back.
+# Tells one set of three instances from another: made with three, and gone only when the single
+# server has taken over the primary's data (infra/host/operate.sh). What a standby or etcd kept from
+# before a time with a single server must not come back.
 CLUSTER_ID = "postgres-cluster.id"
 _CLUSTER_ID_BYTES = 8
 # The repository of the backups is encrypted with it. Without it they are worth nothing, and it
@@ -86,11 +87,9 @@ def tokens(store: SecretStore) -> tuple[dict[str, str], list[Fault]]:
 
 def cluster_id(store: SecretStore, *, replicated: bool) -> str:
     """Return the id of the set of three instances, made where there is none; empty for one."""
-    content = store.read(CLUSTER_ID) or b""
     if not replicated:
-        if content:
-            store.put(CLUSTER_ID, b"")
         return ""
+    content = store.read(CLUSTER_ID)
     if not content:
         content = secrets.token_hex(_CLUSTER_ID_BYTES).encode("ascii")
         store.put(CLUSTER_ID, content)

@@ -13,8 +13,9 @@
 #       exchange the server's data for those restored into the volume
 #   drill [--json]
 #       lose a server that is none: what would be lost, and how long it would take
-#   key [--from DIRECTORY]
-#       print the key of the repository, or put it and other secrets of the repository in place
+#   key [--from DIRECTORY] [--replace]
+#       print the key of the repository, or put it and other secrets of the repository in place;
+#       --replace: also of another repository's key
 #
 # Exit codes: those of operate.sh.
 set -euo pipefail
@@ -33,7 +34,7 @@ parse() {
     while (($#)); do
         case $1 in
             --json) begin_json ;;
-            --swap | --new-cluster) chosen+="$1 " ;;
+            --swap | --new-cluster | --replace) chosen+="$1 " ;;
             --to | --into | --cluster | --timeline | --from)
                 (($# > 1)) || usage
                 option[${1#--}]=$2
@@ -87,18 +88,18 @@ run_verify() { delegate verify; }
 
 # restore ---------------------------------------------------------------------------------------
 
-# The volume of compose.yaml, or a directory of this host.
-repository() {
-    local place
-    # Elsewhere: the volume is there all the same, empty.
-    [[ $(setting BACKUP_REPOSITORY) != @(s3|sftp) ]] || { echo "${project}_backups"; return; }
+# find_repository: `place` becomes the volume of compose.yaml, or a directory of this host.
+place=''
+find_repository() {
     place=$(setting BACKUP_DIRECTORY)
-    if [[ ${place:-backups} != backups ]]; then
+    # Elsewhere: the volume is there all the same, empty.
+    if [[ $(setting BACKUP_REPOSITORY) == @(s3|sftp) ]]; then
+        place=${project}_backups
+    elif [[ ${place:-backups} != backups ]]; then
         [[ -d $place ]] || die "BACKUP_DIRECTORY=$place: no such directory" "$EXIT_REFUSED"
-        echo "$place"
     else
         has_volume backups || die "the volume ${project}_backups is not there: no repository" "$EXIT_REFUSED"
-        echo "${project}_backups"
+        place=${project}_backups
     fi
 }
 
@@ -116,9 +117,8 @@ remove_volume() { docker volume rm "$1" >/dev/null; }
 # restore_into VOLUME OPTION...: in a container that reaches nothing but what is mounted. With
 # `server=yes` it may ask the running one for the rest of its log.
 restore_into() {
-    local volume=$1 suffix place options
+    local volume=$1 suffix options
     shift
-    place=$(repository)
     options=(--rm --interactive --read-only --cap-drop ALL --security-opt no-new-privileges:true
         --network "$(repository_network)" --user 10070:10070 --memory 1g --pids-limit 256 --tmpfs /tmp
         --label "com.docker.compose.project=$project" --label com.docker.compose.oneoff=True
@@ -161,6 +161,7 @@ run_restore() {
     ((${#values[@]} == 0)) || usage
     volume=${option[into]:-${project}_postgres-data-$(date --utc +%Y%m%dT%H%M%SZ)}
     require_files
+    find_repository
     require_volume "$volume"
     for name in to cluster timeline; do
         [[ -z ${option[$name]} ]] || asked+=("--$name" "${option[$name]}")
@@ -187,12 +188,14 @@ run_restore() {
 # swap ------------------------------------------------------------------------------------------
 
 # The restored cluster becomes the server's, and the server's is what the volume then holds. Where both
-# are directories of one file system it is one exchange, that is whole or has not been. What the other
-# two of three instances have becomes 17-2 and 17-3 of the volume: one of them may have been the primary.
+# are directories of one file system it is one exchange, that is whole or has not been. Elsewhere the
+# restored one is beside its place first, by which the entrypoint knows that it is not to make a new
+# one. What the other two of three instances have becomes 17-2 and 17-3 of the volume: one of them may
+# have been the primary. Where a step fails all is as it was.
 exchange() {
     local restored data suffix others=()
-    restored=$(docker volume inspect --format '{{.Mountpoint}}' "$from_volume")
-    data=$(docker volume inspect --format '{{.Mountpoint}}' "${project}_postgres-data")
+    restored=$(docker volume inspect --format '{{.Mountpoint}}' "$from_volume") || return
+    data=$(docker volume inspect --format '{{.Mountpoint}}' "${project}_postgres-data") || return
     local mounts=(--volume "$from_volume:/volumes/restored" --volume "${project}_postgres-data:/volumes/data")
     local there=/volumes/restored here=/volumes/data
     if [[ ${restored%/*/*} == "${data%/*/*}" ]]; then
@@ -210,18 +213,37 @@ exchange() {
     # shellcheck disable=SC2016  # expanded in the container
     docker run --rm --read-only --cap-drop ALL --security-opt no-new-privileges:true --network none \
         --user 10070:10070 "${mounts[@]}" --entrypoint bash "$backup_image" -euc '
-            there=$1 here=$2
+            there=$1 here=$2 taken=() is_over=
             shift 2
-            number=1
-            for one; do
-                number=$((number + 1))
-                [[ ! -e $one/17 || -e $there/17-$number ]] || mv "$one/17" "$there/17-$number"
+            others=("$@")
+            put_back() {
+                [[ -z $is_over ]] || return 0
+                [[ -e $here/17 || ! -e $here/17.before ]] || mv -T "$here/17.before" "$here/17"
+                if [[ -e $there/17 ]]; then rm -rf "$here/17.copy" "$here/17.restored"
+                elif [[ -e $here/17.restored ]]; then mv -T "$here/17.restored" "$there/17"; fi
+                for one in "${taken[@]}"; do mv -T "$there/17-$((one + 2))" "${others[one]}/17"; done
+            }
+            trap put_back EXIT
+            for one in "${!others[@]}"; do
+                [[ -e ${others[one]}/17 && ! -e $there/17-$((one + 2)) ]] || continue
+                mv -T "${others[one]}/17" "$there/17-$((one + 2))"
+                taken+=("$one")
             done
-            if [[ ! -e $here/17 ]]; then mv "$there/17" "$here/17"
-            elif ! mv --exchange --no-copy "$there/17" "$here/17" 2>/dev/null; then
-                mv "$here/17" "$there/17.before"; mv "$there/17" "$here/17"; mv "$there/17.before" "$there/17"
+            if [[ ! -e $here/17 ]] || ! mv --exchange --no-copy -T "$there/17" "$here/17" 2>/dev/null; then
+                if [[ $there == /volumes/restored ]]; then
+                    rm -rf "$here/17.copy"
+                    cp --archive "$there/17" "$here/17.copy"
+                    mv -T "$here/17.copy" "$here/17.restored"
+                else
+                    mv -T "$there/17" "$here/17.restored"
+                fi
+                [[ ! -e $here/17 ]] || mv -T "$here/17" "$here/17.before"
+                mv -T "$here/17.restored" "$here/17"
             fi
+            is_over=yes
             mv "$there/restored.json" "$there/swapped.json"
+            [[ ! -e $here/17.before ]] || { rm -rf "$there/17"; mv -T "$here/17.before" "$there/17"; } \
+                || echo "the data from before stay beside the new ones, as 17.before" >&2
         ' - "$there" "$here" "${others[@]}" </dev/null
 }
 
@@ -236,9 +258,10 @@ is_form_applied() {
 
 host_restart_postgres() {
     quietly docker stop "$container" || return
-    exchange || say "the data could not be exchanged; the server starts with those that it had"
+    ! exchange || exchanged=yes
     quietly docker start "$container"
 }
+exchanged=''
 
 swap() {
     from_volume=$1
@@ -249,7 +272,7 @@ swap() {
     container=$(look ps --quiet --status running postgres)
     docker run --rm --read-only --cap-drop ALL --security-opt no-new-privileges:true \
         --network "$(repository_network)" --user 10070:10070 --tmpfs /tmp --volume "$1:/var/lib/postgresql/data:ro" \
-        --volume "${project}_postgres-config:/etc/sluice:ro" --volume "$(repository):/var/lib/pgbackrest" \
+        --volume "${project}_postgres-config:/etc/sluice:ro" --volume "$place:/var/lib/pgbackrest" \
         "$backup_image" swappable </dev/null || exit
     if ! is_single; then
         swap_instances
@@ -257,6 +280,7 @@ swap() {
         # The dead-man resumes every PgBouncer when the command below dies. It ends by itself.
         quietly look_run --detach --no-TTY ops dead-man
         operate restart postgres
+        [[ -n $exchanged ]] || die "the data could not be exchanged: the server has those that it had"
     else
         swap_while_down
     fi
@@ -280,12 +304,12 @@ swap_instances() {
     quietly compose create --no-recreate "${INSTANCES[@]}" || exit
     mapfile -t containers < <(for one in "${INSTANCES[@]}"; do containers_of "$one"; done)
     first=${containers[0]}
-    unfinished="to finish: make restore-swap FROM=$from_volume"
+    unfinished="to finish: make restore-swap FROM=$from_volume; to go on with the data that are there: make up"
     quietly docker stop "${containers[@]}" || exit
-    quietly docker run --rm --read-only --cap-drop ALL --network none --user 0:0 \
-        --volume "${project}_secrets:/secrets" --entrypoint rm "$image" -f /secrets/postgres-cluster.id || exit
-    quietly compose run --rm --no-deps config || exit
     exchange || die "the data could not be exchanged"
+    unfinished="the data are exchanged; to start: run what failed above, then: make up"
+    forget_set || exit
+    quietly compose run --rm --no-deps config || exit
     unfinished="the data are exchanged; to start: make up"
     for one in "${OTHERS[@]}" "${INSTANCES[@]}"; do start_missing "$one" || exit; done
     await 240 "$first" 'SELECT NOT pg_is_in_recovery()' \
@@ -315,7 +339,7 @@ swap_while_down() {
     quietly compose create --no-recreate postgres || exit
     postgres=$(compose ps --all --quiet postgres)
     quietly docker stop "$postgres" || exit
-    exchange || die "the data could not be exchanged"
+    exchange || die "the data could not be exchanged: those that the server had are in place"
     quietly docker start "$postgres" || exit
     for _ in {1..120}; do
         ! docker exec "$postgres" healthcheck 2>/dev/null </dev/null || return 0
@@ -327,6 +351,7 @@ swap_while_down() {
 run_swap() {
     ((${#values[@]} == 1)) && [[ -n ${values[0]} ]] || usage
     require_files
+    find_repository
     swap "${values[0]}"
 }
 
@@ -338,6 +363,7 @@ run_drill() {
     local begun printed status=0 point marker seconds volume
     ((${#values[@]} == 0)) || usage
     require_files
+    find_repository
     begun=$(mktemp) printed=$(mktemp)
     temporary+=("$begun" "$printed")
     say "a row is committed; waiting until the repository has it, as long as that takes"
@@ -361,11 +387,11 @@ run_drill() {
 }
 
 run_key() {
-    local file
+    local file asked=()
     ((${#values[@]} == 0)) || usage
-    has_volume secrets || die "the volume ${project}_secrets is not there" "$EXIT_REFUSED"
     ensure_image
     if [[ -z ${option[from]} ]]; then
+        has_volume secrets || die "the volume ${project}_secrets is not there" "$EXIT_REFUSED"
         docker run --rm --read-only --cap-drop ALL --network none --user 0:0 \
             --volume "${project}_secrets:/secrets:ro" --entrypoint cat "$image" /secrets/backup.key </dev/null
         echo
@@ -374,9 +400,13 @@ run_key() {
     fi
     file=$(realpath --canonicalize-existing -- "${option[from]}" 2>/dev/null) && [[ -d $file ]] \
         || die "${option[from]}: no such directory" 2
+    ! given --replace || asked=(--replace)
+    # On a new machine, as Compose would make it: only its labels tell it that it is its own.
+    has_volume secrets || quietly docker volume create --label "com.docker.compose.project=$project" \
+        --label com.docker.compose.volume=secrets "${project}_secrets" || exit
     docker run --rm --read-only --cap-drop ALL --cap-add DAC_READ_SEARCH --network none --user 0:0 \
         --volume "${project}_secrets:/secrets" --volume "$file:/given:ro" --entrypoint python \
-        "$image" -m infra.backup.key </dev/null || exit
+        "$image" -m infra.backup.key "${asked[@]}" </dev/null || exit
     quietly compose run --rm --no-deps config || die "the configuration cannot be compiled; see: make plan" 2
 }
 

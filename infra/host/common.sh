@@ -158,6 +158,15 @@ ensure_image() {
     [[ -n $(docker images --quiet "$image") ]] || quietly look build config </dev/null || exit
 }
 
+# The set of three instances is over: what the others of it and etcd have counts no more. Its id is
+# also among the compiled files, from which lost secrets are read back.
+forget_set() {
+    quietly docker run --rm --read-only --cap-drop ALL --security-opt no-new-privileges:true \
+        --network none --user 0:0 --volume "${project}_secrets:/secrets" \
+        --volume "${project}_postgres-config:/compiled" --entrypoint rm "$image" --force \
+        /secrets/postgres-cluster.id /secrets/.staged/postgres-cluster.id /compiled/postgres-cluster.id
+}
+
 has_volume() { [[ -n $(docker volume ls --quiet --filter "name=^${project}_$1\$") ]]; }
 
 # Compose makes an empty volume also where the first start fails; only the server's own user can
@@ -281,6 +290,18 @@ operate() {
     return "$status"
 }
 
+# HAProxy reads its CA when a worker starts. There is a new one only for another CA: the old one keeps
+# its connections, whose servers nobody checks any more, until `hard-stop-after`.
+trust_in_gateway() {
+    # shellcheck disable=SC2016  # expanded in the container
+    quietly docker exec "$(containers_of postgres)" bash -euc '
+        exec 3<>/dev/tcp/127.0.0.1/9999
+        printf "show info\n" >&3
+        started=$(sed -n "s/^Start_time_sec: //p" <&3)
+        ((${started:-0} > $(stat --format %Y /etc/sluice/ca.crt))) || kill -USR2 1
+    '
+}
+
 # They read their files again; one that is down does so at its start. From inside: Docker takes a
 # signal of its own, whichever it is, for the wish that the container stop, and would not start it
 # again when it ends.
@@ -288,7 +309,7 @@ host_reload() {
     local service container
     if is_replicated && [[ " $* " == *" postgres "* ]]; then
         set -- "${@/#postgres/postgres-1}" postgres-2 postgres-3
-        quietly docker exec "$(containers_of postgres)" sh -c 'kill -USR2 1'
+        trust_in_gateway
     fi
     for service in "$@"; do
         while read -r container; do

@@ -14,13 +14,16 @@ if [[ $confirmed != yes ]]; then
     fi
     die "This deletes every assessment, result, secret and backup, and the key of those elsewhere: make destroy CONFIRM=yes; to keep backups and secrets: KEEP=backups" 2
 fi
-if [[ -z $keep ]]; then
-    look --profile '*' down --volumes
-    docker volume ls --quiet --filter "label=sluice.restored=$project" | xargs --no-run-if-empty docker volume rm >/dev/null
-    exit
-fi
-look --profile '*' down
-docker volume ls --quiet --filter "label=com.docker.compose.project=$project" \
-    | grep --invert-match --line-regexp --regexp "${project}_backups" --regexp "${project}_secrets" \
-    | xargs --no-run-if-empty docker volume rm >/dev/null
-say "kept: ${project}_backups and ${project}_secrets; to have the data back: make restore SWAP=yes"
+# Whatever the env file says now, all that was started, with one server and with three.
+POSTGRES_INSTANCES=3 docker compose --env-file infra/env/presets/laptop.env --profile '*' down --remove-orphans
+
+labels=("com.docker.compose.project=$project")
+[[ -n $keep ]] || labels+=("sluice.restored=$project")
+gone=()
+for label in "${labels[@]}"; do
+    while read -r volume; do
+        [[ -n $keep && $volume == "$project"_@(backups|secrets) ]] || gone+=("$volume")
+    done < <(docker volume ls --quiet --filter "label=$label")
+done
+((${#gone[@]} == 0)) || docker volume rm "${gone[@]}" >/dev/null
+[[ -z $keep ]] || say "kept: ${project}_backups and ${project}_secrets; to have the data back: make restore SWAP=yes"

@@ -257,16 +257,28 @@ restart_in_order() {
     if is_touched observability; then replace_observers; fi
 }
 
+# Where the files are compiled for one server already, the standbys of a new primary cannot follow it.
+# The id of the set is the same when they are compiled for three again.
+readonly FOR_THREE="write POSTGRES_INSTANCES=3, make down, make up, and then POSTGRES_INSTANCES=1 again"
+
 # From one server to three or back: the first takes the data over as they are. Compose replaces what
 # differs, in the order that infra/postgres/instances-3.yaml has; requests are answered 503 meanwhile.
 change_instances() {
     if is_replicated; then
         (($(instances) == 1)) || return 0
-        [[ $(server) == postgres-1 ]] || die "postgres-1 is not the primary; again: make apply RESTART=yes"
+        [[ $(server) == postgres-1 ]] || die "postgres-1 is not the primary any more: $FOR_THREE"
         say 'three servers become one; writes fail until it is up'
         # shellcheck disable=SC2046  # ids of containers, one word each
         quietly docker stop $(containers_of postgres-2) $(containers_of postgres-3) || return
-        quietly docker exec "$(containers_of postgres-1)" entrypoint leave || return
+        if ! quietly docker exec "$(containers_of postgres-1)" entrypoint leave; then
+            # shellcheck disable=SC2046
+            quietly docker start $(containers_of postgres-2) $(containers_of postgres-3) || true
+            die "postgres-1 is not the primary any more: $FOR_THREE"
+        fi
+        # Not before: with another id the others would copy a postgres-1 that may be behind them.
+        unfinished="three servers are not one yet; again: make apply RESTART=yes"
+        forget_set || return
+        unfinished=''
     else
         (($(instances) == 3)) || return 0
         say 'one server becomes three; requests fail until the first is the primary'
@@ -285,9 +297,12 @@ run_apply() {
         operate apply
         return
     fi
-    # With one server again, it is the first of three, which then must have everything.
-    if is_replicated && (($(instances) == 1)); then
-        [[ $(server) == postgres-1 ]] || another switchover --to postgres-1
+    # With one server again, it is the first of three, which then must have everything. Before anything
+    # is compiled for one.
+    if is_replicated && (($(instances) == 1)) && [[ $(server) != postgres-1 ]]; then
+        unfinished="nothing is changed; if make up or another operation has compiled for one already: $FOR_THREE"
+        another switchover --to postgres-1
+        unfinished=''
     fi
     operate apply --restart || status=$?
     ((status == 0 || status == EXIT_NEEDS_RESTART)) || return "$status"
@@ -398,7 +413,10 @@ host_replace_instance() {
         quietly docker restart "$container"
         return
     fi
-    [[ -z $container ]] || quietly docker stop "$container" && quietly docker rm "$container"
+    if [[ -n $container ]]; then
+        quietly docker stop "$container" || return
+        quietly docker rm "$container" || return
+    fi
     start_missing "$1"
 }
 
@@ -555,9 +573,10 @@ await_healthy() {
     done
 }
 
-# roles.sql as at the server's start: by its superuser, who needs no password in the container.
+# roles.sql as at the server's start: by its superuser, who needs no password in the container, and
+# without waiting for a standby, which may not come before the roles and files are right again.
 host_give_roles() {
-    quietly look exec --no-TTY "$(server)" psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 \
+    quietly look exec --no-TTY --env PGOPTIONS='-c synchronous_commit=local' "$(server)" psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 \
         --dbname=postgres --file=/etc/sluice/roles.sql </dev/null || return
     host_reload postgres pgbouncer
 }

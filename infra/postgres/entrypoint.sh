@@ -58,6 +58,13 @@ require_same_major() {
     [[ $found == 17 ]] || die "$PGDATA holds PostgreSQL $found data, this server is 17; upgrade it with pg_upgrade"
 }
 
+# Neither a new cluster nor a copy in the place of data that are only not in it.
+require_exchanged() {
+    [[ -s $PGDATA/PG_VERSION || ! -e $PGDATA.restored ]] || die "an exchange of the data was cut short:" \
+        "$PGDATA is missing, $PGDATA.restored are the restored ones, $PGDATA.before those from before;" \
+        "rename one of them to $PGDATA"
+}
+
 # Made beside its place and moved there whole: a killed first start leaves no half cluster.
 create_cluster() {
     say "creating the cluster in $PGDATA"
@@ -102,18 +109,23 @@ apply_roles_live() {
 }
 
 # After a time with one server only that one has what was written then, so the others take a copy
-# of it; and it must have been the primary when the time began.
+# of it; and it must have been the primary when the time began. No data are removed for it but those
+# that were put aside the last time.
 belong_to_cluster() {
+    local timeline
     if [[ -s $PGDATA/PG_VERSION ]] && ! cmp --quiet "$OWN_ID" "$CLUSTER_ID"; then
         if [[ $PATRONI_NAME == "$FIRST" ]]; then
             [[ ! -e $PGDATA/standby.signal ]] || die "$PGDATA is a standby's copy from another set of" \
-                "instances; nothing is changed. Which instance has the data? See docs/high-availability.md"
+                "instances; nothing is changed. See docs/high-availability.md, Data of another set"
             roles_are_current || apply_roles
         else
             say "these data are from another set of instances; waiting until $FIRST is the primary"
-            until is_primary "$FIRST"; do sleep 1; done
-            say "removing them; a copy of $FIRST's is made"
-            rm -rf "$PGDATA"
+            until timeline=$(primary_timeline "$FIRST"); do sleep 1; done
+            (($(own_timeline) <= timeline)) || die "$PGDATA is on a later timeline than" \
+                "$FIRST; nothing is changed. See docs/high-availability.md, Data of another set"
+            say "they are now in $PGDATA.before; a copy of $FIRST's is made"
+            rm -rf "$PGDATA.before"
+            mv -T "$PGDATA" "$PGDATA.before"
         fi
     fi
     cp "$CLUSTER_ID" "$OWN_ID.new"
@@ -125,12 +137,24 @@ leave_cluster() {
     rm -f "$OWN_ID"
 }
 
-is_primary() {
+is_primary() { primary_timeline "$1" >/dev/null; }
+
+# Of the instance, if it is the primary.
+primary_timeline() {
     python3 - "$1" <<'PYTHON' 2>/dev/null
-import ssl, sys, urllib.request
+import json, ssl, sys, urllib.request
 trusted = ssl.create_default_context(cafile="/etc/sluice/ca.crt")
-urllib.request.urlopen(f"https://{sys.argv[1]}:8008/primary", timeout=3, context=trusted)
+url = f"https://{sys.argv[1]}:8008/primary"
+with urllib.request.urlopen(url, timeout=3, context=trusted) as answer:
+    print(json.load(answer)["timeline"])
 PYTHON
+}
+
+# That of the data; of a server that crashed its last checkpoint may be older than its recovery.
+own_timeline() {
+    LC_ALL=C pg_controldata --pgdata="$PGDATA" \
+        | sed -n "s/^Latest checkpoint's TimeLineID: *//p; s/^Min recovery ending loc's timeline: *//p" \
+        | sort --numeric-sort | tail -n 1
 }
 
 # Patroni has what is the same for all instances in etcd, where it is as it was compiled. There is
@@ -143,6 +167,7 @@ tell_etcd() {
 become_patroni() {
     require_config patroni-dcs.yml patroni.key "patroni-$PATRONI_NAME.yml" postgres-cluster.id
     take_volume
+    require_exchanged
     [[ ! -s $PGDATA/PG_VERSION ]] || require_same_major
     # Of a server that was killed: by its process id another might now be taken for it.
     rm -f "$SOCKET_DIR"/.s.PGSQL.*
@@ -200,6 +225,7 @@ _main() {
     take_volume
     [[ ! -e $OWN_ID ]] || die "$VOLUME holds the data of one instance of three, and maybe not the latest;" \
         "write POSTGRES_INSTANCES=3, make up, then POSTGRES_INSTANCES=1, make apply RESTART=yes"
+    require_exchanged
     [[ -s $PGDATA/PG_VERSION ]] || create_cluster
     require_same_major
     roles_are_current || apply_roles

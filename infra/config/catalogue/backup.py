@@ -213,7 +213,8 @@ SETTINGS: Final = (
         maximum=1_073_741_824,
         default=3072,
         change=Change.LIVE,
-        rule="with twice POSTGRES_MAX_WAL_MB at most half of POSTGRES_DISK_MB",
+        rule="with twice POSTGRES_MAX_WAL_MB, or three times with three instances, at most half of "
+        "POSTGRES_DISK_MB",
         derivation=Derivation(
             ("POSTGRES_DISK_MB", "POSTGRES_MAX_WAL_MB"),
             "POSTGRES_DISK_MB / 4 - 2 x POSTGRES_MAX_WAL_MB",

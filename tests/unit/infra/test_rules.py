@@ -506,3 +506,10 @@ def test_three_instances_are_one_line(tmp_path: Path) -> None:
     entries = {pool.entry: pool.port for pool in sizing.pools(values)}
     assert entries["risk"] == 5432
     assert entries["risk_ro"] == 5433
+
+
+def test_the_log_that_waits_is_judged_with_what_standbys_take(tmp_path: Path) -> None:
+    found = messages(
+        judge(tmp_path, POSTGRES_INSTANCES=3, POSTGRES_DISK_MB=20480, BACKUP_QUEUE_MB=8000)
+    )
+    assert "BACKUP_QUEUE_MB=8000 + POSTGRES_MAX_WAL_MB=1024 x 3 exceeds 10240 MB" in found

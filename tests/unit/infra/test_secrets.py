@@ -4,9 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from infra.config.secrets import SecretStore, passwords, tokens, verifiers
+from infra.config.build import check, check_secrets
+from infra.config.secrets import (
+    CLUSTER_ID,
+    SecretStore,
+    cluster_id,
+    passwords,
+    tokens,
+    verifiers,
+)
 from infra.config.write import write_secrets
-from tests.unit.infra.support import LOGIN_ROLES
+from tests.unit.infra.support import LOGIN_ROLES, NOW, write_env
 
 
 def _gather(directory: Path) -> tuple[dict[str, str], dict[str, str], list[str], SecretStore]:
@@ -116,3 +124,35 @@ def test_all_unusable_passwords_are_reported(tmp_path: Path) -> None:
         (tmp_path / f"{role}.password").write_text("short")
     _, _, faults, _ = _gather(tmp_path)
     assert len(faults) == len(LOGIN_ROLES)
+
+
+def test_the_id_of_three_instances_is_kept_while_one_is_asked_for(tmp_path: Path) -> None:
+    store = SecretStore(tmp_path)
+    assert cluster_id(store, replicated=False) == ""
+    assert store.pending == {}
+    made = cluster_id(store, replicated=True)
+    write_secrets(store.pending, tmp_path)
+    store = SecretStore(tmp_path)
+    assert cluster_id(store, replicated=False) == ""
+    assert store.pending == {}
+    assert (tmp_path / CLUSTER_ID).read_text() == made == cluster_id(store, replicated=True)
+
+
+def test_the_secrets_that_a_repository_takes_are_judged_before_anything_is_written(
+    tmp_path: Path,
+) -> None:
+    changed = {
+        "BACKUP_REPOSITORY": "s3",
+        "BACKUP_HOST": "s3.example.org",
+        "BACKUP_BUCKET": "sluice",
+        "BACKUP_NETWORK": "uplink",
+    }
+    secrets = tmp_path / "secrets"
+    found = check_secrets(check(write_env(tmp_path, **changed)), secrets, now=NOW)
+    assert [fault.file for fault in found.faults] == [
+        f"{secrets}/backup.s3-key",
+        f"{secrets}/backup.s3-key-secret",
+    ]
+    assert "make backup-key FROM=directory" in str(found.faults[0])
+    assert not secrets.exists()
+    assert not check_secrets(check(write_env(tmp_path)), secrets, now=NOW).faults

@@ -711,3 +711,213 @@ def test_without_a_stack_there_is_nothing_to_remove(docker: Docker) -> None:
     assert ran.exit_code == 3
     assert ran.stderr.startswith("swarm: no stack ")
     assert not any("stack rm" in call for call in ran.calls)
+
+
+def test_the_key_is_put_into_a_volume_that_compose_knows_as_its_own(
+    docker: Docker, tmp_path: Path
+) -> None:
+    given = tmp_path / "given"
+    given.mkdir()
+    ran = docker.run("backup.sh", "key", "--from", str(given))
+    assert ran.exit_code == 0, ran.stderr
+    (made,) = [call for call in ran.calls if call.startswith("volume create")]
+    project = made.rpartition(" ")[2].removesuffix("_secrets")
+    assert f"--label com.docker.compose.project={project} " in made
+    assert "--label com.docker.compose.volume=secrets " in made
+    (taken,) = [call for call in ran.calls if "infra.backup.key" in call]
+    assert not taken.endswith("--replace")
+    assert ran.calls.index(made) < ran.calls.index(taken)
+
+
+def test_a_key_is_printed_only_where_there_are_secrets(docker: Docker) -> None:
+    ran = docker.run("backup.sh", "key")
+    assert ran.exit_code == 3
+    assert "_secrets is not there" in ran.stderr
+    assert not any(call.startswith(("volume create", "run")) for call in ran.calls)
+
+
+@pytest.mark.parametrize("arguments", [("restore", "--json"), ("drill", "--json")])
+def test_a_repository_that_is_not_there_is_a_fault_of_the_document(
+    docker: Docker, arguments: tuple[str, ...]
+) -> None:
+    (docker.folder / "stack.env").write_text("BACKUP_DIRECTORY=/nowhere/at/all\n")
+    docker.answer("volume ls", stdout="there\n")
+    ran = docker.run("backup.sh", *arguments)
+    assert (ran.exit_code, ran.document["faults"]) == (
+        3,
+        ["BACKUP_DIRECTORY=/nowhere/at/all: no such directory"],
+    )
+    assert not any("/var/lib/pgbackrest" in call for call in ran.calls)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_swap_is_one_only_where_the_data_were_exchanged(docker: Docker, fails: bool) -> None:
+    docker.answer("volume ls", stdout="there\n")
+    docker.answer("volume inspect", stdout="/volumes/one/_data\n")
+    docker.answer("--entrypoint bash", code=int(fails), stderr="mv: no space left\n")
+    docker.answer("restart postgres", stdout="host: restart-postgres\n")
+    docker.answer("ps --all --quiet --filter", stdout="")
+    ran = docker.run("backup.sh", "swap", "restored")
+    assert ran.exit_code == int(fails), ran.stderr
+    assert ("the server has the restored data" in ran.stderr) is not fails
+    assert ("docker volume rm" in ran.stderr) is not fails
+    if fails:
+        assert "the data could not be exchanged: the server has those" in ran.stderr
+    assert "start one" in ran.calls
+
+
+def test_three_instances_get_another_id_only_with_the_restored_data(docker: Docker) -> None:
+    (docker.folder / "stack.env").write_text("POSTGRES_INSTANCES=3\n")
+    docker.answer("volume ls", stdout="there\n")
+    docker.answer("volume inspect", stdout="/volumes/one/_data\n")
+    docker.answer("--entrypoint bash", code=1)
+    docker.answer("ps --all --quiet --filter", stdout="one\n")
+    ran = docker.run("backup.sh", "swap", "restored")
+    assert ran.exit_code == 1
+    assert "to go on with the data that are there: make up" in ran.stderr
+    assert not any("postgres-cluster.id" in call for call in ran.calls)
+    docker.answer("--entrypoint bash")
+    docker.answer("--entrypoint rm", code=1, stderr="no space left\n")
+    ran = docker.run("backup.sh", "swap", "restored")
+    assert ran.exit_code == 1
+    assert "to start: run what failed above, then: make up" in ran.stderr
+    assert any("/secrets/postgres-cluster.id" in call for call in ran.calls)
+    assert not any(" run --rm --no-deps config" in call for call in ran.calls)
+
+
+@pytest.fixture
+def exchange(tmp_path: Path) -> Exchange:
+    made = Exchange(tmp_path)
+    for name in ("restored", "data", "data-2", "data-3"):
+        (tmp_path / name / "17").mkdir(parents=True)
+        (tmp_path / name / "17" / "of").write_text(name)
+    (tmp_path / "restored" / "restored.json").touch()
+    return made
+
+
+@dataclass
+class Exchange:
+    """Four volumes, and the exchange of their data as backup.sh has a container make it."""
+
+    folder: Path
+
+    def run(self, *others: str, fails: str = "") -> int:
+        """Exchange; a call of mv whose words have this text fails."""
+        script = (REPOSITORY / "infra/host/backup.sh").read_text()
+        script = script.partition('"$backup_image" -euc \'')[2].partition('\' - "$there"')[0]
+        program = self.folder / "mv"
+        no = f'case "$*" in *{fails}*) exit 1;; esac\n' if fails else ""
+        program.write_text(f'#!/bin/sh\n{no}exec /usr/bin/mv "$@"\n')
+        program.chmod(0o755)
+        volumes = [str(self.folder / one) for one in ("restored", "data", *others)]
+        done = subprocess.run(
+            ["bash", "-euc", script, "-", *volumes],
+            env={"PATH": f"{self.folder}:{os.environ['PATH']}"},
+            check=False,
+        )
+        return done.returncode
+
+    @property
+    def holds(self) -> dict[str, str]:
+        """Return whose data are where."""
+        found = sorted(self.folder.glob("*/17*/of"))
+        return {str(one.parent.relative_to(self.folder)): one.read_text() for one in found}
+
+
+# `17` for a file system that cannot exchange two names at once.
+@pytest.mark.parametrize("fails", ["", "--exchange"])
+def test_data_are_exchanged_whole(exchange: Exchange, fails: str) -> None:
+    assert exchange.run("data-2", "data-3", fails=fails) == 0
+    assert exchange.holds == {
+        "data/17": "restored",
+        "restored/17": "data",
+        "restored/17-2": "data-2",
+        "restored/17-3": "data-3",
+    }
+    assert (exchange.folder / "restored" / "swapped.json").exists()
+
+
+def test_an_exchange_that_fails_leaves_all_as_it_was(exchange: Exchange) -> None:
+    before = exchange.holds
+    program = '--exchange*|*"17.restored "*"data/17"'
+    for fails in (program, '--exchange*|*"data/17.before"', '"17-3"'):
+        assert exchange.run("data-2", "data-3", fails=fails) == 1
+        assert exchange.holds == before
+        assert (exchange.folder / "restored" / "restored.json").exists()
+
+
+def test_data_are_put_where_there_are_none(exchange: Exchange) -> None:
+    (exchange.folder / "data" / "17" / "of").unlink()
+    (exchange.folder / "data" / "17").rmdir()
+    assert exchange.run() == 0
+    assert exchange.holds == {"data/17": "restored", "data-2/17": "data-2", "data-3/17": "data-3"}
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_destroy_removes_the_volumes_of_either_form(docker: Docker, keep: bool) -> None:
+    project = project_of(docker)
+    names = ("backups", "secrets", "postgres-data-2", "etcd-data-1")
+    listed = "".join(f"{project}_{name}\n" for name in names)
+    docker.answer("volume ls --quiet --filter label=com.docker.compose", stdout=listed)
+    docker.answer("volume ls --quiet --filter label=sluice.restored", stdout="restored\n")
+    ran = docker.run("destroy.sh", "yes", *(["backups"] if keep else []))
+    assert ran.exit_code == 0, ran.stderr
+    (gone,) = [call.split()[2:] for call in ran.calls if call.startswith("volume rm")]
+    kept = {f"{project}_backups", f"{project}_secrets"} if keep else set()
+    restored = set() if keep else {"restored"}
+    assert set(gone) == {f"{project}_{name}" for name in names} - kept | restored
+    assert any("down --remove-orphans" in call for call in ran.calls)
+
+
+def test_destroy_again_with_nothing_but_what_is_kept_is_no_failure(docker: Docker) -> None:
+    project = project_of(docker)
+    docker.answer("volume ls", stdout=f"{project}_backups\n{project}_secrets\n")
+    ran = docker.run("destroy.sh", "yes", "backups")
+    assert ran.exit_code == 0, ran.stderr
+    assert "kept: " in ran.stderr
+    assert not any(call.startswith("volume rm") for call in ran.calls)
+
+
+def project_of(docker: Docker) -> str:
+    """Return the project whose volumes the scripts name."""
+    (docker.folder / "given").mkdir()
+    ran = docker.run("backup.sh", "key")
+    return ran.stderr.split("the volume ")[1].split("_secrets")[0]
+
+
+def test_one_server_of_three_is_compiled_only_once_the_first_is_the_primary(
+    docker: Docker,
+) -> None:
+    docker.answer("service=postgres-1", stdout="one\n")
+    docker.answer("exec --no-TTY postgres-1 psql", stdout="t\n")
+    docker.answer("exec --no-TTY postgres-2 psql", stdout="f\n")
+    docker.tell("switchover", code=3, faults=["there is one server only"])
+    ran = docker.run("apply", "--restart", "--json")
+    assert ran.exit_code == 3
+    assert ran.commands == ["switchover --to postgres-1"]
+    assert "compiled for one already: write POSTGRES_INSTANCES=3" in ran.document["faults"][-1]
+
+
+def test_an_instance_without_a_container_is_started_and_none_is_removed(docker: Docker) -> None:
+    docker.answers = {
+        "ps --all --quiet postgres-2": {"code": 0, "stdout": "", "stderr": "", "hangs": 0}
+    } | docker.answers
+    docker.answer("service=postgres-1", stdout="one\n")
+    docker.answer("restart postgres", stdout="host: replace-instance postgres-2\n")
+    ran = docker.run("restart-postgres", "--compiled")
+    assert ran.exit_code == 0, ran.stderr
+    assert not any(call.startswith(("rm", "stop")) for call in ran.calls)
+    assert any("create --no-recreate postgres-2" in call for call in ran.calls)
+
+
+def test_a_failover_while_one_server_is_compiled_names_the_way_back(docker: Docker) -> None:
+    docker.answer("service=postgres-1", stdout="one\n")
+    docker.answer("exec --no-TTY postgres-1 psql", stdout="f\n")
+    docker.tell("apply --restart", code=NEEDS_RESTART)
+    docker.answer("entrypoint leave", code=1, stderr="this instance is not the primary\n")
+    ran = docker.run("apply", "--restart", "--json")
+    assert ran.exit_code == 1
+    assert "any more: write POSTGRES_INSTANCES=3" in ran.document["faults"][-1]
+    # The standbys are started again, and the id of the set is as it was.
+    assert any(call.startswith("start") for call in ran.calls)
+    assert not any("postgres-cluster.id" in call for call in ran.calls)
