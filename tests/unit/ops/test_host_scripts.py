@@ -801,10 +801,12 @@ class Exchange:
 
     folder: Path
 
-    def run(self, *others: str, fails: str = "") -> int:
-        """Exchange; a call of mv whose words have this text fails."""
+    def run(self, *others: str, fails: str = "", copies: bool = False) -> int:
+        """Exchange; a call of mv whose words have this text fails; `copies` as between disks."""
         script = (REPOSITORY / "infra/host/backup.sh").read_text()
         script = script.partition('"$backup_image" -euc \'')[2].partition('\' - "$there"')[0]
+        if copies:
+            script = script.replace("/volumes/restored", str(self.folder / "restored"))
         program = self.folder / "mv"
         no = f'case "$*" in *{fails}*) exit 1;; esac\n' if fails else ""
         program.write_text(f'#!/bin/sh\n{no}exec /usr/bin/mv "$@"\n')
@@ -824,10 +826,11 @@ class Exchange:
         return {str(one.parent.relative_to(self.folder)): one.read_text() for one in found}
 
 
-# `17` for a file system that cannot exchange two names at once.
-@pytest.mark.parametrize("fails", ["", "--exchange"])
-def test_data_are_exchanged_whole(exchange: Exchange, fails: str) -> None:
-    assert exchange.run("data-2", "data-3", fails=fails) == 0
+@pytest.mark.parametrize(
+    ("fails", "copies"), [("", False), ("--exchange", False), ("--exchange", True)]
+)
+def test_data_are_exchanged_whole(exchange: Exchange, fails: str, copies: bool) -> None:
+    assert exchange.run("data-2", "data-3", fails=fails, copies=copies) == 0
     assert exchange.holds == {
         "data/17": "restored",
         "restored/17": "data",
@@ -837,11 +840,12 @@ def test_data_are_exchanged_whole(exchange: Exchange, fails: str) -> None:
     assert (exchange.folder / "restored" / "swapped.json").exists()
 
 
-def test_an_exchange_that_fails_leaves_all_as_it_was(exchange: Exchange) -> None:
+@pytest.mark.parametrize("copies", [False, True])
+def test_an_exchange_that_fails_leaves_all_as_it_was(exchange: Exchange, copies: bool) -> None:
     before = exchange.holds
     program = '--exchange*|*"17.restored "*"data/17"'
     for fails in (program, '--exchange*|*"data/17.before"', '"17-3"'):
-        assert exchange.run("data-2", "data-3", fails=fails) == 1
+        assert exchange.run("data-2", "data-3", fails=fails, copies=copies) == 1
         assert exchange.holds == before
         assert (exchange.folder / "restored" / "restored.json").exists()
 
