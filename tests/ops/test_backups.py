@@ -62,8 +62,10 @@ def volumes(stack: Stack) -> Iterator[list[str]]:
 def archived(sql: Sql) -> None:
     """Return once everything that is committed is in the repository."""
     (row,) = sql.rows("SELECT pg_walfile_name(pg_switch_wal()) AS segment")
+    # NULL after a crash of the server, until it has archived the next one.
+    last = "SELECT coalesce(last_archived_wal, '0') FROM pg_stat_archiver"
     poll(
-        lambda: sql.value("SELECT last_archived_wal FROM pg_stat_archiver") >= row["segment"],
+        lambda: sql.value(last) >= row["segment"],
         seconds=30,
         what=f"{row['segment']} is archived",
     )
