@@ -42,4 +42,5 @@ def test_cancel_requests_of_every_driver_end_their_own_statement_and_no_other(
     # busy machine; without peers it is one of two.
     lost = {driver: one.pop("lost") for driver, one in records.items()}
     assert max(lost.values()) <= LOST_MAX, lost
-    assert records == dict.fromkeys(PROGRAMS, {"sent": COUNT, "wrong": 0, "other": []})
+    expected = {"sent": COUNT, "wrong": 0, "other": []}
+    assert [one for one in records.items() if one[1] != expected] == []
