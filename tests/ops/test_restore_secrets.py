@@ -86,6 +86,7 @@ def test_new_secrets_are_put_into_postgresql_where_the_compiled_files_are_gone_t
     stack: Stack, sql: Sql, ops: Commands, secrets: Secrets, env: EnvDir, settings: dict[str, str]
 ) -> None:
     old, started = secrets.read("risk_api.password"), sql.value("SELECT pg_postmaster_start_time()")
+    key = secrets.read("backup.key")
     secrets.sh("rm -rf /secrets/* /out/*/*")
     refused = ops.make("plan", env=env)
     assert refused.exit_code != 0
@@ -96,6 +97,9 @@ def test_new_secrets_are_put_into_postgresql_where_the_compiled_files_are_gone_t
     assert command["document"]["restored"] == []
     assert secrets.read("risk_api.password") not in ("", old)
     assert sql.value("SELECT pg_postmaster_start_time()") == started
+    # A new one does not open the repository that is there, so nothing would be archived any more.
+    assert secrets.read("backup.key") not in ("", key)
+    secrets.sh('printf %s "$1" >/secrets/backup.key', key)
     assert ops.apply(env).exit_code == 0
     url = f"http://127.0.0.1:{settings['API_PORT']}/health/ready"
     poll(lambda: httpx.get(url).status_code == httpx.codes.OK, seconds=30, what="the api serves")
