@@ -8,10 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from datetime import time as time_of_day
 from pathlib import Path
 from types import FrameType
@@ -20,8 +20,8 @@ from typing import Any, Final
 import psycopg
 from psycopg import sql
 
-from infra.backup import repository, schedule
-from infra.backup.repository import Archive, Info, RepositoryError
+from infra.backup import repository
+from infra.backup.repository import Archive, Backup, Info, RepositoryError
 
 DATA: Final = "/var/lib/postgresql/data"
 # The health check looks at its age.
@@ -93,7 +93,7 @@ class Service:
     def _make_due(self, settings: Mapping[str, Any], found: Info, archived: Archive) -> bool:
         """Make the backup that is due; return True if one was made."""
         now = datetime.now(UTC)
-        kind = schedule.due(
+        kind = due(
             found.current,
             now,
             at=time_of_day.fromisoformat(settings["time_utc"]),
@@ -136,6 +136,34 @@ class Service:
         state["repository_bytes"] = archived.bytes + sum(one.repository_bytes for one in backups)
         record(state)
         self.written = values
+
+
+def due(
+    backups: Sequence[Backup],
+    now: datetime,
+    *,
+    at: time_of_day,
+    full_every_days: int,
+    reason_for_full: str = "",
+) -> str:
+    """Return the kind of backup that is due, `full` or `diff`; empty when none is.
+
+    `backups` are those of the running cluster in their order. One is due when none was begun since
+    the latest time of day `at`. `reason_for_full` is why what is there cannot be gone on from.
+    """
+    full = next((one for one in reversed(backups) if one.kind == "full"), None)
+    if full is None or reason_for_full:
+        return "full"
+    slot = _latest(now, at)
+    if backups[-1].started >= slot:
+        return ""
+    return "full" if (slot.date() - full.started.date()).days >= full_every_days else "diff"
+
+
+def _latest(now: datetime, at: time_of_day) -> datetime:
+    """Return the latest moment with this time of day that is not after `now`."""
+    today = datetime.combine(now.date(), at, now.tzinfo)
+    return today if today <= now else today - timedelta(days=1)
 
 
 def prepared() -> Info:

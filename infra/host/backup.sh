@@ -27,7 +27,7 @@ readonly OPERATION=${1:-}
 program=backup
 backup_image=sluice-backup:${SLUICE_IMAGE_TAG:-latest}
 # Of the arguments.
-values=() chosen=' '
+values=()
 declare -A option=([to]='' [into]='' [cluster]='' [timeline]='' [from]='')
 
 parse() {
@@ -46,16 +46,6 @@ parse() {
         shift
     done
 }
-
-given() { [[ $chosen == *" $1 "* ]]; }
-
-usage() {
-    local line
-    line=$(sed -n "s/^#   \($OPERATION\>.*\)/\1/p" infra/host/backup.sh | head -n 1)
-    die "usage: backup.sh $line" 2
-}
-
-setting() { sed -n "s/^$1=//p" "$env_file"; }
 
 # in_service COMMAND...: in the container of the service, which holds the lock of backups; in one of
 # its own where that is down. Its document is this script's.

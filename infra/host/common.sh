@@ -25,6 +25,19 @@ program=$(basename "$0" .sh)
 say() { printf '%s: %s\n' "$program" "$*" >&2; }
 die() { faults+=("$(json_string "$1")"); say "$1"; exit "${2:-$EXIT_FAILED}"; }
 
+# Options without a value that a script of operations was given, each between blanks.
+chosen=' '
+given() { [[ $chosen == *" $1 "* ]]; }
+
+# The line of such a script's head that shows the arguments of its operation.
+usage() {
+    local script=${0##*/} line
+    line=$(sed -n "s/^#   \($OPERATION\>.*\)/\1/p" "infra/host/$script" | head -n 1)
+    die "usage: $script ${line%%   *}" 2
+}
+
+setting() { sed -n "s/^$1=//p" "$env_file"; }
+
 # From here on standard output is the document's alone.
 begin_json() {
     json=yes

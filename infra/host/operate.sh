@@ -47,7 +47,7 @@ readonly OPERATION=${1:-}
 program=${OPERATION:-operate}
 candidate=$env_file.candidate
 # Of the arguments: values in their order, and options that are given.
-values=() chosen=' ' from='' to=''
+values=() from='' to=''
 # The services that `apply --restart` names.
 touched=()
 
@@ -74,16 +74,6 @@ parse() {
     done
 }
 
-given() { [[ $chosen == *" $1 "* ]]; }
-
-# The line of this file that shows the arguments.
-usage() {
-    local line
-    line=$(sed -n "s/^#   \($OPERATION\>.*\)/\1/p" infra/host/operate.sh | head -n 1)
-    die "usage: operate.sh ${line%%   *}" 2
-}
-
-setting() { sed -n "s/^$1=//p" "$env_file"; }
 running() { compose ps --quiet "$1" | wc -l; }
 
 # Everything of the env file that can be live is applied, the rest is compiled for the restart. Ends

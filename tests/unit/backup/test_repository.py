@@ -11,7 +11,7 @@ from typing import Any, cast
 import psycopg
 import pytest
 
-from infra.backup import checks, repository, restore, schedule, serve, verify
+from infra.backup import checks, repository, restore, serve, verify
 from infra.backup.repository import Archive, Backup, Info, RepositoryError, Segment
 from infra.backup.restore import BadTimeError
 from infra.ops.outcome import RefusedError
@@ -166,7 +166,7 @@ def test_a_gap_is_a_hole_in_time_until_the_next_backup() -> None:
     ],
 )
 def test_the_backup_that_is_due(backups: list[Backup], reason: str, kind: str) -> None:
-    found = schedule.due(backups, NOW, at=AT, full_every_days=7, reason_for_full=reason)
+    found = serve.due(backups, NOW, at=AT, full_every_days=7, reason_for_full=reason)
     assert found == kind
 
 
