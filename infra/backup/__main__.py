@@ -183,6 +183,9 @@ def _drill_begin() -> None:
     """Commit a row, and wait until the repository has it; print what is to be found again."""
     try:
         print_document(drill.begin())
+    except psycopg.OperationalError:
+        fault = "refused: no drill without a server that answers; make status"
+        sys.exit(report(Outcome(Exit.REFUSED, [fault]), as_json=False))
     except (RepositoryError, FailedError, psycopg.Error) as error:
         sys.exit(report(Outcome(Exit.FAILED, [str(error).splitlines()[0]]), as_json=False))
 

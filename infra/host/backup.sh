@@ -356,7 +356,7 @@ run_drill() {
     find_repository
     begun=$(mktemp) printed=$(mktemp)
     temporary+=("$begun" "$printed")
-    say "a row is committed; waiting until the repository has it, as long as that takes"
+    say "committing a row, and waiting until the repository has it, as long as that takes"
     in_service drill-begin >"$begun" || exit
     point=$(field point_seconds "$begun") marker=$(field marker "$begun")
     say "now the server counts as lost: restoring into containers of its own"
