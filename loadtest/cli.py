@@ -291,6 +291,8 @@ def _tune_begin(
         mix=mix,
         tasks_each=tasks_each,
     )
+    # Each point is such a run: refused before the first one is applied.
+    _options(users=users, mix=mix, seconds=point_seconds, tasks_each=tasks_each)
     steps.begin(run_directory(), options)
 
 

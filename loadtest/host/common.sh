@@ -34,6 +34,8 @@ require_stack() {
     own_project
     [[ -n $(compose ps --quiet --status running api) ]] \
         || die "no running api in this compose project; start the stack with: make up"
+    ! is_replicated || die "the load tests measure one PostgreSQL server; set POSTGRES_INSTANCES=1 in a" \
+        "stack of their own (COMPOSE_PROJECT_NAME, API_PORT)"
 }
 
 build_image() { compose build --quiet loadtest; }

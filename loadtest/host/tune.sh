@@ -29,19 +29,19 @@ restore_env() {
 _unfinished_run() {
     local directory
     for directory in "$RESULTS"/*-tune; do
-        [[ -f $directory/tune.json && ! -f $directory/recommended.env ]] && printf '%s\n' "$directory"
+        if [[ -f $directory/tune.json && ! -f $directory/recommended.env ]]; then printf '%s\n' "$directory"; fi
     done | tail -n 1
 }
 
 _begin_tune() {
-    local unfinished
+    local found
     [[ ${RESUME:-} == yes ]] || { begin tune; return; }
-    unfinished=$(_unfinished_run)
-    [[ -n $unfinished ]] || die "no run to resume; start one with: make tune"
+    found=$(_unfinished_run)
+    [[ -n $found ]] || die "no run to resume; start one with: make tune"
     require_stack
     build_image
-    RUN_DIR=$unfinished
-    RUN_ID=$(basename "$unfinished")
+    RUN_DIR=$found
+    RUN_ID=$(basename "$found")
     export RUN_DIR RUN_ID
     say "resuming $RUN_ID"
     trap _finish EXIT
@@ -69,14 +69,14 @@ _lay_out_env() {
 
 _tune_points() {
     local point began status
-    point=$(in_client loadtest tune-next)
+    point=$(in_client loadtest tune-next) || return
     while [[ $point != "done" ]]; do
         began=$EPOCHREALTIME
         status=0
         apply_env candidate || status=$?
         case $status in
-            0) point=$(in_client loadtest tune-measure "$began") ;;
-            2) point=$(in_client loadtest tune-skip "$(_first_fault)" "$began") ;;
+            0) point=$(in_client loadtest tune-measure "$began") || return ;;
+            2) point=$(in_client loadtest tune-skip "$(_first_fault)" "$began") || return ;;
             *) say "apply failed with exit code $status; see $RUN_DIR/apply.txt"; return 1 ;;
         esac
     done

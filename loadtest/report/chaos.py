@@ -14,7 +14,8 @@ INVARIANTS = {
     "W": "every acknowledged write is there, once, in an order that explains every read",
     "D": "no request outlives its deadline by more than half a second",
     "R": "after each round requests succeed again in time, and every command comes to its end",
-    "L": "nothing is left: no open transaction, no lease, no unfinished assessment",
+    "L": "nothing is left: no open transaction, no lease, no unfinished assessment; not many more "
+    "open files than before",
     "S": "callers see 2xx, 4xx, or 503 with Retry-After",
 }
 
@@ -30,8 +31,9 @@ def content(run: RunDirectory, _series: Sequence[Series]) -> Content | None:
     ]
     table = _recoveries(data)
     sections = [_violations(data)] if any(data["violations"].values()) else []
-    sections += [_timeline(data), Section("Rounds", tables=[table])]
-    options = {"seed": data["seed"], "minutes": round(len(data["good"]) / 60, 1)}
+    sections += [_timeline(data), Section("Rounds", tables=[table, _before_and_after(data)])]
+    options = data["options"] | {"minutes": round(len(data["good"]) / 60, 1)}
+    options = {name: value for name, value in options.items() if value is not None}
     return Content(options, findings, sections, [table])
 
 
@@ -49,11 +51,12 @@ def _violations(data: Mapping[str, Any]) -> Section:
 def _timeline(data: Mapping[str, Any]) -> Section:
     done: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for event in data["events"]:
-        done[event["fault"]].append((event["began"], event["ended"]))
+        if not event["not_done"]:
+            done[event["fault"]].append((event["began"], event["ended"]))
     seconds = len(data["good"])
     return Section(
         "Over time",
-        f"{data['requests']:,} requests; the faults are those of seed {data['seed']}.",
+        f"{data['requests']:,} requests; the faults are those of seed {data['options']['seed']}.",
         charts=[
             spans("Faults", done, seconds),
             timeline(
@@ -83,7 +86,7 @@ def _points(values: Sequence[float | None]) -> list[tuple[float, float | None]]:
 def _recoveries(data: Mapping[str, Any]) -> Table:
     faults: dict[int, list[str]] = defaultdict(list)
     for event in data["events"]:
-        faults[event["round"]].append(event["fault"])
+        faults[event["round"]].append(event["fault"] + " (not done)" * bool(event["not_done"]))
     return Table(
         "Recovery",
         ("round", "faults", "requests failed for, s", "at most, s"),
@@ -92,4 +95,18 @@ def _recoveries(data: Mapping[str, Any]) -> Table:
             for one in data["recoveries"]
         ],
         "Seconds after the round's last fault had ended until the last request that failed.",
+    )
+
+
+def _before_and_after(data: Mapping[str, Any]) -> Table:
+    """Return what was measured without a fault, before the first round and after the last."""
+    quiet = data["quiet"]
+    rows = [["p99 of requests, ms", *(one["p99_ms"] for one in quiet)]]
+    tiers = quiet[0]["files"] if quiet else ()
+    rows += [[f"open files, {tier}", *(one["files"][tier] for one in quiet)] for tier in tiers]
+    return Table(
+        "Before and after",
+        ("", *("before", "after")[: len(quiet)]),
+        rows,
+        "Ten seconds each without a fault; files of each tier's container that has the most.",
     )

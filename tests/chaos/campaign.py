@@ -1,58 +1,56 @@
 """A campaign: faults drawn by a seed, in rounds, under load, and what must hold all the while.
 
 A round begins one to three faults within seconds of each other, lets each last as drawn, and waits
-until requests succeed again. Beside the load on the api run the workloads of workload.py, whose
-histories are judged at the end.
+until requests succeed again. verdict.py says what it comes to.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
-import math
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from random import Random
-from typing import Any
 
-from tests.chaos import checkers, workload
-from tests.chaos.faults import FAULTS, Fault, Ground
+from docker.models.containers import Container
+
+from tests.chaos.faults import Fault, NotDone
+from tests.chaos.ground import Ground
 from tests.faults import oracle
 from tests.faults.load import KINDS, Load, Sample
-from tests.fix_clients import Application, printed
 from tests.fix_faults import hold
-from tests.fix_sql import AdminConsole, Sql
+from tests.fix_sql import AdminConsole
+from tests.fix_stack import run_in
 
-NAME = "proof"
-CHAOS = Path(__file__).parent
 TOGETHER = 3
 SPREAD_SECONDS = 3.0
 # Requests must succeed for so long before a round is over, and a round is given up after this.
 CALM_SECONDS = 4.0
 CALM_SECONDS_MAX = 120.0
+# A server that was killed replays its log first, at most POSTGRES_MAX_WAL_MB of it.
+REPLAY_SECONDS_MAX = 60.0
+# Latency is taken for so long without a fault, before the first round and after the last.
+QUIET_SECONDS = 10.0
 # The faults of a round last so long at most: an operation may hang, and take long to be finished.
 FAULTS_SECONDS_MAX = 600.0
 # After the last round each client of the workloads has so long for an operation that succeeds.
 WORKLOADS_SECONDS_MAX = 60.0
 # As many as are answered within that time, and more.
 TAIL = 50_000
-CUT_SECONDS = 1.5
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A fault that was done: when it began and ended, in monotonic seconds, and its error."""
+    """A fault: when it began and ended, in monotonic seconds, its error, or why it was not done."""
 
     round: int
     fault: str
     began: float
     ended: float
     error: str = ""
+    not_done: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +60,14 @@ class Recovery:
     round: int
     seconds: float
     bound: float
+
+
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """A time without a fault: p99 of its requests, and open files of each tier's fullest one."""
+
+    p99_ms: float
+    files: dict[str, int]
 
 
 @dataclass
@@ -74,6 +80,8 @@ class Record:
     events: list[Event] = field(default_factory=list)
     recoveries: list[Recovery] = field(default_factory=list)
     waiting: list[tuple[float, int]] = field(default_factory=list)
+    # Before the first round and after the last one, if that has ended.
+    quiet: list[Quiet] = field(default_factory=list)
     # By invariant (W, D, R, L, S): what broke it, the first one first.
     violations: dict[str, list[str]] = field(default_factory=lambda: {one: [] for one in "WDRLS"})
 
@@ -81,99 +89,6 @@ class Record:
 def is_good(sample: Sample) -> bool:
     """Return True for a request that succeeded."""
     return 200 <= sample.status < 300
-
-
-# The workloads ---------------------------------------------------------------------------------
-
-
-def join(application: Application) -> None:
-    """Have the workloads' application join the path."""
-    application.set(POOL_SIZE=4, MAX_CLIENT_CONNECTIONS=60)
-    done = application.apply()
-    assert done.exit_code == 0, done.text
-    application.take_secrets()
-
-
-def make_tables(sql: Sql) -> None:
-    """Make the workloads' tables, empty, whatever there was before."""
-    fresh = f"DROP TABLE IF EXISTS {', '.join(workload.NAMES)}; {workload.TABLES}"
-    sql.rows(f"SET ROLE {NAME}_owner; {fresh}", database=NAME)
-
-
-@contextmanager
-def workloads(
-    application: Application, image: str, out: Path, *, seed: int, careless: Collection[str] = ()
-) -> Iterator[None]:
-    """Run the workloads during the block, and until each client has its last answer."""
-    stop = application.secret("stop")
-    stop.unlink(missing_ok=True)
-    out.mkdir(parents=True, exist_ok=True)
-    words = ["python", "/app/workload.py", f"--seed={seed}", "--out=/history"]
-    container = application.start(
-        image,
-        [*words, "--careless", *careless],
-        app=CHAOS,
-        environment=application.variables(),
-        writable={out: "/history"},
-    )
-    try:
-        yield
-    finally:
-        stop.touch()
-        printed(container, seconds=60)
-
-
-def silent(history: Path, since: float) -> list[str]:
-    """Return the clients of which no operation that began after a moment has succeeded."""
-    heard = {
-        one["client"]
-        for one in checkers.read_history(history)
-        if one["outcome"] == "ok" and one["began"] > since
-    }
-    return [one for one in workload.CLIENTS if one not in heard]
-
-
-def await_workloads(history: Path) -> None:
-    """Return once each client has succeeded again, or has had its time to."""
-    since = time.monotonic()
-    while silent(history, since) and time.monotonic() < since + WORKLOADS_SECONDS_MAX:
-        hold(1)
-
-
-def judge(history: Path, sql: Sql) -> dict[str, list[str]]:
-    """Return the violations of each workload, by the history and by the tables in the end."""
-
-    def rows(statement: str) -> list[dict[str, Any]]:
-        return [_typed(row) for row in sql.rows(statement, database=NAME)]
-
-    operations = checkers.read_history(history)
-    accounts: dict[str, dict[int, int]] = {}
-    for row in rows("SELECT bank, id, balance FROM account"):
-        accounts.setdefault(row["bank"], {})[row["id"]] = row["balance"]
-    lists = {
-        row["key"]: json.loads(row["items"])
-        for row in rows("SELECT key, array_to_json(items)::text AS items FROM list")
-    }
-    counters = {row["id"]: row["value"] for row in rows("SELECT id, value FROM counter")}
-    return {
-        "bank": checkers.check_bank(
-            checkers.of("bank", operations),
-            accounts,
-            rows("SELECT * FROM transfer"),
-            workload.INITIAL,
-        ),
-        "list": checkers.check_lists(checkers.of("list", operations), lists),
-        "counter": checkers.check_counters(
-            checkers.of("counter", operations), counters, rows("SELECT * FROM increment")
-        ),
-    }
-
-
-def _typed(row: dict[str, str]) -> dict[str, Any]:
-    return {name: int(text) if text.lstrip("-").isdigit() else text for name, text in row.items()}
-
-
-# Rounds ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +101,7 @@ class Planned:
     lasts: float
 
 
-def planned(seed: int, number: int, faults: Sequence[Fault] = FAULTS) -> list[Planned]:
+def planned(seed: int, number: int, faults: Sequence[Fault]) -> list[Planned]:
     """Return what a round does: the same for the same seed, whatever came before it."""
     random = Random(f"{seed} {number}")  # noqa: S311  # reproducible, no secret
     count = random.choices(range(1, TOGETHER + 1), (3, 2, 1))[0]
@@ -197,8 +112,20 @@ def planned(seed: int, number: int, faults: Sequence[Fault] = FAULTS) -> list[Pl
             random.uniform(0, SPREAD_SECONDS),
             random.uniform(*fault.lasts),
         )
-        for fault in random.sample(faults, count)
+        for fault in random.sample(faults, min(count, len(faults)))
     ]
+
+
+def drawn(seed: int, faults: Sequence[Fault]) -> Iterator[list[Planned]]:
+    """Yield rounds of one to three faults without an end."""
+    return (planned(seed, number, faults) for number in itertools.count(1))
+
+
+def alone(seed: int, faults: Sequence[Fault], times: int) -> Iterator[list[Planned]]:
+    """Yield rounds of one fault, each of them so many times, in an order that the seed gives."""
+    order = [fault for fault in faults for _ in range(times)]
+    Random(seed).shuffle(order)  # noqa: S311
+    return (planned(seed, number, [fault]) for number, fault in enumerate(order, 1))
 
 
 def seconds_max(minutes: float) -> float:
@@ -226,23 +153,37 @@ class Campaign:
         self.record = Record(seed)
         self._over = threading.Event()
 
-    def run(self, minutes: float) -> None:
+    def run(self, rounds: Iterable[Sequence[Planned]], minutes: float) -> None:
         """Do rounds until the time is over or one does not end; a round that has begun is ended."""
+        self._look()
         watcher = threading.Thread(target=self._watch, daemon=True)
         watcher.start()
         until = time.monotonic() + 60 * minutes
         try:
-            for number in itertools.count(1):
-                if time.monotonic() > until or not self._round(number):
+            for number, plan in enumerate(rounds, 1):
+                if time.monotonic() > until:
                     break
+                if not self._round(number, plan):
+                    return
+            self._look()
         finally:
             self._over.set()
             watcher.join(30)
             self.record.ended = time.monotonic()
 
-    def _round(self, number: int) -> bool:
+    def _look(self) -> None:
+        """Take the latency and the open files of a time without a fault."""
+        began = time.monotonic()
+        hold(QUIET_SECONDS)
+        seconds = [one.seconds for one in self._load.of() if one.started > began]
+        files = {
+            tier: max(_open_files(one) for one in self._ground.stack.containers(tier))
+            for tier in ("api", "worker", "pgbouncer")
+        }
+        self.record.quiet.append(Quiet(1000 * oracle.quantile(seconds, 0.99), files))
+
+    def _round(self, number: int, plan: Sequence[Planned]) -> bool:
         """Do a round; return False where it does not come to its end."""
-        plan = planned(self.record.seed, number)
         names = " + ".join(one.fault.name for one in plan)
         self._ground.say(f"round {number}: {names}")
         threads = ThreadPoolExecutor(len(plan))
@@ -255,9 +196,17 @@ class Campaign:
         events = [one.result() for one in futures]
         self.record.events += events
         for one in events:
-            if one.error:
-                self.record.violations["R"].append(f"round {number}: {one.fault}: {one.error}")
-        ended = max(one.ended for one in events)
+            if one.not_done:
+                self._ground.say(f"  {one.fault}: not done: {one.not_done}")
+            # Of several, one can be in another's way.
+            if error := one.error or (len(plan) == 1 and one.not_done):
+                self.record.violations["R"].append(f"round {number}: {one.fault}: {error}")
+        ready = self._ready()
+        if ready is None:
+            text = f"PostgreSQL takes no connection {REPLAY_SECONDS_MAX:.0f} s after it"
+            self.record.violations["R"].append(f"round {number} ({names}): {text}")
+            return False
+        ended = max(*(one.ended for one in events), ready)
         bound = max(one.fault.recovery_seconds for one in plan)
         seconds = self._recovery(ended)
         is_back = seconds is not None
@@ -271,13 +220,31 @@ class Campaign:
 
     def _fault(self, number: int, one: Planned) -> Event:
         hold(one.after)
-        began, error = time.monotonic(), ""
+        began, error, not_done = time.monotonic(), "", ""
         try:
             with one.fault.block(self._ground, one.random):
                 hold(one.lasts)
+        except NotDone as problem:
+            not_done = str(problem)[:2000]
         except BaseException as problem:  # pytest's failures are no Exception
             error = f"{type(problem).__name__}: {problem}"[:2000]
-        return Event(number, one.fault.name, began, time.monotonic(), error)
+        return Event(number, one.fault.name, began, time.monotonic(), error, not_done)
+
+    def _ready(self) -> float | None:
+        """Return when PostgreSQL takes connections again: from then on requests must succeed.
+
+        None where it does not.
+        """
+        began = time.monotonic()
+        while time.monotonic() < began + REPLAY_SECONDS_MAX:
+            container = self._ground.stack.containers("postgres", all_states=True)[0]
+            if run_in(container, ["pg_isready", "--quiet"])[0] == 0:
+                now = time.monotonic()
+                if now > began + 1:
+                    self._ground.say(f"  PostgreSQL was ready {now - began:.1f} s later")
+                return now
+            hold(0.1)
+        return None
 
     def _recovery(self, ended: float) -> float | None:
         """Return how many seconds after `ended` the last request began that failed, or None."""
@@ -304,73 +271,7 @@ class Campaign:
             self.record.waiting.append((time.monotonic(), waiting))
 
 
-# Verdicts --------------------------------------------------------------------------------------
-
-
-def conclude(
-    record: Record, load: Load, sql: Sql, history: Path, *, deadline_seconds: float
-) -> None:
-    """Add to a campaign's record what the load and the histories say of the invariants."""
-    found = record.violations
-    found["W"] += _said(lambda: oracle.check_writes(load, sql))
-    for name, violations in judge(history, sql).items():
-        found["W"] += [f"{name}: {one}" for one in violations]
-    found["D"] += _said(lambda: oracle.check_deadlines(load, deadline_seconds))
-    last = max((one.ended for one in record.events), default=record.began)
-    found["R"] += [
-        f"{one}: none of its operations succeeded after the last round"
-        for one in silent(history, last)
-    ]
-    found["S"] += _said(lambda: oracle.check_answers(uncut(load.samples, record.events)))
-    found["L"] += _said(lambda: oracle.check_nothing_left(sql))
-
-
-def _said(check: Callable[[], None]) -> list[str]:
-    try:
-        check()
-    except BaseException as problem:  # pytest's failures are no Exception
-        if isinstance(problem, KeyboardInterrupt):
-            raise
-        return [str(problem)[:4000]]
-    return []
-
-
-def uncut(samples: Sequence[Sample], events: Sequence[Event]) -> list[Sample]:
-    """Leave out the requests that have no answer because their api process was killed."""
-    cutting = {fault.name for fault in FAULTS if fault.cuts_callers}
-    spans = [(one.began, one.ended + CUT_SECONDS) for one in events if one.fault in cutting]
-    return [
-        one
-        for one in samples
-        if one.status
-        or not any(one.started < ended and one.ended > began for began, ended in spans)
-    ]
-
-
-def as_series(record: Record, load: Load) -> dict[str, Any]:
-    """Return what the page shows: seconds into the run, and by each second what callers saw."""
-    seconds = math.ceil(record.ended - record.began) + 1
-    good, failed = [0] * seconds, [0] * seconds
-    slowest: list[list[float]] = [[] for _ in range(seconds)]
-    for one in load.of():
-        second = int(one.ended - record.began)
-        if 0 <= second < seconds:
-            if is_good(one):
-                good[second] += 1
-            else:
-                failed[second] += 1
-            slowest[second].append(one.seconds)
-    return {
-        "seed": record.seed,
-        "events": [
-            asdict(one) | {"began": one.began - record.began, "ended": one.ended - record.began}
-            for one in record.events
-        ],
-        "recoveries": [asdict(one) for one in record.recoveries],
-        "violations": record.violations,
-        "good": good,
-        "failed": failed,
-        "p95_ms": [1000 * oracle.quantile(one, 0.95) if one else None for one in slowest],
-        "waiting": [(at - record.began, count) for at, count in record.waiting],
-        "requests": len(load.of()),
-    }
+def _open_files(container: Container) -> int:
+    code, text = run_in(container, ["sh", "-c", "ls -d /proc/[0-9]*/fd/* 2>/dev/null | wc -l"])
+    assert code == 0, text
+    return int(text)

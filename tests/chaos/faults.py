@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 from subprocess import TimeoutExpired
 from uuid import uuid4
@@ -22,54 +22,47 @@ from docker.errors import APIError, NotFound
 from docker.models.containers import Container
 
 from tests import command
+from tests.chaos.ground import Block, Ground, operation
 from tests.command import Done
-from tests.fix_clients import Application
 from tests.fix_faults import hold
-from tests.fix_ops import EnvDir
-from tests.fix_sql import Sql
-from tests.fix_stack import Stack, run_in
+from tests.fix_stack import run_in
 
 SESSIONS = "pg_stat_activity WHERE usename IN ('risk_api', 'risk_worker', 'proof')"
-# What a backend does when it is killed: a submission, a claim of tasks, results of a batch, the end
-# of an assessment, any COMMIT.
-MOMENTS = (
-    *(f"/*action='{name}'*/%" for name in ("submit", "claim", "complete", "finish")),
-    "COMMIT%",
-)
-# Looks about a thousand times a second; whatever is found is at work then and there.
+# What a backend does when it is killed, and how its statement begins.
+MOMENTS = {
+    "a submission": "/*action='submit'*/%",
+    "a claim of tasks": "/*action='claim'*/%",
+    "results of a batch": "/*action='complete'*/%",
+    "the end of an assessment": "/*action='finish'*/%",
+    "a COMMIT": "COMMIT%",
+}
+# Looks about a thousand times a second; whatever is found is at work then and there. Where it has
+# killed it may end with an error, as every session does then.
 KILL_WITHIN = """
 DO $$
 DECLARE victim integer;
 BEGIN
-    FOR look IN 1..3000 LOOP
+    FOR look IN 1..15000 LOOP
         PERFORM pg_stat_clear_snapshot();
         SELECT pid INTO victim FROM pg_stat_activity
         WHERE state = 'active' AND query LIKE '{moment}' AND pid <> pg_backend_pid() LIMIT 1;
         IF FOUND THEN
-            EXECUTE format('COPY (SELECT 1) TO PROGRAM %L', 'kill -9 ' || victim);
+            EXECUTE format('COPY (SELECT 1) TO PROGRAM %L', 'cat >/dev/null; kill -9 ' || victim);
             RETURN;
         END IF;
         PERFORM pg_sleep(0.0005);
     END LOOP;
+    RAISE EXCEPTION 'no backend was met in {what}';
 END $$
 """
-OPERATION_SECONDS = 120
-FINISH_SECONDS = 240
+ENDED_BY_A_KILL = ("another server process", "server closed the connection", "connection to server")
+ALTERS = 3
 RELEASE_SECONDS = 60
+MEMORY_SECONDS = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Ground:
-    """What a campaign breaks, the env directory of its operators, and who works behind the path."""
-
-    stack: Stack
-    sql: Sql
-    env: EnvDir
-    application: Application
-    say: Callable[[str], None]
-
-
-Block = Callable[[Ground, Random], AbstractContextManager[None]]
+class NotDone(Exception):  # noqa: N818 - no failure of what is tested
+    """A fault could not be done, because of another one; alone each can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +136,46 @@ def _unpause(container: Container) -> None:
         container.unpause()
 
 
+def _memory_filled(service: str) -> Block:
+    """Fill a container's memory, until the kernel ends what belongs there and not what fills it."""
+
+    @contextmanager
+    def block(ground: Ground, random: Random) -> Iterator[None]:
+        (victim,) = _some(ground, random, service, every=False)
+        # Twice: a container may have as much swap, where the host has some.
+        fill = f"head -c {2 * victim.attrs['HostConfig']['Memory']} /dev/zero | tail >/dev/null"
+        words = ["timeout", "--signal=KILL", str(MEMORY_SECONDS), "sh", "-c", fill]
+        processes: list[str] = []
+        try:
+            with suppress(APIError):
+                processes = [row[1] for row in victim.top()["Processes"]]
+                _set_first_to_go(processes, "1000")
+                victim.exec_run(words, detach=True)
+            yield
+        finally:
+            _set_first_to_go(processes, "0")
+
+    return block
+
+
+def _set_first_to_go(processes: Sequence[str], score: str) -> None:
+    for one in processes:
+        # It may have ended.
+        with suppress(FileNotFoundError, ProcessLookupError):
+            Path(f"/proc/{one}/oom_score_adj").write_text(score, encoding="ascii")
+
+
 @contextmanager
 def _api_process_killed(ground: Ground, random: Random) -> Iterator[None]:
     """Kill one process that answers requests; its supervisor starts another one."""
     container = ground.stack.container("api")
     words = ["sh", "-c", "kill -9 $(cat /proc/1/task/1/children | cut -d' ' -f1)"]
-    run_in(container, words)
+    try:
+        code, said = run_in(container, words)
+    except APIError as error:
+        raise NotDone(str(error)) from error
+    if code:
+        raise NotDone(said)
     yield
 
 
@@ -156,20 +183,32 @@ def _api_process_killed(ground: Ground, random: Random) -> Iterator[None]:
 
 
 def _ask(ground: Ground, statement: str) -> list[dict[str, str]]:
-    """Run a statement; without rows where the server does not answer, by another fault's doing."""
+    """Run a statement.
+
+    Raises:
+        NotDone: the server does not answer, by another fault's doing, or refuses it.
+
+    """
     try:
         return ground.sql.rows(statement)
-    except (AssertionError, TimeoutExpired):
-        return []
+    except (AssertionError, TimeoutExpired) as error:
+        raise NotDone(str(error)) from error
 
 
-@contextmanager
-def _backend_killed(ground: Ground, random: Random) -> Iterator[None]:
+def _backend_killed(moment: str) -> Block:
     """Kill a backend within a statement, as the kernel does where memory ends; all others end."""
-    moment = random.choice(MOMENTS)
-    ground.say(f"  a backend is killed within {moment}")
-    _ask(ground, KILL_WITHIN.format(moment=moment.replace("'", "''")))
-    yield
+
+    @contextmanager
+    def block(ground: Ground, random: Random) -> Iterator[None]:
+        try:
+            like = MOMENTS[moment].replace("'", "''")
+            _ask(ground, KILL_WITHIN.format(moment=like, what=moment))
+        except NotDone as problem:
+            if not any(one in str(problem) for one in ENDED_BY_A_KILL):
+                raise
+        yield
+
+    return block
 
 
 @contextmanager
@@ -178,7 +217,8 @@ def _backends_ended(ground: Ground, random: Random) -> Iterator[None]:
     ends = f"SELECT pg_terminate_backend(pid) FROM {victims}"
     _ask(ground, ends)
     yield
-    _ask(ground, ends)
+    with suppress(NotDone):
+        _ask(ground, ends)
 
 
 @contextmanager
@@ -231,11 +271,18 @@ def _sessions_taken(ground: Ground, random: Random) -> Iterator[None]:
 def _types_changed(ground: Ground, random: Random) -> Iterator[None]:
     # Each waits for its turn behind whoever reads, and holds up whoever comes after it.
     table = "SET lock_timeout = '2s'; ALTER TABLE risk.assessments"
-    _ask(ground, f"{table} ADD COLUMN IF NOT EXISTS chaos integer")
+    for left in reversed(range(ALTERS)):
+        try:
+            _ask(ground, f"{table} ADD COLUMN IF NOT EXISTS chaos integer")
+            break
+        except NotDone:
+            if not left:
+                raise
     try:
         yield
     finally:
-        _ask(ground, f"{table} DROP COLUMN IF EXISTS chaos")
+        with suppress(NotDone):
+            _ask(ground, f"{table} DROP COLUMN IF EXISTS chaos")
 
 
 # Networks --------------------------------------------------------------------------------------
@@ -278,92 +325,11 @@ DROP = (*TO_PGBOUNCER, "--jump", "DROP")
 RESET = (*TO_PGBOUNCER, "--jump", "REJECT", "--reject-with", "tcp-reset")
 
 
-# Operators -------------------------------------------------------------------------------------
-
-
-def _operation(target: str, **choices: Sequence[int]) -> Block:
-    """Run an operation; two times of three its operator ends it, and then has it finished.
-
-    `choices` are values of settings to draw from, or of the target's own N.
-    """
-
-    @contextmanager
-    def block(ground: Ground, random: Random) -> Iterator[None]:
-        words = ["make", "--no-print-directory", target]
-        chosen = {name: random.choice(values) for name, values in choices.items()}
-        if "N" in chosen:
-            words.append(f"N={chosen['N']}")
-        elif chosen:
-            ground.env.set(**chosen)
-        end = random.choice((None, signal.SIGINT, signal.SIGKILL))
-        after = random.uniform(0.5, 6.0)
-        process = command.start(*words, env=_variables(ground), own_group=True, merged=True)
-        if end is not None:
-            hold(after)
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, end)
-            ground.say(f"  {target}: {end.name} after {after:.1f} s")
-        try:
-            ended_well = command.finished(process, seconds=OPERATION_SECONDS).exit_code == 0
-        except TimeoutExpired:
-            ground.say(f"  {target}: ended after {OPERATION_SECONDS} s")
-            ended_well = False
-        try:
-            yield
-        finally:
-            if not ended_well:
-                _finish(ground, words)
-            if target == "rotate-passwords":
-                _take_secrets(ground)
-
-    return block
-
-
-def _variables(ground: Ground) -> dict[str, str]:
-    return {
-        "COMPOSE_PROJECT_NAME": ground.stack.project,
-        "SLUICE_ENV_DIR": str(ground.env.path),
-    }
-
-
-def _finish(ground: Ground, words: Sequence[str]) -> None:
-    """Run an operation until it succeeds, as the one who was interrupted is told to."""
-
-    def done() -> str:
-        process = command.start(*words, env=_variables(ground), own_group=True, merged=True)
-        try:
-            ended = command.finished(process, seconds=OPERATION_SECONDS)
-        except TimeoutExpired:
-            return f"it was ended after {OPERATION_SECONDS} s"
-        return "" if ended.exit_code == 0 else ended.text
-
-    _until_done(" ".join(words), done)
-
-
-def _take_secrets(ground: Ground) -> None:
-    """Give the application its new passwords, as the operator does who has rotated them."""
-
-    def done() -> str:
-        try:
-            ground.application.take_secrets()
-        except (AssertionError, TimeoutExpired) as error:
-            return str(error)
-        return ""
-
-    _until_done("make client-url", done)
-
-
-def _until_done(what: str, act: Callable[[], str]) -> None:
-    """Repeat what returns why it failed, until it has not."""
-    until = time.monotonic() + FINISH_SECONDS
-    while problem := act():
-        if time.monotonic() > until:
-            raise AssertionError(f"{what} does not come to its end:\n{problem}")
-        hold(3)
+# The catalogue ---------------------------------------------------------------------------------
 
 
 def _of_operators(target: str, **choices: Sequence[int]) -> Fault:
-    return Fault(f"make {target}", _operation(target, **choices), (0.1, 1), 10)
+    return Fault(f"make {target}", operation(target, **choices), (0.1, 1), 10)
 
 
 POOL_SIZES = {"PGBOUNCER_INTERACTIVE_POOL_SIZE": (2, 3, 4), "API_POOL_MAX_SIZE": (8, 12, 16)}
@@ -372,7 +338,7 @@ FAULTS = (
     Fault("PostgreSQL is killed", _killed("postgres"), (0.5, 5), 10),
     Fault("PostgreSQL is stopped", _stopped("postgres"), (0.5, 5), 10),
     Fault("PostgreSQL is frozen", _frozen("postgres"), (2, 15), 10),
-    Fault("a backend is killed in a statement", _backend_killed, (1, 3), 10),
+    *(Fault(f"a backend is killed in {one}", _backend_killed(one), (1, 3), 10) for one in MOMENTS),
     Fault("backends are ended", _backends_ended, (0.5, 2), 5),
     Fault("a table is locked", _lock_held, (2, 8), 5),
     Fault("PostgreSQL has no connection left", _sessions_taken, (3, 8), 10),
@@ -390,6 +356,10 @@ FAULTS = (
     ),
     Fault("an api process is killed", _api_process_killed, (0.5, 2), 10, cuts_callers=True),
     Fault("a worker is killed", _killed("worker"), (0.5, 5), 5),
+    Fault("PostgreSQL's memory is full", _memory_filled("postgres"), (5, 6), 10),
+    Fault("a PgBouncer's memory is full", _memory_filled("pgbouncer"), (5, 6), 10),
+    Fault("an api's memory is full", _memory_filled("api"), (5, 6), 10, cuts_callers=True),
+    Fault("a worker's memory is full", _memory_filled("worker"), (5, 6), 5),
     Fault("a worker is stopped", _stopped("worker"), (0.5, 3), 5),
     Fault("a worker is frozen", _frozen("worker"), (2, 15), 5),
     _of_operators("apply", **POOL_SIZES),
@@ -397,16 +367,26 @@ FAULTS = (
     _of_operators("restart-pgbouncer"),
     _of_operators("restart-app"),
     _of_operators("scale-pgbouncer", N=(1, 2, 3)),
+    _of_operators("reconnect"),
+    _of_operators("backup"),
     _of_operators("rotate-passwords"),
     _of_operators("rotate-certificates"),
 )
+
+
+# Those that a campaign draws from: the ones with this text in their names.
+ONLY = os.environ.get("CHAOS_ONLY", "")
+CHOSEN = tuple(one for one in FAULTS if ONLY in one.name)
 
 
 # Afterwards ------------------------------------------------------------------------------------
 
 
 def why_not_here() -> str:
-    """Return what this host lacks for the faults; empty where it lacks nothing."""
+    """Return why the faults cannot be done on this host; empty where they can."""
+    if not CHOSEN:
+        names = ", ".join(one.name for one in FAULTS)
+        return f"ONLY={ONLY}: no fault has that in its name; there are: {names}"
     if os.geteuid() != 0:
         return "faults are done as root of the Docker host; run it with sudo"
     for program, package in (("nsenter", "util-linux"), ("iptables", "iptables")):

@@ -1,6 +1,7 @@
 """What must hold whatever happens to the path: a campaign of faults, and checkers that can see.
 
-`make chaos MINUTES=60 SEED=7` runs a longer one of another seed.
+`make chaos MINUTES=60 SEED=7` runs a longer one of another seed, `make chaos EACH=3` one that does
+each fault three times, alone.
 """
 
 from __future__ import annotations
@@ -18,27 +19,29 @@ import pytest
 
 from loadtest.report import pages
 from loadtest.run_directory import RunDirectory
-from tests.chaos.campaign import (
+from tests.chaos.campaign import Campaign, alone, drawn, seconds_max
+from tests.chaos.faults import CHOSEN, ONLY, clear, why_not_here
+from tests.chaos.ground import Ground
+from tests.chaos.verdict import (
     NAME,
-    Campaign,
     as_series,
     await_workloads,
     conclude,
     join,
     judge,
     make_tables,
-    seconds_max,
     workloads,
 )
-from tests.chaos.faults import Ground, clear, why_not_here
 from tests.fix_clients import Application, MakeApplication
 from tests.fix_faults import MakeLoad, hold
 from tests.fix_ops import Commands, EnvDir
 from tests.fix_sql import AdminConsole, Sql
 from tests.fix_stack import REPOSITORY, Stack
 
-MINUTES = int(os.environ.get("CHAOS_MINUTES", 3))
-SEED = int(os.environ.get("CHAOS_SEED", 20))
+SEED = int(os.environ.get("CHAOS_SEED") or 20)
+# How often each fault is done alone, if that is what is asked for; a round has a minute then.
+EACH = int(os.environ.get("CHAOS_EACH") or 0)
+MINUTES = int(os.environ.get("CHAOS_MINUTES") or EACH * len(CHOSEN) or 3)
 WORK_SECONDS = 6
 FOUND_OUT_SECONDS = 60
 # What the checkers call what follows from each way to be careless.
@@ -71,7 +74,9 @@ def test_careless_applications_are_found_out_and_a_careful_one_is_not(
     def found(seed: int, careless: Collection[str]) -> list[str]:
         make_tables(sql)
         out = tmp_path / str(seed)
-        with workloads(proof, image, out, seed=seed, careless=careless):
+        with workloads(
+            proof, image, out, seed=seed, seconds_max=FOUND_OUT_SECONDS, careless=careless
+        ):
             hold(WORK_SECONDS)
         judged = judge(out / "history.jsonl", sql)
         return [violation for one in judged.values() for violation in one]
@@ -133,18 +138,20 @@ def test_a_campaign_of_faults_breaks_no_promise(
 ) -> None:
     history = tmp_path / "history.jsonl"
     with (
-        workloads(proof, image, tmp_path, seed=SEED),
+        workloads(proof, image, tmp_path, seed=SEED, seconds_max=seconds_max(MINUTES)),
         make_load(seconds_max=seconds_max(MINUTES)) as load,
     ):
         campaign = Campaign(ground, load, console, SEED)
-        campaign.run(MINUTES)
+        campaign.run(alone(SEED, CHOSEN, EACH) if EACH else drawn(SEED, CHOSEN), MINUTES)
         await_workloads(history)
     record = campaign.record
+    if EACH and (left := EACH * len(CHOSEN) - len(record.recoveries)):
+        record.violations["R"].append(f"{left} rounds were not begun or did not end")
     conclude(record, load, sql, history, deadline_seconds=deadline_seconds)
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     run = RunDirectory(REPOSITORY / "loadtest" / "results" / f"{stamp}-chaos")
     run.path.mkdir(parents=True)
-    run.write("chaos", as_series(record, load))
+    run.write("chaos", as_series(record, load, each=EACH or None, only=ONLY or None))
     say(f"page: {pages.write(run).relative_to(REPOSITORY)}")
     # From a temporary directory, which may be of another file system.
     shutil.move(history, run.path / "history.jsonl")

@@ -47,8 +47,6 @@ Work = Callable[[Connection], Any]
 Fields = dict[str, Any]
 
 STOP = Path("/run/secrets/stop")
-# Longer than any campaign.
-SECONDS_MAX = 4800.0
 CLIENTS_PER_WORKLOAD = 4
 DEADLINE_SECONDS = 10.0
 PAUSE_SECONDS = 0.05
@@ -322,6 +320,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seconds-max", type=float, required=True)
     parser.add_argument("--careless", choices=CARELESS, nargs="*", default=[])
     given = parser.parse_args()
     size = len(CLIENTS)
@@ -344,7 +343,7 @@ def main() -> None:
         for kind in KINDS
         for number in range(CLIENTS_PER_WORKLOAD)
     ]
-    until = time.monotonic() + SECONDS_MAX
+    until = time.monotonic() + given.seconds_max
     with ThreadPoolExecutor(size) as threads:
         ends = [threads.submit(one.go_on, until) for one in clients]
     for end in ends:

@@ -91,7 +91,7 @@ def test_load_refuses_a_setting_that_cannot_be(runs: list[Path]) -> None:
 @pytest.mark.slow
 def test_locusts_page_is_on_loopback_and_drives_the_load(runs: list[Path]) -> None:
     with ThreadPoolExecutor() as background:
-        run = background.submit(start, runs, "load", WEB_PORT=WEB_PORT, RUN_SECONDS=15)
+        run = background.submit(start, runs, "load", WEB_PORT=WEB_PORT, RUN_SECONDS=10)
         page = f"http://127.0.0.1:{WEB_PORT}"
         poll(lambda: _answers(page), seconds=SECONDS_MAX / 2, what="Locust's page", every=0.5)
         httpx.post(f"{page}/swarm", data={"user_count": "2", "spawn_rate": "2"}).raise_for_status()
@@ -180,7 +180,7 @@ def test_tune_measures_live_and_puts_back_what_was(
 
 @pytest.mark.slow
 def test_soak_samples_every_tier(runs: list[Path]) -> None:
-    run = start(runs, "soak", MINUTES=0.3, USERS=2, MAX_P95_MS=60_000)
+    run = start(runs, "soak", MINUTES=0.1, USERS=2, MAX_P95_MS=60_000)
     assert run.done.returncode == 0, run.done.stderr[-3000:]
     containers = {one["container"].split()[0] for one in run.read("growth")["figures"]}
     assert containers == {"postgres", "pgbouncer", "api", "worker"}

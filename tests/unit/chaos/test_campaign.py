@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from random import Random
+from unittest.mock import MagicMock, Mock
 
 import pytest
 
@@ -15,37 +23,49 @@ from tests import command
 from tests.chaos import workload
 from tests.chaos.campaign import (
     CALM_SECONDS,
+    Campaign,
     Event,
+    Planned,
+    Quiet,
     Record,
     Recovery,
-    as_series,
-    planned,
+    alone,
+    drawn,
     recovered,
-    seconds_max,
-    silent,
-    uncut,
 )
-from tests.chaos.faults import FAULTS
+from tests.chaos.faults import FAULTS, Fault, NotDone
+from tests.chaos.ground import Block, Ground
+from tests.chaos.verdict import as_series, silent, uncut
 from tests.faults.load import Load, Sample
 from tests.faults.oracle import writes_gap
 from tests.fix_stack import poll
 
 
-def drawn(seed: int, number: int) -> list[tuple[str, float, float, float]]:
-    """Return what a round is planned to be, the first of each fault's own numbers with it."""
+def first(rounds: Iterator[list[Planned]], count: int) -> list[list[tuple[object, ...]]]:
+    """Return what the first rounds will be, with the first of each fault's own numbers."""
     return [
-        (one.fault.name, one.after, one.lasts, one.random.random()) for one in planned(seed, number)
+        [(one.fault.name, one.after, one.lasts, one.random.random()) for one in planned]
+        for planned in itertools.islice(rounds, count)
     ]
 
 
-def test_the_same_seed_draws_the_same_rounds_and_another_one_others() -> None:
-    assert [drawn(7, number) for number in range(20)] == [drawn(7, number) for number in range(20)]
-    assert [drawn(7, number) for number in range(20)] != [drawn(8, number) for number in range(20)]
+@pytest.mark.parametrize("rounds", [drawn, partial(alone, times=2)])
+def test_the_same_seed_draws_the_same_rounds_and_another_one_others(
+    rounds: Callable[[int, Sequence[Fault]], Iterator[list[Planned]]],
+) -> None:
+    assert first(rounds(7, FAULTS), 20) == first(rounds(7, FAULTS), 20)
+    assert first(rounds(7, FAULTS), 20) != first(rounds(8, FAULTS), 20)
 
 
 def test_every_fault_is_drawn_sooner_or_later() -> None:
-    found = {one.fault.name for number in range(200) for one in planned(1, number)}
+    found = {one.fault.name for plan in itertools.islice(drawn(1, FAULTS), 200) for one in plan}
     assert found == {one.name for one in FAULTS}
+
+
+def test_each_fault_is_done_alone_as_often_as_asked_for() -> None:
+    names = [one.fault.name for plan in alone(1, FAULTS, 3) for one in plan]
+    assert Counter(names) == {one.name: 3 for one in FAULTS}
+    assert names[: len(FAULTS)] != [one.name for one in FAULTS]
 
 
 def test_a_request_without_an_answer_is_excused_only_while_its_process_is_killed() -> None:
@@ -57,6 +77,7 @@ def test_a_request_without_an_answer_is_excused_only_while_its_process_is_killed
     )
     assert uncut([cut, late, answered], [killed]) == [late, answered]
     assert uncut([cut], [other]) == [cut]
+    assert uncut([cut], [replace(killed, not_done="its container was away")]) == [cut]
 
 
 def request(started: float, seconds: float, status: int, kind: str = "status") -> Sample:
@@ -100,10 +121,6 @@ def test_a_client_of_the_workloads_that_never_succeeds_again_is_named(tmp_path: 
     assert silent(history, 8) == []
 
 
-def test_the_workloads_outlast_every_campaign() -> None:
-    assert seconds_max(60) < workload.SECONDS_MAX
-
-
 def test_writes_that_never_come_back_are_a_gap_to_the_end_of_the_load() -> None:
     load = Load(url="", ended=130.0)
     load.samples += [Sample("submit", 100 + one, 0.5, 202) for one in range(3)]
@@ -127,11 +144,60 @@ def test_a_program_that_takes_too_long_is_ended_with_all_that_it_started(tmp_pat
     )
 
 
+@contextmanager
+def not_done(_ground: Ground, _random: Random) -> Iterator[None]:
+    """Be a fault that another one is in the way of."""
+    raise NotDone("no backend was met in a COMMIT")
+    yield
+
+
+@contextmanager
+def done(_ground: Ground, _random: Random) -> Iterator[None]:
+    """Be a fault that breaks nothing."""
+    yield
+
+
+@pytest.fixture
+def campaign(monkeypatch: pytest.MonkeyPatch) -> Campaign:
+    """Return a campaign whose server takes no connection, and which does not wait for it."""
+    monkeypatch.setattr(Campaign, "_look", Mock())
+    monkeypatch.setattr(Campaign, "_watch", Mock())
+    monkeypatch.setattr("tests.chaos.campaign.REPLAY_SECONDS_MAX", 0.1)
+    monkeypatch.setattr("tests.chaos.campaign.run_in", Mock(return_value=(2, "no response")))
+    return Campaign(MagicMock(), Load(url=""), Mock(), 1)
+
+
+def plan(*blocks: Block) -> list[Planned]:
+    """Return a round of faults that begin at once."""
+    return [Planned(Fault(f"{one}", one, (0, 0), 5), Random(), 0, 0) for one in blocks]  # noqa: S311
+
+
+def test_a_server_that_does_not_come_back_ends_the_campaign_and_breaks_r(
+    campaign: Campaign,
+) -> None:
+    campaign.run([plan(done), plan(done)], 1)
+    (violation,) = campaign.record.violations["R"]
+    assert "PostgreSQL takes no connection" in violation
+    assert campaign.record.recoveries == []
+
+
+def test_a_fault_that_could_not_be_done_counts_only_where_it_was_alone(
+    campaign: Campaign,
+) -> None:
+    campaign.run([plan(done, not_done)], 1)
+    assert [bool(one.not_done) for one in campaign.record.events] == [False, True]
+    assert not any("met in a COMMIT" in one for one in campaign.record.violations["R"])
+    campaign.run([plan(not_done)], 1)
+    assert any("met in a COMMIT" in one for one in campaign.record.violations["R"])
+
+
 def test_the_page_has_the_first_violation_and_the_faults(tmp_path: Path) -> None:
     began = time.monotonic()
     record = Record(7, began=began, ended=began + 5)
     record.events.append(Event(1, "PostgreSQL is killed", began + 1, began + 2))
+    record.events.append(Event(1, "backends are ended", began + 1, began + 2, not_done="away"))
     record.recoveries.append(Recovery(1, 1.5, 10))
+    record.quiet += [Quiet(12.5, {"api": 41}), Quiet(13.5, {"api": 47})]
     record.violations["W"] += ["list: lost: acknowledged and not there: list-1-7", "another"]
     load = Load(url="")
     load.samples += [Sample("status", began, 0.1, 200), Sample("submit", began + 1, 2.0, 503)]
@@ -143,4 +209,7 @@ def test_the_page_has_the_first_violation_and_the_faults(tmp_path: Path) -> None
     assert "acknowledged and not there: list-1-7" in text
     assert "2 violations" in text
     assert "PostgreSQL is killed" in text
+    assert text.count("backends are ended") == 1
+    assert "backends are ended (not done)" in text
+    assert "open files, api" in text
     assert [one["verdict"] for one in run.read("findings")] == ["NO", "yes", "yes", "yes", "yes"]
