@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api import events, reading, results, submission
 from app.api.body import BodyLimit
-from app.api.context import RequestContext, Services
+from app.api.context import Admission, RequestContext, Services
 from app.api.errors import register_handlers
 from app.api.models import ErrorBody
 from app.api.sharing import SharedMetrics
@@ -134,6 +134,7 @@ def _add_operation(app: FastAPI, health: Health) -> None:
 def _add_layers(app: FastAPI, services: Services) -> None:
     http = services.settings.http
     # Added last is outermost.
+    app.add_middleware(Admission, admitted_max=http.threads * ADMITTED_PER_THREAD)
     app.add_middleware(
         BodyLimit,
         max_bytes=http.max_body_bytes,
@@ -142,7 +143,6 @@ def _add_layers(app: FastAPI, services: Services) -> None:
     app.add_middleware(
         RequestContext,
         deadline_seconds=http.request_deadline_seconds,
-        admitted_max=http.threads * ADMITTED_PER_THREAD,
         metrics=HttpMetrics(None if services.shared else services.registry),
         last_minute=services.last_minute,
     )

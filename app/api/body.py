@@ -15,11 +15,11 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi import HTTPException, Request, Response
-from fastapi.routing import APIRoute
 from pydantic_core import from_json
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.context import ThreadRoute
 from app.api.errors import Fault, InvalidRequestError, shorten, unavailable_response
 from app.server import error_response
 
@@ -184,7 +184,7 @@ class StrictJsonRequest(Request):
         return self._document
 
 
-class StrictJsonRoute(APIRoute):
+class StrictJsonRoute(ThreadRoute):
     """A route whose body must be JSON, declared as such, and within bounds."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:

@@ -1,13 +1,15 @@
 """GET: an assessment's status and summary."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
 from fastapi import APIRouter, HTTPException
 from fastapi.responses import JSONResponse
 
-from app.api.context import DeadlineDep, Services, ServicesDep
+from app.api.context import DeadlineDep, Services, ServicesDep, ThreadRoute
 from app.api.models import AssessmentStatus, AssessmentSummary, ErrorBody
 from app.api.submission import PATH
 from app.assessments.status import Status, read_status
@@ -20,7 +22,13 @@ T = TypeVar("T")
 PRIMARY_SHARE = 0.5
 # RFC 9211: the answer was stored, and the origin was not asked.
 FROM_STANDBY = {"Cache-Status": "standby; hit"}
-router = APIRouter(tags=["assessments"])
+# How far a standby is; one that has become the primary has everything.
+_REPLAYED = """
+CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END
+"""
+REPLAYED = f"SELECT ({_REPLAYED})::text"
+IS_BEHIND = f"SELECT ({_REPLAYED}) < %(lsn)s::pg_lsn"  # constant text only
+router = APIRouter(route_class=ThreadRoute, tags=["assessments"])
 ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": ErrorBody} for code in (404, 422)}
 
 
@@ -83,21 +91,32 @@ def _read(
     return found
 
 
+@dataclass(slots=True)
+class Replayed:
+    """How far in the log the standby was from which an answer was read last; "" of none."""
+
+    lsn: str = ""
+
+
 def read(
     services: Services,
     work: Callable[[Work], T],
     deadline: Deadline,
     name: str,
-    headers: dict[str, str],
+    headers: dict[str, str] | None,
+    replayed: Replayed | None = None,
 ) -> T:
     """Return what the primary has, or, while it does not serve, what a standby has.
 
-    The answer of a standby may be behind; `headers` then says so. None of a standby is no answer:
-    what it does not have the primary may have.
+    An answer of several reads has them all given one `replayed`: no standby is asked that is behind
+    the one before.
+
+    The answer of a standby may be behind; `headers` then says so. Without them no standby is asked.
+    None of a standby is no answer: what it does not have the primary may have.
 
     Raises DatabaseUnavailable.
     """
-    if services.standby is None:
+    if services.standby is None or headers is None:
         return services.database.run(work, deadline=deadline, name=name, read_only=True)
     early = deadline.sooner(deadline.remaining() * PRIMARY_SHARE)
     try:
@@ -105,8 +124,27 @@ def read(
     except PoolSaturated:
         raise
     except DatabaseUnavailable:
-        found = services.standby.run(work, deadline=deadline, name=name, read_only=True)
+        found = services.standby.run(
+            partial(_in_one_place, work, replayed), deadline=deadline, name=name, read_only=True
+        )
         if found is None:
             raise
         headers |= FROM_STANDBY
+        return found
+
+
+def _in_one_place(
+    work: Callable[[Work], T], replayed: Replayed | None, connection: Work
+) -> T | None:
+    """Do all of the work at one standby: another, in the next transaction, may be behind it."""
+    with connection.transaction():
+        if replayed is None:
+            return work(connection)
+        if replayed.lsn:
+            ((is_behind,),) = connection.execute(IS_BEHIND, {"lsn": replayed.lsn})
+            if is_behind:
+                return None
+        found = work(connection)
+        # Afterwards: what was read is not from later than this.
+        ((replayed.lsn,),) = connection.execute(REPLAYED)
         return found

@@ -26,7 +26,7 @@ from starlette.types import Receive, Scope, Send
 from app.api.context import STATUS_LEFT, DeadlineDep, Services, ServicesDep, hold_place
 from app.api.errors import AnswerCutError, Fault, InvalidRequestError, shorten
 from app.api.models import YEAR_FIRST, YEAR_LAST, ResultsPage, SiteId
-from app.api.reading import ERRORS
+from app.api.reading import ERRORS, Replayed
 from app.api.reading import read as read_from
 from app.api.submission import PATH
 from app.assessments.read_results import (
@@ -90,7 +90,7 @@ async def get_results(
     JSON gives a page of 1,000 rows, or of `limit` up to 10,000; CSV gives all rows, or a page of
     `limit` up to 50,000. The next page is in `next` and in the Link header. The rows of an
     assessment that has ended never change; those of one that still runs are the ones stored so
-    far, of which later ones may be missing in between.
+    far, of which later ones may be missing in between, and its pages may be shorter than `limit`.
 
     A long answer is sent as it is read. One that ends without its last chunk was cut: ask again.
 
@@ -110,21 +110,26 @@ async def get_results(
         form=format,
     )
     headers: dict[str, str] = {}
+    replayed = Replayed()
     try:
-        first = await _read(services, begin, deadline, headers)
+        first = await _read(services, begin, deadline, headers, replayed)
     except UnknownSiteError as error:
         rule = "no such site in this assessment; its status lists them"
         raise InvalidRequestError([Fault("query.site_id", shorten(site_id), rule)]) from error
     if first is None:
         raise HTTPException(404, "no such assessment")
-    following = None if first.next is None else _next_path(request, first.next)
-    if following is not None:
-        headers["Link"] = f'<{following}>; rel="next"'
+    # The headers are sent: what began at the primary has to go on there, or be cut. A standby may
+    # be behind, and a piece of its own would look like the last.
+    later = {**headers} if headers else None
 
     async def read(rest: Stretch) -> ResultPiece:
         again = Deadline.after(services.settings.http.request_deadline_seconds)
-        # The headers are sent: a later piece says no more where it comes from.
-        return await _read(services, partial(continue_results, rest=rest), again, {})
+        work = partial(continue_results, rest=rest)
+        return await _read(services, work, again, later, replayed)
+
+    following = None if first.next is None else _next_path(request, first.next)
+    if following is not None:
+        headers["Link"] = f'<{following}>; rel="next"'
 
     if format == "csv":
         name = f'attachment; filename="assessment-{assessment_id}.csv"'
@@ -168,9 +173,7 @@ class PiecewiseResponse(Response):
         request = Request(scope, receive)
         try:
             # A second name for a piece would keep it until the next one is there.
-            while rest := await self._send_piece(send, self._pieces.pop()):
-                if await request.is_disconnected():
-                    return
+            while rest := await self._send_piece(send, request, self._pieces.pop()):
                 self._pieces.append(await self._read(rest))
         except DatabaseUnavailable as error:
             raise AnswerCutError(error.reason, HTTPStatus.SERVICE_UNAVAILABLE) from error
@@ -179,12 +182,15 @@ class PiecewiseResponse(Response):
             raise AnswerCutError(late, STATUS_LEFT) from error
         await _send(send, self._tail, more=False)
 
-    async def _send_piece(self, send: Send, piece: ResultPiece) -> Stretch | None:
+    async def _send_piece(self, send: Send, request: Request, piece: ResultPiece) -> Stretch | None:
         with anyio.fail_after(TAKE_SECONDS):
             for start in range(0, len(piece.text), SLICE_BYTES):
                 await _send(send, piece.text[start : start + SLICE_BYTES])
             # Waits until the caller has taken all but what the connection holds of it.
             await _send(send, b"")
+        # The server takes what is sent to one who has left, and says nothing.
+        if await request.is_disconnected():
+            raise AnswerCutError("the caller left", STATUS_LEFT)
         return piece.rest
 
 
@@ -193,9 +199,13 @@ async def _send(send: Send, body: bytes, *, more: bool = True) -> None:
 
 
 async def _read(
-    services: Services, work: Callable[[Work], T], deadline: Deadline, headers: dict[str, str]
+    services: Services,
+    work: Callable[[Work], T],
+    deadline: Deadline,
+    headers: dict[str, str] | None,
+    replayed: Replayed,
 ) -> T:
-    run = partial(read_from, services, work, deadline, "results", headers)
+    run = partial(read_from, services, work, deadline, "results", headers, replayed)
     return await to_thread.run_sync(run, limiter=services.stream_limiter)
 
 

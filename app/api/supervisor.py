@@ -290,7 +290,10 @@ class Supervisor:
     def _kill_late(self) -> None:
         for child in self._children():
             if time.monotonic() >= child.until:
-                child.reason = child.reason or f"not ready within {READY_SECONDS_MAX:g} s"
+                late = f"not ready within {READY_SECONDS_MAX:g} s"
+                if child in self._retiring or self._ending:
+                    late = f"requests in hand after {RETIRING_SECONDS_MAX:g} s"
+                child.reason = child.reason or late
                 child.until = NEVER
                 self._log("error", "process is late and is killed", child)
                 os.kill(child.pid, signal.SIGKILL)

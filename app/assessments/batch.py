@@ -68,6 +68,14 @@ class TaskFailure:
     error: str
 
 
+@dataclass(frozen=True, slots=True)
+class BatchInputs:
+    """What a batch's tasks need, by (scenario, year), and the version of all reference data."""
+
+    version: str | None
+    tasks: dict[tuple[Scenario, int], TaskInputs]
+
+
 RISK_TYPES = {risk_type.value: risk_type for risk_type in RiskType}
 
 READ_BUILDING = """
@@ -83,9 +91,13 @@ FROM reference.population
 WHERE cell_id = %(cell_id)s
 """
 
-# The full join keeps a peril that has only one of the two.
+# Whatever changes the data writes the row of the grid in the same transaction: who wrote it last is
+# their version. It comes with a row of nulls where a batch has no inputs. The full join keeps a
+# peril that has only one of the two.
 READ_HAZARDS = """
-WITH task AS (
+WITH data AS (
+    SELECT (SELECT xmin::text FROM reference.grid) AS version
+), task AS (
     SELECT scenario, year
     FROM unnest(%(scenarios)s::text[]::risk.scenario[], %(years)s::smallint[])
          AS task (scenario, year)
@@ -98,9 +110,10 @@ WITH task AS (
     FROM task JOIN reference.probability_results USING (scenario, year)
     WHERE cell_id = %(cell_id)s
 )
-SELECT scenario::text, year, risk_type::text, hazard_score, bin_probabilities,
+SELECT version, scenario::text, year, risk_type::text, hazard_score, bin_probabilities,
        bin_damage_rates
-FROM hazard FULL JOIN probability USING (scenario, year, risk_type)
+FROM data
+LEFT JOIN (hazard FULL JOIN probability USING (scenario, year, risk_type)) ON true
 """
 
 
@@ -115,10 +128,8 @@ def read_site(connection: Work, cell_id: int) -> SiteInputs:
     )
 
 
-def read_tasks(
-    connection: Work, cell_id: int, tasks: Sequence[Task]
-) -> dict[tuple[Scenario, int], TaskInputs]:
-    """Return each task's hazards and probabilities by (scenario, year), from one query."""
+def read_tasks(connection: Work, cell_id: int, tasks: Sequence[Task]) -> BatchInputs:
+    """Return each task's hazards and probabilities, from one query."""
     hazards: dict[tuple[str, int], dict[RiskType, float]] = defaultdict(dict)
     bins: dict[tuple[str, int], dict[RiskType, ProbabilityBins]] = defaultdict(dict)
     parameters = {
@@ -126,17 +137,19 @@ def read_tasks(
         "scenarios": [task.scenario.value for task in tasks],
         "years": [task.year for task in tasks],
     }
-    for scenario, year, name, score, probabilities, rates in connection.execute(
-        READ_HAZARDS, parameters
-    ):
+    rows = connection.execute(READ_HAZARDS, parameters).fetchall()
+    for _, scenario, year, name, score, probabilities, rates in rows:
+        if name is None:
+            continue
         risk_type = RISK_TYPES[name]
         if score is not None:
             hazards[scenario, year][risk_type] = score
         if probabilities is not None:
             bins[scenario, year][risk_type] = ProbabilityBins(tuple(probabilities), tuple(rates))
-    return {
+    inputs = {
         (task.scenario, task.year): TaskInputs(
             task.year, hazards[task.scenario.value, task.year], bins[task.scenario.value, task.year]
         )
         for task in tasks
     }
+    return BatchInputs(rows[0][0], inputs)

@@ -30,7 +30,7 @@ SMALLINT_MAX = 32767
 Form = Literal["json", "csv"]
 # The number of its site, and the row as text.
 _Row = tuple[int, bytes]
-# The most that a piece may be, whatever names its sites have (infra/config/sizing.py).
+# The most that a piece may be, whatever names its sites have (infra/config/resources.py).
 PIECE_BYTES_MAX = 512 * 1024
 # The longest row beside its site's name, which quotes or backslashes can make twice as long: six
 # words, seven numbers of 22 characters at most or the names of what is missing, and with JSON the
@@ -115,6 +115,13 @@ NAMES = """
 SELECT max(octet_length(site_id)), max(site_no) FILTER (WHERE site_id = %(site_id)s)
 FROM risk.assessment_sites
 WHERE assessment_id = %(assessment_id)s
+"""
+ENDED = """
+SELECT EXISTS (
+    SELECT
+    FROM risk.assessments
+    WHERE assessment_id = %(assessment_id)s AND finished_at IS NOT NULL
+)
 """
 # One table, so that a plan without statistics of a fresh assessment reads them in the order of the
 # key and stops, however many follow. With the sites joined it sorted all that follow each time.
@@ -210,7 +217,8 @@ def begin_results(
 ) -> ResultPiece | None:
     """Return the first piece of the `limit` rows after a key (of all without a limit).
 
-    None when there is no such assessment. Raises UnknownSiteError for a site that it does not have.
+    Of an assessment that still runs they are no more than one piece has. None when there is no such
+    assessment. Raises UnknownSiteError for a site that it does not have.
     """
     names = {"assessment_id": assessment_id, "site_id": wanted.site_id}
     ((longest, site_no),) = connection.execute(NAMES, names)
@@ -227,6 +235,9 @@ def begin_results(
     stretch = Stretch(assessment_id, wanted, form, first, last, rows)
     if limit is None:
         return _piece(stretch, _read(connection, stretch))
+    if limit >= rows and not _ended(connection, assessment_id):
+        # Rows may be stored between two pieces, and would make the page longer than asked for.
+        limit = rows - 1
     if limit < rows:
         return _whole_page(connection, replace(stretch, rows=limit))
     end = connection.execute(END, _parameters(stretch, limit)).fetchall()
@@ -241,6 +252,11 @@ def continue_results(connection: Work, rest: Stretch) -> ResultPiece:
     if rest.form == "json" and piece.text:
         return replace(piece, text=b"," + piece.text)
     return piece
+
+
+def _ended(connection: Work, assessment_id: UUID) -> bool:
+    ((ended,),) = connection.execute(ENDED, {"assessment_id": assessment_id})
+    return bool(ended)
 
 
 def _whole_page(connection: Work, page: Stretch) -> ResultPiece:

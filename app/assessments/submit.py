@@ -125,13 +125,21 @@ WHERE assessment_id = %(assessment_id)s
 def submit(connection: Work, submission: Submission) -> Accepted:
     """Store the submission, or return what is stored under its idempotency key.
 
-    Raises SitesOutsideAreaError or ReferenceDataMissingError; nothing is stored then. The caller
+    Raises SitesOutsideAreaError or ReferenceDataMissingError where nothing is stored. The caller
     compares `request_hash` to distinguish a repeat from another request under the same key.
     """
-    cells = _locate(connection, submission.sites)
+    try:
+        cells = _locate(connection, submission.sites)
+    except (SitesOutsideAreaError, ReferenceDataMissingError):
+        # A repeat gets what it got the first time, whatever the grid is by now.
+        if (accepted := _stored(connection, submission)) is None:
+            raise
+        return accepted
     parameters = _parameters(submission, cells)
     if connection.execute(INSERT_ASSESSMENT, parameters).rowcount == 0:
-        return _stored(connection, submission)
+        if (accepted := _stored(connection, submission)) is None:
+            raise RuntimeError("an idempotency key conflicted with a row that is not there")
+        return accepted
     connection.execute(INSERT_SITES, parameters)
     connection.execute(INSERT_TASKS, parameters)
     return Accepted(
@@ -152,12 +160,11 @@ def find(connection: Work, submission: Submission) -> Accepted | None:
     return None if row is None else Accepted(*row)
 
 
-def _stored(connection: Work, submission: Submission) -> Accepted:
+def _stored(connection: Work, submission: Submission) -> Accepted | None:
     accepted = find(connection, submission)
-    if accepted is None:
-        raise RuntimeError("an idempotency key conflicted with a row that is not there")
-    # Whoever stored it may have got no answer because no standby had it.
-    connection.execute(CONFIRM)
+    if accepted is not None:
+        # Whoever stored it may have got no answer because no standby had it.
+        connection.execute(CONFIRM)
     return accepted
 
 

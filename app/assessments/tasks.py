@@ -32,7 +32,8 @@ class FenceRefusedError(Exception):
 
 # The oldest live assessment first; one whose tasks are all leased or waiting is passed
 # over. A task that was tried before comes alone, so that one which kills its worker
-# cannot use up the attempts of its neighbours.
+# cannot use up the attempts of its neighbours. The token is locked until the COMMIT is done, for
+# FIND_CLAIM; a scalar subquery without columns is evaluated once, before any row is read.
 CLAIM = """
 WITH first AS (
     SELECT task.assessment_id, task.site_no, task.attempt
@@ -40,6 +41,7 @@ WITH first AS (
         SELECT assessment_id, created_at
         FROM risk.assessments
         WHERE finished_at IS NULL
+          AND (SELECT pg_advisory_xact_lock(hashtextextended(%(token)s, 0))) IS NOT NULL
         ORDER BY created_at, assessment_id
     ) AS live
     CROSS JOIN LATERAL (
@@ -89,6 +91,9 @@ JOIN risk.assessments AS assessment USING (assessment_id)
 ORDER BY leased.scenario, leased.year
 """
 
+# By itself before FIND_CLAIM, whose snapshot must come after the wait: a COMMIT that is still under
+# way shows nothing yet, and a claim that is then repeated would lease a second batch.
+AWAIT_CLAIM = "SELECT pg_advisory_xact_lock(hashtextextended(%(token)s, 0))"
 FIND_CLAIM = """
 SELECT task.assessment_id, task.site_no, site.cell_id,
        assessment.asset_value, assessment.insurance_coverage_rate,
@@ -163,7 +168,11 @@ def claim(connection: Work, rules: ClaimRules, token: str) -> Batch | None:
 
 
 def find_claim(connection: Work, token: str) -> Batch | None:
-    """Return what a claim under `token` leased, when its own answer was lost."""
+    """Return what a claim under `token` leased, when its own answer was lost.
+
+    A COMMIT of it that is still under way is waited for, as long as a lock may be.
+    """
+    connection.execute(AWAIT_CLAIM, {"token": token})
     return _batch(connection.execute(FIND_CLAIM, {"token": token}).fetchall(), token)
 
 
@@ -312,6 +321,15 @@ WHERE (task.assessment_id, task.site_no, task.scenario, task.year)
 RETURNING task.assessment_id, task.site_no, task.scenario::text, task.year, task.error
 """
 
+# They fail together, so one of them tells.
+LOST_IS_STORED = """
+SELECT task.state = 'failed' AND task.error = %(error)s
+FROM risk.tasks AS task
+WHERE task.assessment_id = %(assessment_id)s AND task.site_no = %(site_no)s
+  AND task.scenario = %(scenario)s::text::risk.scenario AND task.year = %(year)s
+FOR UPDATE
+"""
+
 Ended = list[tuple[UUID, str]]
 Lost = list[tuple[UUID, int, str, int, str]]
 
@@ -334,3 +352,16 @@ def fail_lost(connection: Work, attempts_max: int) -> Lost:
     """
     parameters = {"attempts_max": attempts_max, "lost_max": LOST_MAX}
     return connection.execute(FAIL_LOST, parameters).fetchall()
+
+
+def find_lost(connection: Work, lost: Lost) -> Lost | None:
+    """Return what `fail_lost` has failed, after an ambiguous commit; None when that is not stored.
+
+    A repeat would find those tasks failed already, and nobody would hear of them.
+    """
+    if not lost:
+        return lost
+    names = ("assessment_id", "site_no", "scenario", "year", "error")
+    parameters = dict(zip(names, lost[0], strict=True))
+    row = connection.execute(LOST_IS_STORED, parameters).fetchone()
+    return lost if row is not None and row[0] else None

@@ -133,8 +133,9 @@ class DatabasePool:
 
         When the answer to COMMIT is lost, `lookup` is asked, on a fresh connection,
         whether the work is in the database: what it returns is the result, None
-        means that it is not there and is repeated. `idempotent=True` repeats without
-        asking. With neither the caller gets CommitOutcomeUnknown. `lookup` also
+        means that it is not to be seen there and is repeated. `idempotent=True` repeats
+        without asking. With neither, and where the repetition comes to nothing, the
+        caller gets CommitOutcomeUnknown. `lookup` also
         answers a unique violation. Protect the work by a unique key or a fence that
         the lookup reads: a COMMIT may still be on its way when the lookup runs.
 

@@ -165,8 +165,6 @@ class Runner:
                 raise final from final.__cause__
             if found is not None:
                 return found
-            reason = f"{final.reason}; looked up: nothing was committed"
-            raise DatabaseUnavailable(reason, self._lender.state()) from final
         raise final from final.__cause__
 
     def _attempt(self, job: Job[T]) -> T:
@@ -185,14 +183,19 @@ class Runner:
     def _replay(self, job: Job[T], error: psycopg.Error) -> T:
         """Answer a taken unique key with the result that took it, where there is one."""
         if job.lookup is not None and classify(error) is FailureClass.DUPLICATE:
-            found = self._once(job, _confirmed(job.lookup), read_only=False)
+            found = self._look_up(job, job.lookup)
             if found is not None:
                 return found
         raise error
 
     def _look_up(self, job: Job[T], lookup: Work[T | None]) -> T | None:
+        """Return what was committed, None where it is not to be seen, which leaves the doubt.
+
+        A COMMIT that waits, for a standby or for its disk, shows nothing yet and can still succeed.
+        """
         found = self._once(job, _confirmed(lookup), read_only=False)
-        self._resolve(job, "absent" if found is None else "found")
+        if found is not None and job.in_doubt:
+            self._resolve(job, "found")
         return found
 
     def _resolve(self, job: Job[Any], outcome: str) -> None:

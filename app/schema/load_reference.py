@@ -50,6 +50,8 @@ from app.schema.reference_csv import (
 OK, FAILED, BAD_INPUT, REFUSED = range(4)
 APPLICATION_NAME = "sluice-load"
 NOTHING_LOADED = "nothing was loaded"
+NOT_KNOWN = "it is not known whether the file was loaded; to load it again does no harm"
+COMMITTING = "committing"
 FAULTS_SHOWN_MAX = 50
 
 # The role's limits suit requests; a load may take minutes. Waiting for another load's
@@ -141,6 +143,12 @@ def run(
         _fail(outcome, REFUSED, fault)
     except psycopg.Error as error:
         _fail(outcome, FAILED, f"{table}: the database says: {str(error).strip()}")
+        if outcome.steps[-1:] == [COMMITTING] and (error.sqlstate or "57").startswith("57"):
+            outcome.state = NOT_KNOWN
+    except KeyboardInterrupt:
+        _fail(outcome, FAILED, f"{table}: ended by SIGINT")
+        if outcome.steps[-1:] == [COMMITTING]:
+            outcome.state = NOT_KNOWN
     else:
         _succeed(outcome, loaded)
     return report(outcome, as_json=as_json)
@@ -202,6 +210,8 @@ def _load(
         connection.execute("SELECT reference.mark_loaded(%s)", (name,))
         left = _rows_left(connection, table) if not replace else 0
         connection.execute(sql.SQL("ANALYZE {}").format(table.identifier))
+        # From here on a failure may come after the server has it.
+        say(COMMITTING)
     return Loaded(staged, removed, left)
 
 

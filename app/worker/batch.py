@@ -20,9 +20,11 @@ from app.risk import SiteModel
 from app.settings import Live, WorkerSettings, WorkSettings
 
 T = TypeVar("T")
+SiteKey = tuple[int, str | None]
 ERROR_CHARACTERS_MAX = 1000
 OUTAGE_PAUSE_SECONDS = 0.5
-# Site models that are kept; new reference data must show without a restart.
+# Site models that are kept. What was changed in the tables past the loader, which makes no new
+# version, must show without a restart too.
 CELLS_MAX = 256
 AGE_MAX_SECONDS = 60.0
 # Classes 22 and 23: all other errors of a statement are the schema's or the server's.
@@ -31,35 +33,38 @@ log = get_logger("app.worker")
 
 
 class SiteModels:
-    """A small least-recently-used cache of site models by cell; safe for threads."""
+    """A small least-recently-used cache of site models; safe for threads.
+
+    By cell and version of the reference data: another grid numbers its cells anew.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._models: OrderedDict[int, tuple[float, SiteModel]] = OrderedDict()
+        self._models: OrderedDict[SiteKey, tuple[float, SiteModel]] = OrderedDict()
 
-    def get(self, cell_id: int, load: Callable[[], SiteModel]) -> SiteModel:
-        """Return the cell's model; `load` makes it when there is none, or an old one.
+    def get(self, key: SiteKey, load: Callable[[], SiteModel]) -> SiteModel:
+        """Return the model of a cell; `load` makes it when there is none, or an old one.
 
         Loading happens outside the lock: two threads may both load, neither waits.
         """
-        found = self._fresh(cell_id)
+        found = self._fresh(key)
         if found is not None:
             return found
         model = load()
         with self._lock:
-            self._models[cell_id] = (self._clock() + AGE_MAX_SECONDS, model)
-            self._models.move_to_end(cell_id)
+            self._models[key] = (self._clock() + AGE_MAX_SECONDS, model)
+            self._models.move_to_end(key)
             while len(self._models) > CELLS_MAX:
                 self._models.popitem(last=False)
         return model
 
-    def _fresh(self, cell_id: int) -> SiteModel | None:
+    def _fresh(self, key: SiteKey) -> SiteModel | None:
         with self._lock:
-            entry = self._models.get(cell_id)
+            entry = self._models.get(key)
             if entry is None or entry[0] < self._clock():
                 return None
-            self._models.move_to_end(cell_id)
+            self._models.move_to_end(key)
             return entry[1]
 
 
@@ -119,12 +124,14 @@ class BatchRunner:
         self, batch: Batch, deadline: Deadline
     ) -> tuple[list[TaskResults], list[TaskFailure]]:
         try:
-            model = self._sites.get(batch.cell_id, lambda: self._load(batch.cell_id, deadline))
             inputs = self._read(
                 "read tasks",
                 lambda connection: read_tasks(connection, batch.cell_id, batch.tasks),
                 deadline,
             )
+            # It is read after the version that it is kept under, and so never older.
+            key = batch.cell_id, inputs.version
+            model = self._sites.get(key, lambda: self._load(batch.cell_id, deadline))
         except DatabaseUnavailable:
             raise
         except Exception as error:
@@ -135,7 +142,7 @@ class BatchRunner:
         results, failures = [], []
         for task in batch.tasks:
             try:
-                outcome = model.assess(inputs[task.scenario, task.year], batch.terms)
+                outcome = model.assess(inputs.tasks[task.scenario, task.year], batch.terms)
                 results.append(TaskResults(task, outcome))
             except Exception as error:
                 failures.append(_failure(task, error))

@@ -8,13 +8,14 @@ import time
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 
+import psycopg
 from anyio import to_thread
 from prometheus_client import CollectorRegistry, generate_latest
 from starlette.applications import Starlette
 
 from app.database import Database, open_or_warn
 from app.hint import HintListener
-from app.log import get_logger
+from app.log import describe, get_logger
 from app.metrics import WorkMetrics
 from app.pool import DatabaseUnavailable, Deadline
 from app.server import Health
@@ -75,15 +76,16 @@ class Crew:
         self._idle.stop()
 
     def shut_down(self) -> None:
-        """Wait for batches in hand, give back what does not end in time, close the pool."""
+        """Wait for batches in hand, give back what did not end in time, close the pool."""
         self.stop_claiming()
         self._hints.close()
         deadline = Deadline.after(self._settings.shutdown_grace_seconds)
         for thread in self._threads:
             thread.join(deadline.remaining())
-        release_by = Deadline.after(RELEASE_SECONDS)
-        for loop, thread in zip(self._loops, self._threads, strict=True):
-            if thread.is_alive():
+        release_by = Deadline.after(deadline.remaining() + RELEASE_SECONDS)
+        for loop in self._loops:
+            # What a bug of ours had in hand may be what brings it out: that uses up an attempt.
+            if not loop.crashed:
                 self._give_back(loop, release_by)
         self._database.close(CLOSE_SECONDS)
         log.info("worker stopped", crashed=self.crashed)
@@ -106,15 +108,16 @@ class Crew:
             loop.run()
         except BaseException:
             log.exception("worker thread died")
-            self.crashed = True
+            self.crashed = loop.crashed = True
             self.stop_claiming()
             self._on_crash()
 
     def _give_back(self, loop: WorkLoop, deadline: Deadline) -> None:
         try:
             loop.give_back(deadline)
-        except DatabaseUnavailable as error:
-            log.warning("leases not given back; they will run out", reason=error.reason)
+        except (DatabaseUnavailable, psycopg.Error) as error:
+            reason = error.reason if isinstance(error, DatabaseUnavailable) else describe(error)
+            log.warning("leases not given back; they will run out", reason=reason)
 
 
 def create_status_app(crew: Crew, database: Database, registry: CollectorRegistry) -> Starlette:

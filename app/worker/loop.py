@@ -10,8 +10,18 @@ from uuid import UUID
 import psycopg
 
 from app.assessments.batch import Batch, Task
-from app.assessments.tasks import ClaimRules, Ended, claim, fail_lost, find_claim, finish, release
-from app.database import Database
+from app.assessments.tasks import (
+    ClaimRules,
+    Ended,
+    Lost,
+    claim,
+    fail_lost,
+    find_claim,
+    find_lost,
+    finish,
+    release,
+)
+from app.database import Database, Work
 from app.log import get_logger
 from app.metrics import WorkMetrics
 from app.pool import DatabaseUnavailable, Deadline
@@ -109,6 +119,7 @@ class WorkLoop:
         # The token of a claim without an answer: what it leased, if anything, nobody works on.
         self._unanswered: str | None = None
         self._idle = False
+        self.crashed = False
         self.in_hand: Batch | None = None
         self.last_turn_at = time.monotonic()
 
@@ -133,12 +144,8 @@ class WorkLoop:
 
     def _turn(self) -> bool:
         """Do one batch; return False when there was nothing to do."""
-        if self._unanswered is not None:
-            self.in_hand = self._find(self._unanswered)
-            self._unanswered = None
-        if self.in_hand is not None:
-            self.give_back(Deadline.after(CALL_SECONDS))
-            self.in_hand = None
+        self.give_back(Deadline.after(CALL_SECONDS))
+        self.in_hand = None
         recovering = time.monotonic() < self._shared.recovering_until
         if not recovering and self._shared.sweep.take():
             self._sweep()
@@ -146,8 +153,6 @@ class WorkLoop:
         holding = not recovering and quarantine.acquire(blocking=False)
         try:
             batch = self._claim(fresh_only=not holding)
-            # Whatever fails from here on, the next turn gives it back.
-            self.in_hand = batch
             self._shared.idle.claimed(found=batch is not None)
             if holding and not (batch is not None and batch.retried):
                 quarantine.release()
@@ -192,16 +197,17 @@ class WorkLoop:
             name="claim",
             lookup=lambda connection: find_claim(connection, token),
         )
-        self._unanswered = None
+        # Whatever fails from here on, the next turn gives it back, or the end of the worker.
+        self.in_hand, self._unanswered = batch, None
         return batch
 
-    def _find(self, token: str) -> Batch | None:
+    def _find(self, token: str, deadline: Deadline) -> Batch | None:
         """Return what a claim leased whose answer did not come in time."""
         return self._shared.database.run(
             lambda connection: find_claim(connection, token),
-            deadline=Deadline.after(CALL_SECONDS),
+            deadline=deadline,
             name="find claim",
-            read_only=True,
+            idempotent=True,
         )
 
     def _finish_previous(self, batch: Batch | None) -> None:
@@ -225,11 +231,18 @@ class WorkLoop:
     def _sweep(self) -> None:
         """Fail tasks that lost their last lease; end assessments whose finisher died."""
         attempts_max = self._shared.settings.attempts_max
+        tried: Lost = []
+
+        def work(connection: Work) -> Lost:
+            nonlocal tried
+            tried = fail_lost(connection, attempts_max)
+            return tried
+
         lost = self._shared.database.run(
-            lambda connection: fail_lost(connection, attempts_max),
+            work,
             deadline=Deadline.after(CALL_SECONDS),
             name="fail lost",
-            idempotent=True,
+            lookup=lambda connection: find_lost(connection, tried),
         )
         self._shared.metrics.failed.inc(len(lost))
         for assessment_id, site_no, scenario, year, error in lost:
@@ -245,7 +258,13 @@ class WorkLoop:
         self._finish(None)
 
     def give_back(self, deadline: Deadline) -> None:
-        """Release the batch in hand, if any; for use once the thread cannot finish it."""
+        """Release the batch in hand, or what a claim without an answer leased, if any.
+
+        For use once the thread cannot finish it. Raises DatabaseUnavailable, psycopg.Error.
+        """
+        if self._unanswered is not None:
+            self.in_hand = self._find(self._unanswered, deadline)
+            self._unanswered = None
         batch = self.in_hand
         if batch is None:
             return

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from decimal import Decimal
 
-from infra.config import sizing
+from infra.config import resources, sizing
 from infra.config.settings import Values
 
 
@@ -40,37 +40,34 @@ def _connection_settings(values: Values) -> tuple[Derived, ...]:
 
 
 def _memory_settings(values: Values) -> tuple[Derived, ...]:
-    cache = (
-        sizing.memory_kb(values)
-        - sizing.total(sizing.fixed_parts(values))
-        + sizing.shared_buffers_kb(values)
-    )
+    buffers = resources.shared_buffers_kb(values)
+    cache = resources.memory_kb(values) - sizing.total(resources.fixed_parts(values)) + buffers
     return (
         Derived(
             "shared_buffers",
-            f"{sizing.shared_buffers_kb(values)}kB",
+            f"{buffers}kB",
             "POSTGRES_MEMORY_MB x POSTGRES_SHARED_BUFFERS_PERCENT / 100",
         ),
         Derived(
             "effective_cache_size",
-            f"{max(cache, sizing.shared_buffers_kb(values))}kB",
+            f"{max(cache, buffers)}kB",
             "memory - session overhead - autovacuum: shared_buffers + page cache left to the tier",
         ),
-        Derived("work_mem", f"{sizing.work_mem_kb(values)}kB", _work_mem_formula(values)),
+        Derived("work_mem", f"{resources.work_mem_kb(values)}kB", _work_mem_formula(values)),
         Derived(
             "maintenance_work_mem",
-            f"{sizing.maintenance_work_mem_kb(values)}kB",
+            f"{resources.maintenance_work_mem_kb(values)}kB",
             "POSTGRES_MAINTENANCE_WORK_MEM_MB, or memory / 8 / POSTGRES_AUTOVACUUM_WORKERS, "
             "1 MB..2 GB",
         ),
         Derived(
             "autovacuum_work_mem",
-            f"{sizing.maintenance_work_mem_kb(values)}kB",
+            f"{resources.maintenance_work_mem_kb(values)}kB",
             "maintenance_work_mem",
         ),
         Derived(
             "wal_buffers",
-            f"{min(max(sizing.shared_buffers_kb(values) // 32, 64), 16 * sizing.KB_PER_MB)}kB",
+            f"{min(max(buffers // 32, 64), 16 * resources.KB_PER_MB)}kB",
             "shared_buffers / 32, 64 kB..16 MB",
         ),
     )
@@ -81,8 +78,8 @@ def _work_mem_formula(values: Values) -> str:
         return "POSTGRES_WORK_MEM_KB"
     busy = sizing.pooled(values) + sizing.direct(values)
     return (
-        f"(memory - fixed) / 2 / ({busy} pooled and direct sessions x {sizing.WORK_MEM_FACTOR}), "
-        f"bounded so that POSTGRES_MAX_CONNECTIONS sessions fit"
+        f"(memory - fixed) / 2 / ({busy} pooled and direct sessions x "
+        f"{resources.WORK_MEM_FACTOR}), bounded so that POSTGRES_MAX_CONNECTIONS sessions fit"
     )
 
 
@@ -96,7 +93,7 @@ def _log_settings(values: Values) -> tuple[Derived, ...]:
 
 
 def _process_settings(values: Values) -> tuple[Derived, ...]:
-    cpus = sizing.processors(values)
+    cpus = resources.processors(values)
     gather = min(cpus // 2, 4)
     return (
         Derived("max_worker_processes", str(cpus + 4), "POSTGRES_CPUS rounded up + 4"),
@@ -127,13 +124,13 @@ def _disk_settings(values: Values) -> tuple[Derived, ...]:
         ),
         Derived(
             "temp_file_limit",
-            f"{sizing.temp_file_limit_kb(values)}kB",
-            f"POSTGRES_DISK_MB / {sizing.DISK_SHARE} / ({sizing.spilling_processes(values)} "
+            f"{resources.temp_file_limit_kb(values)}kB",
+            f"POSTGRES_DISK_MB / {resources.DISK_SHARE} / ({resources.spilling_processes(values)} "
             "pooled, direct and parallel processes); owners have none",
         ),
         Derived(
             "sluice.ballast",
-            f"{sizing.ballast_mb(values)}MB",
+            f"{resources.ballast_mb(values)}MB",
             "POSTGRES_DISK_MB / 64, 64 MB..1 GB: the file that `make free-disk` gives back",
         ),
         Derived(

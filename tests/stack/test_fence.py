@@ -60,6 +60,12 @@ def test_the_former_holder_can_neither_complete_nor_release(
         assert sql.value(f"SELECT count(*) FROM risk.{table} WHERE {where}") == "0"
 
 
+def test_a_lookup_waits_for_the_commit_of_its_claim(
+    walked: tuple[str, dict[str, Any]],
+) -> None:
+    assert walked[1]["found_before_its_commit"] is True
+
+
 def test_a_task_whose_every_holder_dies_fails_and_says_so(
     walked: tuple[str, dict[str, Any]], api: Api, settings: dict[str, str]
 ) -> None:
@@ -68,6 +74,7 @@ def test_a_task_whose_every_holder_dies_fails_and_says_so(
     assert report["last_attempt"] == attempts
     assert report["claimable_after_the_last"] is False
     (error,) = report["lost"]
+    assert report["lost_found"] == [True, False]
     assert f"attempt {attempts} of {attempts}" in error
     assert report["ended"] == ["failed"]
     document = api.status(assessment_id)
@@ -87,8 +94,8 @@ def test_a_commit_in_doubt_is_resolved_with_failures_beside_results(
         "failed": 2,
         "retried": 0,
         "found": 1,
-        "absent": 1,
-        "repeated": 1,
+        "repeated": 2,
+        "unknown": None,
     }
     for assessment_id in ids:
         document = api.status(assessment_id)

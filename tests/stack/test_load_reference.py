@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.command import Done, run
+from tests.fix_api import ASSESSMENTS, SEOUL, Api, assessment_body
 from tests.fix_sql import Sql
 
 GOOD_HEADER = (
@@ -54,6 +55,26 @@ def test_good_rows_are_loaded_and_the_source_says_so(
     result = load(tmp_path, "buildings", f"{GOOD_HEADER}\n{','.join(building)}\n")
     assert result.returncode == 0, result.stdout + result.stderr
     assert sql.value("SELECT source FROM reference.grid") == "loaded"
+
+
+@pytest.mark.usefixtures("_source_kept", "digest")
+def test_what_was_loaded_is_in_the_next_assessment(api: Api, sql: Sql, tmp_path: Path) -> None:
+    cell = f"reference.cell_at({SEOUL['latitude']}, {SEOUL['longitude']})"
+    (row,) = sql.rows(f"SELECT {GOOD_HEADER} FROM reference.buildings WHERE cell_id = {cell}")
+    other = row | {"has_basement": "f" if row["has_basement"] == "t" else "t"}
+
+    def scores() -> list[float | None]:
+        body = assessment_body(scenarios=["SSP126"], years={"from": 2030, "to": 2030})
+        url = f"{ASSESSMENTS}/{api.run(body)['assessment_id']}/results"
+        return [one["vulnerability_score"] for one in api.http.get(url).json()["results"]]
+
+    before = scores()
+    try:
+        load(tmp_path, "buildings", f"{GOOD_HEADER}\n{','.join(other.values())}\n")
+        assert scores() != before
+    finally:
+        load(tmp_path, "buildings", f"{GOOD_HEADER}\n{','.join(row.values())}\n")
+    assert scores() == before
 
 
 @pytest.mark.usefixtures("digest")

@@ -8,7 +8,7 @@ from tests.fix_api import SEOUL, Api, assessment_body
 from tests.fix_sql import Sql
 from tests.fix_stack import Stack, poll
 
-SITES = 30
+SITES = 15
 TASKS_OF_A_SITE = 4 * 80
 RESULTS_OF_A_TASK = 9
 

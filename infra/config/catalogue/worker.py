@@ -91,7 +91,7 @@ SETTINGS: Final = (
         maximum=1000,
         default=6,
         change=Change.LIVE,
-        rule="at least WORKER_THREADS; 2 more serve the heartbeat and the health check",
+        rule="at least WORKER_THREADS; one more serves the health check, one is to spare",
         derivation=Derivation(
             ("WORKER_THREADS",),
             "WORKER_THREADS + 2",
@@ -240,7 +240,7 @@ SETTINGS: Final = (
     Setting(
         name="WORKER_LEASE_SECONDS",
         tier=Tier.WORKER,
-        meaning="A claimed task whose worker is silent this long is given to another.",
+        meaning="A task that was claimed this long ago and is not done is given to another worker.",
         unit="seconds",
         minimum=Decimal("2"),
         maximum=Decimal("7200"),

@@ -40,7 +40,7 @@ COUNTERS = {
             "dbpool_commits_in_doubt_total",
             {"pool": "batch-commit", "outcome": outcome},
         )
-        for outcome in ("found", "absent", "repeated")
+        for outcome in ("found", "repeated", "unknown")
     },
 }
 

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 import psycopg
@@ -24,6 +27,8 @@ from app.assessments.tasks import (
     claim,
     complete,
     fail_lost,
+    find_claim,
+    find_lost,
     finish,
     release,
 )
@@ -32,7 +37,10 @@ from app.risk import SiteModel
 from tests.stack.probes.settings import load
 
 LEASE_SECONDS = 0.5
+# Below the worker's lock_timeout.
+COMMIT_SECONDS = 0.5
 ATTEMPTS_MAX = int(sys.argv[1])
+RULES = ClaimRules(batch_tasks=40, lease_seconds=LEASE_SECONDS, attempts_max=ATTEMPTS_MAX)
 
 T = TypeVar("T")
 connection_settings, pool_settings = load()
@@ -46,8 +54,7 @@ def run(work: Callable[[psycopg.Connection[Any]], T]) -> T:
 
 def claimed() -> Batch | None:
     """Claim whatever can be claimed, for a short lease."""
-    rules = ClaimRules(batch_tasks=40, lease_seconds=LEASE_SECONDS, attempts_max=ATTEMPTS_MAX)
-    return run(lambda connection: claim(connection, rules, str(uuid.uuid4())))
+    return run(lambda connection: claim(connection, RULES, str(uuid.uuid4())))
 
 
 def held() -> Batch:
@@ -57,10 +64,28 @@ def held() -> Batch:
     return batch
 
 
+def committing() -> tuple[Batch | None, Batch | None]:
+    """Claim with a COMMIT that takes its time; return the claim and what a lookup has found."""
+    token = str(uuid.uuid4())
+    leased = threading.Event()
+
+    def claim_slowly(connection: psycopg.Connection[Any]) -> Batch | None:
+        batch = claim(connection, RULES, token)
+        leased.set()
+        time.sleep(COMMIT_SECONDS)
+        return batch
+
+    with ThreadPoolExecutor(1) as threads:
+        claiming = threads.submit(run, claim_slowly)
+        leased.wait(10)
+        found = run(lambda connection: find_claim(connection, token))
+        return claiming.result(), found
+
+
 def assessed(batch: Batch) -> list[TaskResults]:
     """Return the results of a batch."""
     site = run(lambda connection: read_site(connection, batch.cell_id))
-    inputs = run(lambda connection: read_tasks(connection, batch.cell_id, batch.tasks))
+    inputs = run(lambda connection: read_tasks(connection, batch.cell_id, batch.tasks)).tasks
     model = SiteModel(site)
     return [
         TaskResults(task, model.assess(inputs[task.scenario, task.year], batch.terms))
@@ -91,12 +116,19 @@ def main() -> None:
     report["late_release_changed"] = run(lambda connection: release(connection, first))
     report["released"] = run(lambda connection: release(connection, second))
     report["released_completion_refused"] = refused(second, results)
+    third, found = committing()
+    assert third is not None, "nothing to claim"
+    report["found_before_its_commit"] = found == third
+    run(lambda connection: release(connection, third))
     for _ in range(ATTEMPTS_MAX - 1):
         last = held()
         time.sleep(LEASE_SECONDS * 2)
     report["last_attempt"] = last.tasks[0].attempt
     report["claimable_after_the_last"] = claimed() is not None
-    report["lost"] = [row[-1] for row in run(lambda c: fail_lost(c, ATTEMPTS_MAX))]
+    lost = run(lambda c: fail_lost(c, ATTEMPTS_MAX))
+    report["lost"] = [row[-1] for row in lost]
+    other = [(*row[:-1], "another error") for row in lost]
+    report["lost_found"] = [run(partial(find_lost, lost=rows)) == rows for rows in (lost, other)]
     report["ended"] = [status for _, status in run(lambda c: finish(c, first.assessment_id))]
     pool.close(5)
     sys.stdout.write(json.dumps(report) + "\n")

@@ -199,7 +199,23 @@ def test_a_commit_that_is_on_no_standby_to_the_end_is_not_acknowledged() -> None
 def test_a_commit_that_is_looked_up_and_absent_is_repeated() -> None:
     bench, work = Bench(lost_in_commit()), Script("first", "second")
     assert bench.run(work, lookup=Script(None)) == "second"
-    assert bench.count("commits_in_doubt", "absent") == 1
+    assert bench.count("commits_in_doubt", "repeated") == 1
+
+
+def test_a_commit_that_is_not_to_be_seen_yet_is_found_by_a_later_lookup() -> None:
+    bench, work = Bench(lost_in_commit()), Script("first", error("55P03"))
+    assert bench.run(work, lookup=Script(None, "stored")) == "stored"
+    assert work.calls == 2
+    assert bench.count("commits_in_doubt", "found") == 1
+
+
+@pytest.mark.parametrize("after", [["40001"], []], ids=["repeated in vain", "no try left"])
+def test_a_commit_that_is_never_to_be_seen_may_still_succeed(after: list[str]) -> None:
+    bench = Bench(lost_in_commit(), retry_attempts_max=1 + len(after))
+    work = Script("first", *map(error, after))
+    with pytest.raises(CommitOutcomeUnknown):
+        bench.run(work, lookup=Script(None, None))
+    assert bench.count("commits_in_doubt", "unknown") == 1
 
 
 def test_an_idempotent_commit_is_repeated_without_asking() -> None:

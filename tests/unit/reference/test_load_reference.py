@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,15 @@ def load(
     settings: ConnectionSettings,
     result: object,
     *,
+    steps: Sequence[str] = ("reading rows.csv",),
     as_json: bool = True,
 ) -> int:
-    """Run the command with what comes of the load."""
+    """Run the command with what comes of the load after these steps."""
 
     def loaded(*_: object, **options: Any) -> object:
-        options["say"]("reading rows.csv")
-        if isinstance(result, Exception):
+        for step in steps:
+            options["say"](step)
+        if isinstance(result, BaseException):
             raise result
         return result
 
@@ -120,6 +123,28 @@ def test_a_load_that_did_not_come_about_says_why(
         faults,
         "nothing was loaded",
     )
+
+
+@pytest.mark.parametrize(
+    ("error", "step", "state"),
+    [
+        (psycopg.OperationalError("gone"), loading.COMMITTING, loading.NOT_KNOWN),
+        (psycopg.errors.AdminShutdown("ending"), loading.COMMITTING, loading.NOT_KNOWN),
+        (KeyboardInterrupt(), loading.COMMITTING, loading.NOT_KNOWN),
+        (KeyboardInterrupt(), "writing buildings", loading.NOTHING_LOADED),
+        (psycopg.errors.CheckViolation("no"), loading.COMMITTING, loading.NOTHING_LOADED),
+    ],
+)
+def test_a_load_that_ended_in_its_commit_may_have_come_about(
+    monkeypatch: pytest.MonkeyPatch,
+    settings: ConnectionSettings,
+    capsys: Captured,
+    error: BaseException,
+    step: str,
+    state: str,
+) -> None:
+    assert load(monkeypatch, settings, error, steps=[step]) == FAILED
+    assert json.loads(capsys.readouterr().out)["state"] == state
 
 
 def test_a_password_that_is_not_there_is_no_fault_of_the_file(

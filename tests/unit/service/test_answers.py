@@ -6,20 +6,35 @@ import threading
 import unicodedata
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from fastapi.testclient import TestClient
 from pydantic import TypeAdapter, ValidationError
 
+from app.api import reading
+from app.api.application import ADMITTED_PER_THREAD, create_app
 from app.api.models import AssessmentStatus, AssessmentSummary, SiteId
 from app.assessments.read_results import UnknownSiteError
 from app.assessments.status import FailedTask, SiteProgress, Status
 from app.assessments.submit import Accepted, Area, ReferenceDataMissingError, SitesOutsideAreaError
-from app.pool import CommitOutcomeUnknown, DatabaseUnavailable, DeadlineExceeded, PoolSaturated
+from app.pool import (
+    CommitOutcomeUnknown,
+    DatabaseUnavailable,
+    Deadline,
+    DeadlineExceeded,
+    PoolSaturated,
+)
+from app.settings import ApiSettings, Live
+from tests.fix_stack import poll
 
 from .conftest import API, STATE, StandInDatabase
+from .serving import serving
 
 PATH = "/api/v1/site-assessments"
 SOME_ID = uuid.UUID("11111111-2222-3333-4444-555555555555")
@@ -111,6 +126,73 @@ def test_what_a_standby_does_not_have_is_not_unknown(
     database.answers["summary"] = DatabaseUnavailable(REASON, STATE, 3)
     standby.answers["summary"] = outcome
     assert client.get(f"{PATH}/{SOME_ID}/summary").status_code == 503
+
+
+def test_all_statements_of_a_read_are_done_at_one_standby(
+    client: TestClient, database: StandInDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    class Connection:
+        @contextmanager
+        def transaction(self) -> Iterator[None]:
+            seen.append("BEGIN")
+            yield
+            seen.append("COMMIT")
+
+    class Standby:
+        def run(self, work: Any, **_how: Any) -> Any:
+            return work(Connection())
+
+    def read(_connection: Any, _id: uuid.UUID) -> Status:
+        seen.append("read")
+        return status_of("running")
+
+    monkeypatch.setattr(reading, "read_status", read)
+    database.answers["status"] = DatabaseUnavailable(REASON, STATE, 3)
+    services: Any = client.app.state.services  # type: ignore[attr-defined]
+    monkeypatch.setattr(services, "standby", Standby())
+    assert client.get(f"{PATH}/{SOME_ID}").status_code == 200
+    assert seen == ["BEGIN", "read", "COMMIT"]
+
+
+class Standbys:
+    """Standbys that have replayed so far, one for each read."""
+
+    def __init__(self, *replayed: int) -> None:
+        self._left = list(replayed)
+
+    def run(self, work: Any, **_how: Any) -> Any:
+        at, connection = self._left.pop(0), MagicMock()
+
+        def execute(statement: str, parameters: Any = None) -> list[tuple[Any]]:
+            if statement == reading.IS_BEHIND:
+                return [(at < int(parameters["lsn"]),)]
+            assert statement == reading.REPLAYED
+            return [(str(at),)]
+
+        connection.execute = execute
+        return work(connection)
+
+
+@pytest.mark.parametrize(("second", "found"), [(7, "read"), (8, "read"), (6, None)])
+def test_an_answer_is_not_gone_on_with_at_a_standby_that_is_behind(
+    database: StandInDatabase, second: int, found: str | None
+) -> None:
+    database.answers["results"] = DatabaseUnavailable(REASON, STATE, 3)
+    services: Any = SimpleNamespace(database=database, standby=Standbys(7, second))
+    replayed = reading.Replayed()
+
+    def read() -> str:
+        deadline = Deadline.after(5)
+        return reading.read(services, lambda _: "read", deadline, "results", {}, replayed)
+
+    assert read() == "read"
+    if found is None:
+        with pytest.raises(DatabaseUnavailable):
+            read()
+    else:
+        assert read() == found
 
 
 @pytest.mark.usefixtures("standby")
@@ -309,6 +391,42 @@ def test_requests_beyond_what_can_be_answered_are_turned_away(
     for thread in threads:
         thread.join()
     assert statuses.count(503) == 1
+
+
+def test_who_waits_for_a_thread_in_vain_is_told_at_the_deadline(
+    database: StandInDatabase, body: dict[str, Any]
+) -> None:
+    release = threading.Event()
+    database.answers["status"] = lambda: release.wait(10) and None
+    document = API | {"http": API["http"] | {"request_deadline_seconds": 0.5}}
+    app = create_app(Live(ApiSettings.model_validate(document)), database)
+    with TestClient(app) as client, ThreadPoolExecutor() as callers:
+        try:
+            threads = API["http"]["threads"]
+            for _ in range(threads):
+                callers.submit(client.get, f"{PATH}/{SOME_ID}")
+            poll(lambda: len(database.calls) == threads, seconds=10, what="every thread is taken")
+            answers = [client.get(f"{PATH}/{SOME_ID}"), client.post(PATH, json=body)]
+        finally:
+            release.set()
+    assert [one.status_code for one in answers] == [503, 503]
+    assert {one.json()["error"]["code"] for one in answers} == {"busy"}
+    assert len(database.calls) == threads
+
+
+def test_bodies_that_never_come_whole_keep_nobody_out(database: StandInDatabase) -> None:
+    database.answers["status"] = status_of()
+    head = f"POST {PATH} HTTP/1.1\r\nHost: here\r\nContent-Length: 9\r\n\r\n{{".encode()
+    admitted = API["http"]["threads"] * ADMITTED_PER_THREAD
+    app = create_app(Live(ApiSettings.model_validate(API)), database)
+    with serving(app=app) as running, ExitStack() as stack:
+        for _ in range(admitted):
+            stack.enter_context(running.socket()).sendall(head)
+        tasks = running.server.server_state.tasks
+        poll(lambda: len(tasks) == admitted, seconds=10, what="all of them are requests")
+        client = running.connect()
+        client.request("GET", f"{PATH}/{SOME_ID}")
+        assert client.getresponse().status == 200
 
 
 def test_metrics_count_requests_by_route(

@@ -32,7 +32,7 @@ from app.risk.model import (
     VULNERABILITY_PERCENTS,
 )
 from app.risk.types import RiskLevel, RiskType, Scenario
-from infra.config import sizing
+from infra.config import resources
 
 SOME_ID = UUID("11111111-2222-3333-4444-555555555555")
 # A number of as many characters as one can have.
@@ -42,16 +42,24 @@ Key = tuple[int, str, int, str]
 
 
 class Rows:
-    """Answers the statements of a read as a database with these rows would, unfiltered."""
+    """Answers the statements of a read as a database with these rows would, unfiltered.
 
-    def __init__(self, keys: list[Key], *, name_bytes: int = 5) -> None:
+    Those of `later` are there once some have been read: the assessment still runs.
+    """
+
+    def __init__(
+        self, keys: list[Key], *, name_bytes: int = 5, later: list[Key] | None = None
+    ) -> None:
         self.keys = keys
+        self.later = later
         self.name_bytes = name_bytes
         self.asked: list[int] = []
 
     def execute(self, query: str, parameters: dict[str, Any]) -> Any:
         if query == read_results.NAMES:
             return [(self.name_bytes, 0 if parameters["site_id"] == "known" else None)]
+        if query == read_results.ENDED:
+            return [(self.later is None,)]
         if query == read_results.END:
             behind = self._behind(parameters)[parameters["rows"] - 1 :]
             return Fetched(behind[:2])
@@ -67,7 +75,9 @@ class Rows:
 
     def _cut(self, parameters: dict[str, Any]) -> list[Key]:
         self.asked.append(parameters["rows"])
-        return self._behind(parameters)[: parameters["rows"]]
+        found = self._behind(parameters)[: parameters["rows"]]
+        self.keys = self.later or self.keys
+        return found
 
     def _behind(self, parameters: dict[str, Any]) -> list[Key]:
         names = ("site_no", "scenario", "year", "risk_type")
@@ -164,6 +174,25 @@ def test_pages_of_every_size_have_every_row_once(limit: int) -> None:
 
 
 @pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("limit", [5, 10, 25])
+@pytest.mark.parametrize("form", ["json", "csv"])
+def test_a_page_has_no_more_rows_than_asked_for_while_more_are_stored(
+    form: Form, limit: int
+) -> None:
+    stored = keys(2)[::2]
+    rows = Rows(stored, later=keys(2))
+    texts, following = whole(rows, form, limit=limit)
+    page = b"".join(texts)
+    sent = page.count(b"\r\n") if form == "csv" else len(json.loads(b"[" + page + b"]"))
+    assert 0 < sent <= limit
+    # Nothing is passed over.
+    assert following is not None
+    assert order(stored[sent - 1]) == order(
+        (following.site_no, following.scenario, following.year, following.risk_type)
+    )
+
+
+@pytest.mark.usefixtures("tiny")
 def test_a_site_is_read_alone() -> None:
     found = begin_results(
         cast(Work, Rows(keys(2))), SOME_ID, ResultFilter("known"), after=None, limit=99, form="json"
@@ -226,4 +255,4 @@ def test_no_row_is_longer_than_the_bound(risk_type: RiskType) -> None:
 
 def test_the_budget_has_room_for_a_piece_and_what_the_connection_holds() -> None:
     # The server stops writing at 64 kB, and one slice of as much may be behind that.
-    assert sizing.API_RESULTS_KB * 1024 >= PIECE_BYTES_MAX + 2 * 64 * 1024
+    assert resources.API_RESULTS_KB * 1024 >= PIECE_BYTES_MAX + 2 * 64 * 1024

@@ -150,6 +150,27 @@ def test_a_cut_answer_counts_as_an_error(
     assert 'results",status="503"} 1.0' in monitor.get("/metrics").text
 
 
+def test_what_began_at_the_primary_is_not_gone_on_with_at_a_standby(
+    client: TestClient, database: StandInDatabase, standby: StandInDatabase
+) -> None:
+    # A standby may be behind, and a short piece looks like the last.
+    database.answers["results"] = pieces(ROW, DatabaseUnavailable("gone", STATE))
+    client.get(RESULTS)
+    services: Any = client.app.state.services  # type: ignore[attr-defined]
+    assert services.last_minute.state()["errors"] == 1
+    assert standby.calls == []
+
+
+def test_what_began_at_a_standby_is_gone_on_with_there(
+    client: TestClient, database: StandInDatabase, standby: StandInDatabase
+) -> None:
+    database.answers["results"] = DatabaseUnavailable("gone", STATE)
+    standby.answers["results"] = pieces(ROW, b"," + ROW)
+    answer = client.get(RESULTS)
+    assert len(ResultsPage.model_validate(answer.json()).results) == 2
+    assert answer.headers["cache-status"] == "standby; hit"
+
+
 def test_a_first_piece_that_cannot_be_read_is_503(database: StandInDatabase) -> None:
     database.answers["results"] = DatabaseUnavailable("gone", STATE)
     with api(database) as running:
@@ -179,13 +200,22 @@ def test_a_caller_who_takes_a_piece_too_slowly_is_cut(
     assert len(received) < len(LARGE_PIECE)
 
 
-def test_nothing_is_read_for_a_caller_who_left(database: StandInDatabase) -> None:
-    database.answers["results"] = endlessly
+@pytest.mark.parametrize(
+    "answer", [endlessly, ResultPiece(LARGE_PIECE)], ids=["in the middle", "before the end"]
+)
+def test_nothing_is_read_for_a_caller_who_left_and_that_is_what_it_counts_as(
+    database: StandInDatabase, answer: Any
+) -> None:
+    database.answers["results"] = answer
     with api(database) as running:
         with asking(running) as connection:
             assert connection.recv(1024)
         poll(lambda: not running.server.server_state.tasks, seconds=10, what="no request")
         assert len(database.calls) < 10
+        app: Any = running.server.config.app
+    labels = {"method": "GET", "route": f"{PATH}/{{assessment_id}}/results", "status": "499"}
+    counted = app.state.services.registry.get_sample_value("sluice_http_requests_total", labels)
+    assert counted == 1
 
 
 def test_answers_with_results_are_bounded(database: StandInDatabase) -> None:

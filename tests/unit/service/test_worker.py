@@ -11,8 +11,15 @@ import psycopg
 import pytest
 from prometheus_client import CollectorRegistry
 
-from app.assessments.batch import Batch, Task, TaskFailure, TaskResults
-from app.assessments.tasks import FenceRefusedError
+from app.assessments.batch import Batch, BatchInputs, Task, TaskFailure, TaskResults
+from app.assessments.tasks import (
+    AWAIT_CLAIM,
+    CLAIM,
+    FIND_CLAIM,
+    FenceRefusedError,
+    find_claim,
+    find_lost,
+)
 from app.hint import HintSender
 from app.metrics import WorkMetrics
 from app.pool import DatabaseUnavailable, Deadline
@@ -29,6 +36,7 @@ from .conftest import STATE, StandInDatabase
 
 ASSESSMENT = uuid.uuid4()
 GIVE_UP_SECONDS = 10.0
+ERRORS = "sluice_worker_errors_total"
 
 
 def batch(*attempts: int) -> Batch:
@@ -36,9 +44,10 @@ def batch(*attempts: int) -> Batch:
     return Batch(ASSESSMENT, 0, 7, AssetTerms(1e9, 0.3), "token", tasks)
 
 
-def inputs(count: int) -> dict[tuple[Scenario, int], TaskInputs]:
+def inputs(count: int, version: str = "1") -> BatchInputs:
     years = range(2030, 2030 + count)
-    return {(Scenario.SSP126, year): TaskInputs(year, {}, {}) for year in years}
+    tasks = {(Scenario.SSP126, year): TaskInputs(year, {}, {}) for year in years}
+    return BatchInputs(version, tasks)
 
 
 def in_turn(*answers: Any) -> Callable[[], Any]:
@@ -102,6 +111,14 @@ def test_the_inputs_of_a_site_are_read_once(workshop: Workshop) -> None:
     workshop.crew.start()
     wait_until(lambda: workshop.called("complete") == 3)
     assert workshop.called("read site") == 1
+
+
+def test_a_site_is_read_anew_from_new_reference_data(workshop: Workshop) -> None:
+    workshop.database.answers["claim"] = in_turn(batch(1, 1), batch(1, 1), batch(1, 1), None)
+    workshop.database.answers["read tasks"] = in_turn(inputs(2), inputs(2, "2"))
+    workshop.crew.start()
+    wait_until(lambda: workshop.called("complete") == 3)
+    assert workshop.called("read site") == 2
 
 
 def test_a_task_that_raises_is_counted_and_the_others_are_stored(
@@ -235,6 +252,24 @@ def test_what_a_claim_without_an_answer_leased_is_given_back(workshop: Workshop)
     assert workshop.called("find claim") == 1
 
 
+def test_a_claim_is_looked_up_behind_its_commit() -> None:
+    executed: list[str] = []
+
+    class Connection:
+        def execute(self, query: str, _parameters: Any) -> "Connection":
+            executed.append(query)
+            return self
+
+        def fetchall(self) -> list[Any]:
+            return []
+
+    connection: Any = Connection()
+    assert find_claim(connection, "token") is None
+    # In a statement of its own: a snapshot that is taken before the wait does not show the claim.
+    assert executed == [AWAIT_CLAIM, FIND_CLAIM]
+    assert AWAIT_CLAIM in CLAIM
+
+
 def no_polls(workshop: Workshop) -> None:
     """Have the crew poll once a minute at most."""
     document = workshop.live.current.model_dump()
@@ -309,6 +344,61 @@ def test_a_batch_that_outlasts_the_grace_is_given_back(workshop: Workshop) -> No
     assert workshop.count("sluice_tasks_released_total") == 1
 
 
+def back_off_for_long(workshop: Workshop) -> None:
+    """Have the crew give a batch up at the first error, and then wait for a minute."""
+    document = workshop.live.current.model_dump()
+    document["worker"]["batch_deadline_seconds"] = 0.001
+    workshop.live.replace(WorkerSettings.model_validate(document))
+    workshop.crew._loops[0]._backoff_seconds = 60.0
+
+
+GONE = DatabaseUnavailable("gone", STATE)
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"claim": in_turn(batch(1, 1), None), "read tasks": GONE},
+        {"claim": GONE, "find claim": batch(1, 1)},
+    ],
+    ids=["a batch", "a claim without an answer"],
+)
+def test_a_worker_that_stops_while_it_waits_for_the_database_gives_back(
+    workshop: Workshop, answers: dict[str, Any]
+) -> None:
+    back_off_for_long(workshop)
+    workshop.database.answers |= answers
+    workshop.crew.start()
+    wait_until(lambda: workshop.count(ERRORS, kind="database_unavailable") == 1)
+    workshop.crew.shut_down()
+    assert workshop.count("sluice_tasks_released_total") == 1
+
+
+def test_the_pool_is_closed_whatever_the_database_says_to_what_is_given_back(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[float] = []
+    monkeypatch.setattr(workshop.database, "close", closed.append)
+    back_off_for_long(workshop)
+    workshop.database.answers |= {
+        "claim": batch(1, 1),
+        "read tasks": GONE,
+        "release": psycopg.errors.UndefinedTable("no such table"),
+    }
+    workshop.crew.start()
+    wait_until(lambda: workshop.count(ERRORS, kind="database_unavailable") == 1)
+    workshop.crew.shut_down()
+    assert len(closed) == 1
+
+
+def test_what_a_bug_had_in_hand_is_not_given_back(workshop: Workshop) -> None:
+    workshop.database.answers |= {"claim": batch(1, 1), "complete": TypeError("a bug")}
+    workshop.crew.start()
+    wait_until(lambda: workshop.crashes == 1)
+    workshop.crew.shut_down()
+    assert workshop.called("release") == 0
+
+
 def test_a_stopping_crew_finishes_the_batch_in_hand(workshop: Workshop) -> None:
     release = threading.Event()
     workshop.database.answers["claim"] = batch(1, 1)
@@ -329,21 +419,21 @@ def model() -> SiteModel:
 
 def test_the_site_cache_forgets_the_least_recently_used() -> None:
     cache = SiteModels()
-    first = cache.get(0, model)
+    first = cache.get((0, None), model)
     for cell in range(1, CELLS_MAX):
-        cache.get(cell, model)
-    assert cache.get(0, model) is first
-    cache.get(CELLS_MAX, model)
-    assert cache.get(0, model) is first
+        cache.get((cell, None), model)
+    assert cache.get((0, None), model) is first
+    cache.get((CELLS_MAX, None), model)
+    assert cache.get((0, None), model) is first
     assert len(cache._models) == CELLS_MAX
 
 
 def test_the_site_cache_reads_again_after_a_while() -> None:
     now = 0.0
     cache = SiteModels(clock=lambda: now)
-    first = cache.get(0, model)
+    first = cache.get((0, None), model)
     now = AGE_MAX_SECONDS + 1
-    assert cache.get(0, model) is not first
+    assert cache.get((0, None), model) is not first
 
 
 class CommitInDoubt:
@@ -401,6 +491,47 @@ def test_a_lease_lost_before_the_commit_is_never_taken_for_stored(
     with pytest.raises(FenceRefusedError):
         runner.store(batch(1, 1), done)
     assert runner.counts() == [0, 0, 0]
+
+
+class SweepInDoubt(StandInDatabase):
+    """A database whose sweep failed one task, and lost the answer to its COMMIT."""
+
+    lost = (ASSESSMENT, 0, "SSP126", 2030, "its lease ran out")
+    stored = True
+
+    def run(self, work: Any, *, name: str, **how: Any) -> Any:
+        if name != "fail lost":
+            return super().run(work, name=name, **how)
+        work(self)
+        return how["lookup"](self)
+
+    def execute(self, *_: Any) -> Any:
+        return self
+
+    def fetchall(self) -> list[Any]:
+        return [self.lost]
+
+    def fetchone(self) -> tuple[bool]:
+        return (self.stored,)
+
+
+def test_tasks_that_a_sweep_has_failed_are_counted_though_its_answer_was_lost(
+    worker_document: dict[str, Any],
+) -> None:
+    doubt = SweepInDoubt()
+    workshop = Workshop(worker_document, doubt)
+    workshop.crew.start()
+    wait_until(lambda: workshop.count("sluice_tasks_failed_total") == 1)
+    workshop.crew.shut_down()
+    assert workshop.crashes == 0
+
+
+def test_what_a_sweep_did_not_store_is_looked_for_again() -> None:
+    doubt: Any = SweepInDoubt()
+    doubt.stored = False
+    assert find_lost(doubt, [doubt.lost]) is None
+    # Nothing to store, nothing to repeat.
+    assert find_lost(doubt, []) == []
 
 
 def test_a_wrong_figure_does_not_end_a_batch_that_is_stored(workshop: Workshop) -> None:
