@@ -15,8 +15,8 @@ cd "$(dirname "$0")/../.."
 # shellcheck source=infra/host/common.sh
 . infra/host/common.sh
 
-# One service's update, with its tasks' grace periods.
-readonly SERVICE_SECONDS=300 ASK_SECONDS=20
+# One replica's update, with its grace period.
+readonly SERVICE_SECONDS=300 ASK_SECONDS=20 TELL_SECONDS=60
 readonly DEFINITION='{{index .Spec.Labels "sluice.definition"}}'
 readonly STACK_LABEL=com.docker.stack.namespace
 readonly ON_MANAGER=compose.yaml:infra/host/manager.yaml
@@ -103,10 +103,10 @@ missing_images() {
 # What the rules of infra/swarm/rules.py judge, as one JSON document.
 facts() {
     local ids
-    printf '{"swarm": %s, "stack": %s, "compose": %s, "has_secrets": %s, "nodes": ' \
+    printf '{"swarm": %s, "stack": %s, "servers": %s, "compose": %s, "network": %s, "nodes": ' \
         "$(swarm_state 'json .Swarm')" "$(is_deployed && echo true || echo false)" \
-        "$(runs_under_compose && echo true || echo false)" \
-        "$(has_volume secrets && echo true || echo false)"
+        "$(if runs postgres-1; then echo 3; elif runs postgres; then echo 1; else echo 0; fi)" \
+        "$(runs_under_compose && echo true || echo false)" "$(network_options)"
     if [[ $(swarm_state .Swarm.ControlAvailable) == true ]]; then
         mapfile -t ids < <(node_ids)
         docker node inspect "${ids[@]}"
@@ -149,6 +149,13 @@ asked() {
 
 is_deployed() { [[ -n $(docker service ls --quiet --filter "label=$STACK_LABEL=$project" 2>/dev/null) ]]; }
 
+# The options of a network of which SWARM_ENCRYPTED is one, or null where it is not there.
+network_options() {
+    local id
+    id=$(docker network ls --quiet --filter "label=$STACK_LABEL=$project" --filter "name=${project}_edge" 2>/dev/null) || true
+    if [[ -n $id ]]; then docker network inspect --format '{{json .Options}}' "$id"; else echo null; fi
+}
+
 runs_under_compose() {
     [[ -n $(docker ps --quiet --filter "label=com.docker.compose.project=$project" \
         --filter label=com.docker.compose.oneoff=False) ]]
@@ -172,59 +179,84 @@ in_compiler() {
     docker run "${options[@]}" --entrypoint python "$image" -m infra.swarm "$1"
 }
 
+# Whether the stack's secrets are here: Compose makes an empty volume, too.
+has_secrets() {
+    has_volume secrets || return
+    ensure_image
+    docker run --rm --read-only --cap-drop ALL --network none --security-opt no-new-privileges:true \
+        --user 0:0 --volume "${project}_secrets:/secrets:ro" --entrypoint sh "$image" \
+        -c '[ -e /secrets/ca.crt ] || [ -e /secrets/.staged/ca.crt ]'
+}
+
 # in_records SCRIPT: in the volume with the record of what was compiled last.
 in_records() {
     docker run --rm --read-only --cap-drop ALL --network none --security-opt no-new-privileges:true \
         --user 0:0 --volume "${project}_ops-config:/records" --workdir /records --entrypoint sh "$image" -c "$1"
 }
 
-# The services of a stack file whose definition is not the running one.
+# changed PHASE: its services whose definition is not the running one.
 changed() {
-    local service
-    while read -r service; do
-        [[ $(docker service inspect --format "$DEFINITION" "${project}_${service% *}" 2>/dev/null) == "${service#* }" ]] \
-            || echo "${service% *}"
-    done < <(definitions "$1")
-}
-
-# definitions FILE: each service and the digest of its definition, as infra/swarm/stack.py wrote them.
-definitions() {
-    docker run --rm --interactive --network none --cap-drop ALL --entrypoint python "$image" -c \
-        'import json, sys; [print(name, one["deploy"]["labels"]["sluice.definition"]) for name, one in json.load(sys.stdin)["services"].items()]' <"$1"
+    local name wanted
+    while read -r name wanted; do
+        [[ $(docker service inspect --format "$DEFINITION" "${project}_$name" 2>/dev/null) == "$wanted" ]] \
+            || echo "$name"
+    done <"$bundle/$1.definitions"
 }
 
 run_apply() {
-    local direction phases phase services
+    local direction phases phase services name
     ensure_image
     [[ -d $env_dir ]] || die "$env_dir: no such directory; it holds stack.env" 2
+    # Here: where their names are taken, below, a failure would be lost.
+    while read -r name; do
+        docker image inspect "$name" >/dev/null 2>&1 || die "this host has no image $name; make and bring them: make swarm-up" 2
+    done < <(image_names)
     bundle=$(mktemp --directory)
     temporary+=("$bundle")
     facts >"$bundle/facts"
     direction=$(in_compiler check <"$bundle/facts") || exit
+    await_updates
     # By it a repeated apply goes in the direction of the one that was interrupted.
     ! has_volume ops-config || in_records '[ -e unfinished.json ] || [ ! -e compiled.json ] || { cp compiled.json new && mv new unfinished.json; }'
     COMPOSE_FILE=$ON_MANAGER quietly compose --progress quiet run --rm --no-deps config || exit
     parts >"$bundle/parts"
     (umask 077 && in_compiler bundle <"$bundle/parts" | tar --extract --directory "$bundle" --no-same-owner)
     cd "$bundle"
-    phases=([0-9]*.json)
+    phases=([0-9]*.definitions)
     cd - >/dev/null
-    [[ $direction == upwards ]] || mapfile -t phases < <(printf '%s\n' "${phases[@]}" | sort --reverse)
+    phases=("${phases[@]%.definitions}")
+    # Where nothing runs nothing has to shrink first.
+    [[ $direction == upwards ]] || ! runs pgbouncer || mapfile -t phases < <(printf '%s\n' "${phases[@]}" | sort --reverse)
     unfinished="the stack is updated in part; to finish: make swarm-apply"
     for phase in "${phases[@]}"; do
-        mapfile -t services < <(changed "$bundle/$phase")
-        ((${#services[@]})) || continue
-        if is_server "${services[0]}" && runs "${services[0]}"; then
+        services=$(changed "$phase")
+        [[ -n $services ]] || continue
+        # Before there has been a PgBouncer, nobody has to wait while a server is restarted.
+        if is_server "${services%%$'\n'*}" && runs "${services%%$'\n'*}" && runs pgbouncer; then
             restart_servers
         else
-            update "$phase" "${services[@]}"
+            # shellcheck disable=SC2086  # names, one word each
+            update "$phase" $services
         fi
     done
-    deploy stack.json --prune || exit
+    require_taken "${phases[@]}"
+    deploy stack --prune || exit
     in_records 'rm -f unfinished.json'
     unfinished=''
     remove_unused
     say "deployed: $(docker service ls --quiet --filter "label=$STACK_LABEL=$project" | wc -l) services as the env file has them"
+}
+
+# Swarm takes back what does not become healthy. To deploy it once more would be to every instance at
+# once.
+require_taken() {
+    local phase services name
+    for phase in "$@"; do
+        services=$(changed "$phase")
+        [[ -n $services ]] || continue
+        for name in $services; do say_tasks "$name"; done
+        die "${services//$'\n'/, }: Swarm has taken the update back; what ran before runs"
+    done
 }
 
 # The schema first: an older api works with a newer one.
@@ -242,13 +274,19 @@ runs() { docker service inspect "${project}_$1" >/dev/null 2>&1; }
 # Whether it is PostgreSQL itself; before three of them `postgres` is HAProxy.
 is_server() { [[ $1 == postgres-* || ($1 == postgres && $(instances) == 1) ]]; }
 
-# Clients wait and none fails: as on a single machine, with other steps of the host.
+# Clients wait and none fails: as on a single machine, with other steps of the host. As many
+# PgBouncers are paused as there are now: those of the env file may come only afterwards.
 restart_servers() {
+    local serving servers
     [[ -z $restarted ]] || return 0
     restarted=yes
+    serving=$(docker service inspect --format '{{.Spec.Mode.Replicated.Replicas}}' "${project}_pgbouncer")
     say "updating PostgreSQL while clients wait"
     (($(instances) > 1)) || host_dead_man
-    on_networks operate restart postgres || exit
+    on_networks operate restart postgres --serving "$serving" || exit
+    # An instance that follows again may be one that Swarm takes back a moment later.
+    mapfile -t servers < <(cat "$bundle"/[0-9]*.definitions | while read -r name _; do ! is_server "$name" || echo "$name"; done)
+    wait_converged "${servers[@]}"
 }
 restarted=''
 
@@ -261,17 +299,18 @@ host_replace_instance() { replace_server "$1"; }
 # replace_server SERVICE: by its new definition, or by the one it has.
 replace_server() {
     local phase
-    phase=$(grep --files-with-matches --fixed-strings "\"$1\": {" "$bundle"/[0-9]*.json | head -n 1)
+    phase=$(cd "$bundle" && grep --files-with-matches "^$1 " [0-9]*.definitions)
+    phase=${phase%.definitions}
     if [[ -n $(changed "$phase") ]]; then
-        deploy "${phase##*/}"
+        deploy "$phase"
     else
         quietly docker service update --detach --force "${project}_$1"
     fi
 }
 
+# deploy PHASE [OPTION]: one of the bundle's, or `stack`, which is all of them.
 deploy() {
-    (cd "$bundle" && quietly docker stack deploy --detach --resolve-image never "${@:2}" \
-        --compose-file "$1" "$project")
+    quietly docker stack deploy --detach --resolve-image never "${@:2}" --compose-file "$bundle/$1.json" "$project"
 }
 
 # Again once: a failover in the middle of it ends its connection, and what it had begun is undone.
@@ -285,22 +324,70 @@ migrate() {
 
 # Every task of the services runs, and no update is under way.
 wait_converged() {
-    local service deadline state counts
+    local service counts state waited last told
     for service in "$@"; do
-        deadline=$((SECONDS + SERVICE_SECONDS))
+        waited=0 last=$SECONDS told=$SECONDS
         while :; do
-            state=$(docker service inspect --format '{{if .UpdateStatus}}{{.UpdateStatus.State}}{{end}}' "${project}_$service")
-            counts=$(docker service ls --filter "name=${project}_$service" --format '{{.Name}} {{.Replicas}}' \
-                | awk -v name="${project}_$service" '$1 == name { print $2 }')
+            # Two lines: the first that fails must end the script.
+            counts=$(counts_of "$service")
+            state=$(update_state "$service")
             case $state in
                 paused | rollback_*) say_tasks "$service"; die "$service: the update failed ($state); what ran before runs" ;;
                 '' | completed) [[ ${counts%/*} != "${counts#*/}" || $counts == 0/0 ]] || break ;;
             esac
-            ((SECONDS < deadline)) || { say_tasks "$service"; die "$service: $counts tasks run after $SERVICE_SECONDS s"; }
+            if is_starting_server "$service"; then
+                ((SECONDS - told < TELL_SECONDS)) || { told=$SECONDS; tell_starting "$service"; }
+            else
+                waited=$((waited + SECONDS - last))
+            fi
+            last=$SECONDS
+            ((waited < $(bound "$counts"))) || { say_tasks "$service"; die "$service: $counts tasks run after $waited s"; }
             sleep 0.5
         done
     done
 }
+
+counts_of() {
+    docker service ls --filter "name=${project}_$1" --format '{{.Name}} {{.Replicas}}' \
+        | awk -v name="${project}_$1" '$1 == name { print $2 }'
+}
+
+update_state() { docker service inspect --format '{{if .UpdateStatus}}{{.UpdateStatus.State}}{{end}}' "${project}_$1"; }
+
+# bound COUNTS: the replicas are updated one after the other.
+bound() {
+    local wanted=${1#*/}
+    echo $((SERVICE_SECONDS * (wanted > 1 ? wanted : 1)))
+}
+
+# A copy of the primary's data, or a recovery, takes as long as there is much of them.
+is_starting_server() {
+    is_server "$1" \
+        && [[ $(docker service ps --filter desired-state=running --format '{{.CurrentState}}' "${project}_$1") == *Starting* ]]
+}
+
+tell_starting() {
+    say "$1 is starting; the copy of a standby and a recovery take their time, in its log: docker service logs ${project}_$1"
+    say_tasks "$1"
+}
+
+# What an apply that was ended has begun ends first: with another definition on top of it Swarm would no
+# longer know the one from before, and take nothing back. What does not end may need that definition.
+await_updates() {
+    local service deadline
+    for service in $(docker service ls --filter "label=$STACK_LABEL=$project" --format '{{.Name}}'); do
+        service=${service#"${project}_"}
+        is_updating "$service" || continue
+        say "an update of $service is under way; waiting until it is over"
+        deadline=$((SECONDS + $(bound "$(counts_of "$service")")))
+        while is_updating "$service"; do
+            ((SECONDS < deadline)) || { say "it is not over; going on all the same"; break; }
+            sleep 0.5
+        done
+    done
+}
+
+is_updating() { [[ $(update_state "$1") =~ ^(updating|rollback_started)$ ]]; }
 
 # The last words of tasks that failed.
 say_tasks() {
@@ -333,7 +420,13 @@ run_status() {
         | awk '{ split($2, count, "/"); if (count[1] < count[2]) print $1 }')
     for service in $short; do say_tasks "${service#"${project}_"}"; done
     echo
-    on_networks look_run --no-deps --no-TTY ops status </dev/null || status=$?
+    # Without them its container would only make the volumes, empty.
+    if has_secrets; then
+        on_networks look_run --no-deps --no-TTY ops status </dev/null || status=$?
+    else
+        say "the whole path is not looked at: the stack's secrets are not on this manager; run this on the one that has them, or copy them here (docs/several-machines.md)"
+        status=$EXIT_REFUSED
+    fi
     [[ -z $short ]] || status=$EXIT_FAILED
     return "$status"
 }

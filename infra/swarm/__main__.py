@@ -13,7 +13,7 @@ import sys
 import tarfile
 from pathlib import Path
 
-from infra.config import build, sizing
+from infra.config import build, recovery, sizing
 from infra.config.build import ENV_FILE_NAME, ENV_FILE_SHOWN
 from infra.config.settings import UnavailableError, Values
 from infra.ops.running import read_record
@@ -43,13 +43,18 @@ def main(arguments: list[str] | None = None) -> int:
             )
         )
         return 0
-    return _check(env_file, options.secrets, options.out, rules.Facts.parse(document))
+    # Not whether there is a volume for them: Compose makes an empty one for any command of `ops`.
+    has_secrets = not recovery.missing(options.secrets, [recovery.CA])
+    facts = rules.Facts.parse(document, has_secrets=has_secrets)
+    return _check(env_file, options.secrets, options.out, facts)
 
 
 def _check(env_file: Path, secrets: Path, out: Path, facts: rules.Facts) -> int:
     now = datetime.datetime.now(datetime.UTC)
     checked = build.check_secrets(build.check(env_file), secrets, now=now, out=out)
     faults = (*checked.faults, *rules.faults(checked.values, facts, file=ENV_FILE_SHOWN))
+    if facts.stack and facts.has_secrets and (others := recovery.replaced(secrets, out)):
+        faults = (*faults, rules.replaced(others, secrets))
     lines = [str(fault) for fault in faults] or [
         f"warning: {one}" for one in (*checked.warnings, *rules.warnings(facts))
     ]

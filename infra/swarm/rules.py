@@ -4,15 +4,17 @@ infra/host/swarm.sh asks a manager, and each node that it reaches, and hands ove
 """
 
 import datetime
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, Self
 
 from infra.config import sizing
 from infra.config.faults import Fault
 from infra.config.settings import UnavailableError, Values
 from infra.config.times import shown
-from infra.swarm.stack import LABEL
+from infra.swarm.stack import ENCRYPTED, LABEL
 
 SWARM_SHOWN: Final = "this swarm"
 # Patroni, certificates and leases live with less; more is a clock that nobody keeps.
@@ -75,28 +77,35 @@ class Facts:
     """What the manager and the nodes say.
 
     `stack` and `compose` are whether the project runs as a stack, and under Compose on the host of
-    the manager; `has_secrets` is whether that host has the volume with its secrets.
+    the manager; `has_secrets` is whether its secrets are on that host. `encrypted` is how its
+    networks were made, None where there are none.
     """
 
     state: str
     is_manager: bool
     nodes: tuple[Node, ...] = ()
     stack: bool = False
+    # PostgreSQL servers in it.
+    servers: int = 0
     compose: bool = False
+    encrypted: bool | None = None
     has_secrets: bool = False
     asks_nodes: bool = field(default=True)
 
     @classmethod
-    def parse(cls, document: Mapping[str, Any]) -> Self:
+    def parse(cls, document: Mapping[str, Any], *, has_secrets: bool) -> Self:
         """Return the facts of the host's document."""
         swarm, asked = document["swarm"], {one["id"]: one for one in document["asked"]}
+        network = document["network"]
         return cls(
             state=swarm["LocalNodeState"],
             is_manager=bool(swarm["ControlAvailable"]),
             nodes=tuple(Node.of(one, asked.get(one["ID"], {})) for one in document["nodes"]),
             stack=document["stack"],
+            servers=document["servers"],
             compose=document["compose"],
-            has_secrets=document["has_secrets"],
+            encrypted=None if network is None else ENCRYPTED in network,
+            has_secrets=has_secrets,
         )
 
 
@@ -110,10 +119,37 @@ def faults(values: Values, facts: Facts, *, file: str) -> tuple[Fault, ...]:
                 "swarm init, or join as a manager), or have DOCKER_HOST or DOCKER_CONTEXT name one",
             ),
         )
-    of_swarm = (*_project(facts), *_placed(values, facts), *_asked(facts), *_room(values, facts))
+    of_swarm = (
+        _project(facts),
+        _form(values, facts),
+        _networks(values, facts),
+        _placed(values, facts),
+        _asked(facts),
+        _room(values, facts),
+    )
     return (
-        *(Fault(SWARM_SHOWN, message) for message in of_swarm),
-        *(Fault(file, message) for message in _settings(values)),
+        *(Fault(SWARM_SHOWN, message) for found in of_swarm for message in _judged(found)),
+        *(Fault(file, message) for message in _judged(_settings(values))),
+    )
+
+
+def _judged(found: Iterator[str]) -> Iterator[str]:
+    """Pass on what is found, up to a setting that is itself at fault."""
+    with suppress(UnavailableError):
+        yield from found
+
+
+def replaced(names: Iterable[str], secrets: Path) -> Fault:
+    """Return why these secrets cannot take the place of those that the stack runs with.
+
+    What is updated first has them and the rest has not, so the first server that is restarted is
+    never seen to be back.
+    """
+    return Fault(
+        str(secrets),
+        f"{', '.join(names)}: not what this manager compiled last (where another one has deployed "
+        "since, see docs/several-machines.md), and tiers with and without it would not reach each "
+        "other; put back what was there, or: make swarm-down, then make swarm-up",
     )
 
 
@@ -129,16 +165,16 @@ def _settings(values: Values) -> Iterator[str]:
         ("PGBOUNCER_PORT", 0, "Swarm does not publish on 127.0.0.1; join the network `pool`"),
         ("COMPOSE_PROFILES", "none", "the optional services are for a single machine"),
     )
+    for name, value, why in wanted:
+        yield from _judged(_other(values, name, value, why))
     if sizing.is_replicated(values):
         why = "they work beside the servers, and three are not on one machine"
-        wanted = (*wanted, ("BACKUPS", "off", why))
-    for name, value, why in wanted:
-        try:
-            found = values[name]
-        except UnavailableError:
-            continue
-        if found != value:
-            yield f"{shown(values, name)}: on several machines it must be {value}; {why}"
+        yield from _other(values, "BACKUPS", "off", why)
+
+
+def _other(values: Values, name: str, value: str | int, why: str) -> Iterator[str]:
+    if values[name] != value:
+        yield f"{shown(values, name)}: on several machines it must be {value}; {why}"
 
 
 def _project(facts: Facts) -> Iterator[str]:
@@ -148,6 +184,29 @@ def _project(facts: Facts) -> Iterator[str]:
         yield (
             "the stack is deployed, and its secrets are not on this manager; deploy from the one "
             "that has the volume, or copy it here (docs/several-machines.md)"
+        )
+
+
+def _form(values: Values, facts: Facts) -> Iterator[str]:
+    """Check that as many servers run as are wanted: data change hands only while none does."""
+    wanted = sizing.is_replicated(values)
+    if facts.servers == 1 and wanted:
+        yield "one PostgreSQL server is deployed, not three: make swarm-down, then make swarm-up"
+    if facts.servers > 1 and not wanted:
+        yield (
+            "three PostgreSQL instances are deployed; on several machines there is no way back to "
+            "one but a new stack with their data loaded"
+        )
+
+
+def _networks(values: Values, facts: Facts) -> Iterator[str]:
+    """Check the option of networks that exist: nothing changes them, and nothing says so."""
+    wanted = values.text("SWARM_ENCRYPTED")
+    if facts.encrypted is not None and facts.encrypted != (wanted == "yes"):
+        remove = "make swarm-down" if facts.stack else "docker network rm"
+        yield (
+            f"its networks were made with SWARM_ENCRYPTED={'yes' if facts.encrypted else 'no'}, "
+            f"not {wanted}, and are not changed while they are there: {remove}, then make swarm-up"
         )
 
 

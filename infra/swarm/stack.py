@@ -22,6 +22,8 @@ Section = dict[str, Any]
 CONFIG_DIRECTORY: Final = "/etc/sluice"
 CHANGE_LABEL: Final = "sluice.definition"
 LABEL: Final = "sluice."
+# The option of an overlay network that has it.
+ENCRYPTED: Final = "encrypted"
 # Run once, on a manager, with the volumes of Compose; or not on several machines at all.
 _NOT_IN_STACK: Final = frozenset({"config", "migrate", "ops", "gateway"})
 # It works beside the servers, on their data and sockets: with one of them, and not with several.
@@ -106,10 +108,15 @@ class Bundle:
 
 
 def read_compiled(out: Path) -> dict[str, Compiled]:
-    """Return the files of every tier by their path below `out`."""
+    """Return the files of every tier by their path below `out`.
+
+    An empty one stands for a secret that there is not, and Swarm takes none.
+    """
     found = {}
     for path in sorted(one for one in out.rglob("*") if one.is_file()):
         status = path.stat()
+        if not status.st_size:
+            continue
         name = str(path.relative_to(out))
         found[name] = Compiled(
             name, path.read_bytes(), status.st_uid, status.st_gid, status.st_mode & 0o777
@@ -168,7 +175,7 @@ def _networks(
         if network.get("internal"):
             made["internal"] = True
         if encrypted and name in _PLAIN:
-            made["driver_opts"] = {"encrypted": ""}
+            made["driver_opts"] = {ENCRYPTED: ""}
         yield name, made
 
 
@@ -364,7 +371,21 @@ def _pinned(service: Mapping[str, Any]) -> str:
 
 
 def documents(bundle: Bundle) -> dict[str, bytes]:
-    """Return by name the stack files, one for each phase and one with all, and what they name."""
-    files = {f"{number:02}.json": bundle.phase(one) for number, one in enumerate(bundle.phases, 1)}
-    files["stack.json"] = bundle.stack
-    return {name: json.dumps(one, indent=1).encode() for name, one in files.items()} | bundle.files
+    """Return by name the stack files, one for each phase and one with all, and what they name.
+
+    Beside that of a phase, a line for each of its services: its name and the digest of its
+    definition.
+    """
+    made: dict[str, bytes] = {}
+    for number, names in enumerate(bundle.phases, 1):
+        phase = bundle.phase(names)
+        made[f"{number:02}.json"] = _text(phase)
+        made[f"{number:02}.definitions"] = "".join(
+            f"{name} {service['deploy']['labels'][CHANGE_LABEL]}\n"
+            for name, service in phase["services"].items()
+        ).encode()
+    return made | {"stack.json": _text(bundle.stack)} | bundle.files
+
+
+def _text(document: Section) -> bytes:
+    return json.dumps(document, indent=1).encode()

@@ -128,9 +128,10 @@ class Bench:
         done = run("docker", "--host", self._socket(node), *words, seconds=seconds)
         return _good(done) if check else done
 
-    def make(self, *words: str, seconds: float = 900) -> Done:
-        """Run make as an operator on the first manager does."""
-        return run("make", "--no-print-directory", *words, env=self.environment, seconds=seconds)
+    def make(self, *words: str, node: str = NODES[0], seconds: float = 900) -> Done:
+        """Run make as an operator of this manager does."""
+        environment = self.environment | {"DOCKER_HOST": self._socket(node)}
+        return run("make", "--no-print-directory", *words, env=environment, seconds=seconds)
 
     def address(self, node: str) -> str:
         """Return where a node is reached from this machine."""

@@ -20,6 +20,8 @@ from tests.swarm.bench import NODES, STACK, Bench, read_csv
 
 # Swarm misses a node after 15 s, Patroni its primary after 20 s and a few more.
 OUTAGE_SECONDS = 60
+# HAProxy misses an api after two checks.
+MISSED_SECONDS = 5
 # Few: three engines, three servers and the callers share this machine.
 LOAD_THREADS = 3
 SITES = 20
@@ -102,6 +104,15 @@ def test_status_shows_nodes_services_and_the_whole_path(bench: Bench) -> None:
     assert f"{STACK}_pgbouncer.2" in done.stdout, "each replica has a line of its own"
 
 
+def test_a_manager_without_the_secrets_shows_the_services_and_makes_no_volume(bench: Bench) -> None:
+    done = bench.make("swarm-status", node=NODES[1])
+    assert done.exit_code != 0
+    assert f"{STACK}_api" in done.stdout
+    assert "the stack's secrets are not on this manager" in done.stderr
+    volumes = bench.on(NODES[1], "volume", "ls", "--quiet").stdout.split()
+    assert f"{STACK}_secrets" not in volumes
+
+
 def test_networks_are_internal_and_the_app_does_not_reach_the_server(bench: Bench) -> None:
     shown = "{{.Name}} {{.Driver}} {{.Internal}}"
     listed = bench.on(bench.manager, "network", "ls", "--filter", "driver=overlay", "--quiet")
@@ -154,6 +165,15 @@ def test_settings_that_cannot_be_on_several_machines_are_refused_at_once(bench: 
     assert refused.exit_code == 2
     assert "API_BIND_ADDRESS=127.0.0.1: on several machines it must be 0.0.0.0" in refused.stderr
     assert "POSTGRES_INSTANCES=2" in refused.stderr
+    assert specs(bench) == before
+
+
+def test_networks_that_are_there_keep_their_option(bench: Bench) -> None:
+    before = specs(bench)
+    with bench.changed({"SWARM_ENCRYPTED": "yes"}):
+        refused = bench.make("swarm-apply")
+    assert refused.exit_code == 2
+    assert "its networks were made with SWARM_ENCRYPTED=no, not yes" in refused.stderr
     assert specs(bench) == before
 
 
@@ -219,6 +239,21 @@ def test_the_instances_are_updated_one_after_the_other_behind_a_switchover(bench
     bench.wait_whole()
 
 
+def test_the_number_of_pgbouncers_is_changed_and_changed_back(bench: Bench) -> None:
+    sql = BenchSql(bench)
+    with bench.changed({"PGBOUNCER_REPLICAS": "3"}), load(bench, NODES[1]) as callers:
+        done = bench.make("swarm-apply")
+        assert done.exit_code == 0, done.text
+    bench.wait_whole()
+    assert bench.services()[f"{STACK}_pgbouncer"] == "3/3"
+    oracle.check_answers(callers.samples)
+    oracle.check_writes(callers, sql)
+    back = bench.make("swarm-apply")
+    assert back.exit_code == 0, back.text
+    bench.wait_whole()
+    assert bench.services()[f"{STACK}_pgbouncer"] == "2/2"
+
+
 @pytest.mark.parametrize("role", ["standby", "primary"])
 def test_a_lost_node_loses_no_write_and_comes_back_by_itself(
     bench: Bench, role: str, record_property: Callable[[str, object], None]
@@ -243,7 +278,14 @@ def test_a_lost_node_loses_no_write_and_comes_back_by_itself(
         bench.start(lost)
         bench.wait_whole()
     record_property("seconds_without_writes", round(recovered - killed, 1))
-    oracle.check_answers(callers.samples)
+    # What an api had in hand that went with its node has no answer, until HAProxy misses that one.
+    cut = [
+        one
+        for one in callers.samples
+        if not one.status and one.started < killed + MISSED_SECONDS and one.ended > killed
+    ]
+    assert len(cut) <= LOAD_THREADS, oracle.describe(cut)
+    oracle.check_answers(one for one in callers.samples if one not in cut)
     oracle.check_writes(callers, sql)
     oracle.check_nothing_left(sql)
     assert finished(bench, lost)["status"] == "succeeded"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from infra.config import documents
+from infra.config import catalogue, documents
+from infra.config.__main__ import main as config
 from infra.config.settings import Values
 from infra.swarm import rules
 from infra.swarm.__main__ import main
@@ -42,6 +45,48 @@ def _faults(directory: Path, facts: Facts, **changed: object) -> list[str]:
     return [str(fault) for fault in rules.faults(values, facts, file=FILE)]
 
 
+@pytest.fixture
+def checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Return a function that has the host's document judged; what is given in it is otherwise.
+
+    It returns the exit code.
+    """
+    nodes = [
+        {
+            "ID": one.name,
+            "Spec": {"Role": "manager", "Availability": "active", "Labels": one.labels},
+            "Description": {"Hostname": one.name, "Resources": {"MemoryBytes": 8 * GB}},
+            "Status": {"State": "ready"},
+        }
+        for one in map(_node, (1, 2, 3))
+    ]
+    document = {
+        "swarm": {"LocalNodeState": "active", "ControlAvailable": True},
+        "nodes": nodes,
+        "asked": [],
+        "stack": False,
+        "servers": 0,
+        "compose": False,
+        "network": None,
+    }
+    places = {"--env-dir": "", "--out": "out", "--secrets": "secrets"}
+
+    # Of files that `compiled` writes.
+    monkeypatch.setattr(os, "chown", lambda *_: None)
+
+    def check(**given: object) -> int:
+        monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(document | given)))
+        return main(["check", *(f"{name}={tmp_path / at}" for name, at in places.items())])
+
+    return check
+
+
+def compiled(root: Path) -> None:
+    """Compile as `config` does, into `out` and `secrets`."""
+    places = {"--env-dir": "", "--out": "out", "--secrets": "secrets"}
+    assert config([f"{name}={root / at}" for name, at in places.items()]) == 0
+
+
 def test_three_labelled_nodes_are_enough(tmp_path: Path) -> None:
     assert _faults(tmp_path, _facts()) == []
     assert rules.warnings(_facts()) == ()
@@ -53,6 +98,12 @@ def test_three_labelled_nodes_are_enough(tmp_path: Path) -> None:
         (_facts(is_manager=False, state="inactive"), "is no manager (swarm: inactive)"),
         (_facts(compose=True), "runs here under Docker Compose"),
         (_facts(stack=True, has_secrets=False), "its secrets are not on this manager"),
+        (
+            _facts(stack=True, servers=3, encrypted=False),
+            "its networks were made with SWARM_ENCRYPTED=no, not yes, and are not changed while "
+            "they are there: make swarm-down, then make swarm-up",
+        ),
+        (_facts(stack=True, servers=1), "one PostgreSQL server is deployed, not three: make"),
         (
             _facts(_node(2, labels={"sluice.etcd": "2"})),
             "no node has the label sluice.postgres=2; give it to exactly one",
@@ -71,6 +122,14 @@ def test_three_labelled_nodes_are_enough(tmp_path: Path) -> None:
 )
 def test_a_fault_of_the_swarm_is_named(tmp_path: Path, facts: Facts, said: str) -> None:
     assert any(said in fault for fault in _faults(tmp_path, facts))
+
+
+def test_three_instances_stay_three(tmp_path: Path) -> None:
+    changed = {"POSTGRES_INSTANCES": 1, "BACKUPS": "on"}
+    (fault,) = _faults(tmp_path, _facts(stack=True, servers=3), **changed)
+    assert "there is no way back to one" in fault
+    assert _faults(tmp_path, _facts(stack=True, servers=3)) == []
+    assert _faults(tmp_path, _facts(stack=True, servers=1), **changed) == []
 
 
 @pytest.mark.parametrize(
@@ -129,7 +188,7 @@ def test_a_clock_is_judged_by_the_span_of_the_answer(shift: float, apart: float)
 )
 def test_a_repeated_apply_goes_in_the_direction_of_the_one_that_was_not_finished(
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    checked: Callable[..., int],
     capsys: pytest.CaptureFixture[str],
     unfinished: int | None,
     direction: str,
@@ -145,50 +204,118 @@ def test_a_repeated_apply_goes_in_the_direction_of_the_one_that_was_not_finished
     record("compiled.json")
     if unfinished:
         record("unfinished.json", API_REPLICAS=unfinished, API_POOL_MAX_SIZE=100)
-    nodes = [
-        {
-            "ID": str(number),
-            "Spec": {
-                "Role": "manager",
-                "Availability": "active",
-                "Labels": {"sluice.postgres": str(number), "sluice.etcd": str(number)},
-            },
-            "Description": {"Hostname": f"node-{number}", "Resources": {"MemoryBytes": 8 * GB}},
-            "Status": {"State": "ready"},
-        }
-        for number in (1, 2, 3)
-    ]
-    document = {
-        "swarm": {"LocalNodeState": "active", "ControlAvailable": True},
-        "nodes": nodes,
-        "asked": [],
-        "stack": False,
-        "compose": False,
-        "has_secrets": False,
-    }
-    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(document)))
-    paths = ("--env-dir", tmp_path, "--out", tmp_path / "out", "--secrets", tmp_path / "secrets")
-    assert main(["check", *map(str, paths)]) == 0
+    assert checked() == 0
     assert capsys.readouterr().out == f"{direction}\n"
 
 
 def test_every_fault_is_said_and_nothing_else_is_printed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, checked: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_env(tmp_path, POSTGRES_INSTANCES=2)
-    document = {
-        "swarm": {"LocalNodeState": "inactive", "ControlAvailable": False},
-        "nodes": [],
-        "asked": [],
-        "stack": False,
-        "compose": False,
-        "has_secrets": False,
-    }
-    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(document)))
-    paths = ("--env-dir", tmp_path, "--out", tmp_path / "out", "--secrets", tmp_path / "secrets")
-    assert main(["check", *map(str, paths)]) == 2
+    manages_nothing = {"LocalNodeState": "inactive", "ControlAvailable": False}
+    assert checked(swarm=manages_nothing, nodes=[]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "POSTGRES_INSTANCES=2" in printed.err
     assert "is no manager" in printed.err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("made", ["no volume", "an empty volume", "secrets"])
+def test_secrets_are_there_only_where_the_volume_has_them(
+    tmp_path: Path,
+    checked: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    made: str,
+) -> None:
+    write_env(tmp_path, **GOOD, POSTGRES_BACKUP_CONNECTIONS=6)
+    if made != "no volume":
+        (tmp_path / "secrets").mkdir()
+    if made == "secrets":
+        compiled(tmp_path)
+    assert checked(stack=True, servers=3) == (0 if made == "secrets" else 2)
+    said = "its secrets are not on this manager" in capsys.readouterr().err
+    assert said is (made != "secrets")
+
+
+def test_whichever_setting_is_mistyped_every_fault_is_said(tmp_path: Path) -> None:
+    facts = _facts(_node(2, missing=("sluice-app:1",)), stack=True, servers=3)
+    for name in catalogue.by_name():
+        found = _faults(tmp_path, facts, **{name: "x-"})
+        assert any("node-2 lacks sluice-app:1" in fault for fault in found), name
+
+
+def test_a_mistyped_setting_is_refused_with_the_rest(
+    tmp_path: Path, checked: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = {"POSTGRES_INSTANCES": "three", "WORKER_REPLICAS": "many", "PGBOUNCER_PORT": 6432}
+    write_env(tmp_path, **(GOOD | changed))
+    assert checked() == 2
+    said = capsys.readouterr().err
+    for one in changed:
+        assert f"{one}={changed[one]}" in said
+
+
+@pytest.mark.parametrize("wanted", ["yes", "no"])
+@pytest.mark.parametrize("options", [{"vxlanid_list": "4097"}, {"encrypted": ""}, None])
+def test_networks_that_are_there_are_as_the_setting_has_them(
+    tmp_path: Path,
+    checked: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    wanted: str,
+    options: dict[str, str] | None,
+) -> None:
+    write_env(tmp_path, **GOOD, POSTGRES_BACKUP_CONNECTIONS=6, SWARM_ENCRYPTED=wanted)
+    differs = options is not None and ("encrypted" in options) is (wanted == "no")
+    assert checked(network=options) == (2 if differs else 0)
+    said = f"not {wanted}, and are not changed while they are there: docker network rm"
+    assert (said in capsys.readouterr().err) is differs
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ca.crt",
+        "sluice_operator.password",
+        "sluice_monitor.password",
+        "sluice_replication.password",
+    ],
+)
+def test_another_secret_between_tiers_takes_the_stack_down_first(
+    tmp_path: Path,
+    checked: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+) -> None:
+    secrets = tmp_path / "secrets"
+    for root in (tmp_path / "other", tmp_path):
+        root.mkdir(exist_ok=True)
+        write_env(root, **GOOD, POSTGRES_BACKUP_CONNECTIONS=6)
+        compiled(root)
+    assert checked(stack=True, servers=3) == 0
+    # What only the app and its PgBouncers have may be another one.
+    for one in (name, name.replace(".crt", ".key"), "risk_api.password"):
+        (secrets / one).chmod(0o600)
+        (secrets / one).write_bytes((tmp_path / "other" / "secrets" / one).read_bytes())
+    capsys.readouterr()
+    assert checked(stack=True, servers=3) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"{secrets}: {name}: not what this manager compiled last")
+    assert said.endswith("make swarm-down, then make swarm-up\n")
+    assert said.count("\n") == 1
+    assert checked() == 0
+
+
+def test_a_secret_of_the_servers_that_is_gone_is_not_made_anew_beside_them(
+    tmp_path: Path,
+    checked: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_env(tmp_path, **GOOD, POSTGRES_BACKUP_CONNECTIONS=6)
+    compiled(tmp_path)
+    (tmp_path / "secrets" / "sluice_replication.password").unlink()
+    assert checked(stack=True, servers=3) == 2
+    assert (
+        "sluice_replication.password: not what this manager compiled last"
+        in capsys.readouterr().err
+    )

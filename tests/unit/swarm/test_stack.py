@@ -311,6 +311,16 @@ def test_phases_go_from_postgres_to_what_callers_reach() -> None:
         ("api", "beside", "ingress"),
     )
     assert set(bundle.phase(("pgbouncer",))["services"]) == {"pgbouncer"}
-    names = set(stack.documents(bundle))
+    made = stack.documents(bundle)
+    labels = bundle.stack["services"]["pgbouncer"]["deploy"]["labels"]
+    assert made["04.definitions"].decode() == f"pgbouncer {labels['sluice.definition']}\n"
+    names = set(made)
     assert {"01.json", "05.json", "stack.json"} <= names
     assert {one["file"][2:] for one in bundle.stack["secrets"].values()} <= names
+
+
+def test_a_secret_that_there_is_not_is_none_of_swarm(tmp_path: Path) -> None:
+    (tmp_path / "postgres").mkdir()
+    (tmp_path / "postgres" / "backup.sftp-key").touch(mode=0o400)
+    (tmp_path / "postgres" / "backup.key").write_text("a key")
+    assert list(stack.read_compiled(tmp_path)) == ["postgres/backup.key"]
