@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Final
 
 import psycopg
 import typer
 
 from infra.backup import drill, listing, repository, restore, serve, verify
+from infra.backup.recovery_target import BadTimeError
 from infra.backup.repository import Archive, Info, RepositoryError
-from infra.backup.restore import BadTimeError, Restored
+from infra.backup.restore import Restored
 from infra.ops.outcome import (
     Exit,
     FailedError,
@@ -26,6 +28,8 @@ from infra.ops.outcome import (
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON object; progress goes to standard error.")
 ]
+# As a shell says that SIGTERM has ended a program.
+_ENDED: Final = 128 + signal.SIGTERM
 _ROWS_SHOWN = 40
 
 
@@ -61,6 +65,9 @@ def _make(
     new_cluster: Annotated[
         bool, typer.Option("--new-cluster", help="The repository goes on with this cluster.")
     ] = False,
+    new_repository: Annotated[
+        bool, typer.Option("--new-repository", help="Put one aside that cannot be read.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a backup now."""
@@ -72,12 +79,14 @@ def _make(
         )
     try:
         serve.require_writable()
+        if new_repository:
+            serve.put_aside()
         if new_cluster and repository.info().system_id is not None:
             repository.ask("stanza-upgrade")
         serve.prepared()
         serve.make(kind)
         newest = repository.info().backups[-1]
-    except serve.UnderWayError as error:
+    except (serve.UnderWayError, RefusedError) as error:
         sys.exit(report(Outcome(Exit.REFUSED, [f"refused: {error}"]), as_json=as_json))
     except RepositoryError as error:
         sys.exit(report(Outcome(Exit.FAILED, [f"no backup was made: {error}"]), as_json=as_json))
@@ -128,7 +137,7 @@ def _restore(
     as_json: AsJson = False,
 ) -> None:
     """Restore into the volume, recover, check and stop."""
-    serve.end_on_signal()
+    serve.end_on_signal(_ENDED)
     code, faults, done = int(Exit.OK), list[str](), None
     try:
         done = restore.run(to, cluster, timeline, marker)
@@ -195,7 +204,10 @@ def _drill_end(
     recovery_seconds: Annotated[float, typer.Argument()],
 ) -> None:
     """Write down what a drill has measured."""
-    drill.end(point_seconds, recovery_seconds)
+    try:
+        drill.end(point_seconds, recovery_seconds)
+    except psycopg.Error as error:
+        sys.exit(report(Outcome(Exit.FAILED, [str(error).splitlines()[0]]), as_json=False))
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from infra.backup.recovery_target import shown
 from infra.backup.repository import Archive, Backup, Info, holes
-from infra.backup.restore import shown
 
 _MB = 1 << 20
 

@@ -25,12 +25,22 @@ _HISTORY: Final = re.compile(r"([0-9A-F]{8})\.history")
 _LEFT: Final = re.compile(r"^(\d+)\s+([0-9A-F]+)/([0-9A-F]+)\b", re.MULTILINE)
 # Segments are pushed side by side: one that is missing may be on its way.
 _SETTLED_SECONDS: Final = 120.0
+# What pgBackRest calls the content of a file that was written with another key.
+_DECRYPTED_TO_NOTHING: Final = ("FormatError", "CryptoError")
+_ANOTHER_KEY: Final = (
+    "the repository cannot be read with this key; put back the one that it was written with (make "
+    "backup-key FROM=directory), or, if that is lost: make backup NEW_REPOSITORY=yes"
+)
 # Its errors begin with this, a code, and have hints in lines of their own.
 _ERROR: Final = re.compile(r"^(?:.*P\d\d\s+)?ERROR: (?:\[\d+\]: )?", re.MULTILINE)
 
 
 class RepositoryError(Exception):
     """PgBackRest refused or failed; the message is its own, in one line."""
+
+
+class AnotherKeyError(RepositoryError):
+    """What is in the repository was written with another key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +178,9 @@ def ask(*arguments: str, seconds: float | None = ASK_SECONDS) -> str:
             command(*arguments),
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
+            # With another key it prints what it has decrypted, which is no text.
+            encoding="utf-8",
+            errors="replace",
             timeout=seconds,
             check=False,
         )
@@ -190,9 +202,9 @@ def error_line(printed: str, code: int) -> str:
 def info() -> Info:
     """Return what is in the repository; empty where there is none yet.
 
-    Raises RepositoryError where it cannot be read, as with another key.
+    Raises RepositoryError where it cannot be read; AnotherKeyError where that is for its key.
     """
-    return parse_info(json.loads(ask("info", "--output=json")))
+    return parse_info(json.loads(ask("info", "--output=json"), strict=False))
 
 
 def parse_info(document: list[Mapping[str, Any]]) -> Info:
@@ -206,7 +218,10 @@ def parse_info(document: list[Mapping[str, Any]]) -> Info:
     for one in stanza.get("repo", ()):
         # 0: ok; 1..3: nothing in it yet.
         if one["status"]["code"] not in (0, 1, 2, 3):
-            raise RepositoryError(" ".join(one["status"]["message"].split()))
+            message = " ".join(one["status"]["message"].split())
+            if any(word in message for word in _DECRYPTED_TO_NOTHING):
+                raise AnotherKeyError(_ANOTHER_KEY)
+            raise RepositoryError(message)
     clusters = {
         one["id"]: (int(one["system-id"]), f"{one['version']}-{one['id']}")
         for one in stanza.get("db", ())

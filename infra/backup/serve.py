@@ -21,7 +21,8 @@ import psycopg
 from psycopg import sql
 
 from infra.backup import repository
-from infra.backup.repository import Archive, Backup, Info, RepositoryError
+from infra.backup.repository import AnotherKeyError, Archive, Backup, Info, RepositoryError
+from infra.ops.outcome import Exit, RefusedError
 
 DATA: Final = "/var/lib/postgresql/data"
 # The health check looks at its age.
@@ -47,11 +48,13 @@ class Service:
     failed_at: float = -_AGAIN_SECONDS
     failure: str = ""
     said: str = ""
+    schedule: str = ""
     written: tuple[object, ...] = ()
 
     def run(self) -> None:
         """Look once a minute until a signal comes."""
-        end_on_signal()
+        # A backup under way ends with its process group; the next one resumes what is whole.
+        end_on_signal(Exit.OK)
         while True:
             _ALIVE.touch()
             try:
@@ -71,11 +74,22 @@ class Service:
             log(line)
         self.said = line
 
+    def _say_schedule(self, settings: Mapping[str, Any]) -> None:
+        """Log when backups are made, at the start and after a change of it."""
+        schedule = (
+            f"a backup is made each day at {settings['time_utc']} UTC, "
+            f"a full one every {settings['full_every_days']} days"
+        )
+        if schedule != self.schedule:
+            log(schedule)
+        self.schedule = schedule
+
     def look(self, settings: Mapping[str, Any]) -> None:
         """Make the backup that is due, if one is, and write the state down."""
         if not settings["enabled"]:
             self.say("BACKUPS=off: no backup is made")
             return
+        self._say_schedule(settings)
         found, archived, error = Info(), Archive(), ""
         try:
             require_writable()
@@ -182,6 +196,31 @@ def prepared() -> Info:
     return found
 
 
+def put_aside() -> None:
+    """Make way for a new repository: what cannot be read any more goes into a directory beside it.
+
+    Raises:
+        RefusedError: it can be read, or is not in a directory.
+        RepositoryError: it cannot be read for another reason than its key.
+
+    """
+    if not repository.is_directory():
+        raise RefusedError(
+            "only what is in a directory is put aside; give the new repository another BACKUP_PATH"
+        )
+    try:
+        repository.info()
+    except AnotherKeyError:
+        aside = repository.DIRECTORY / f"unreadable-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+        aside.mkdir()
+        for part in ("archive", "backup"):
+            with suppress(FileNotFoundError):
+                (repository.DIRECTORY / part).rename(aside / part)
+        log(f"what was there and cannot be read is now in its directory {aside.name}")
+    else:
+        raise RefusedError("the repository can be read; nothing is put aside")
+
+
 def dsn() -> str:
     """Return how the primary is reached: by its user id in the operating system, no password.
 
@@ -282,7 +321,8 @@ def make(kind: str) -> None:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
     )
     while True:
         with suppress(subprocess.TimeoutExpired):
@@ -325,11 +365,10 @@ def _line(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def end_on_signal() -> None:
+def end_on_signal(code: int) -> None:
     """Have SIGTERM end this process, which as process 1 of its container would not notice it."""
-    signal.signal(signal.SIGTERM, _end)
 
+    def end(_number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(code)
 
-def _end(_number: int, _frame: FrameType | None) -> None:
-    # A backup under way ends with its process group; the next one resumes what is whole.
-    raise SystemExit(0)
+    signal.signal(signal.SIGTERM, end)

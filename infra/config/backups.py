@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Final
 
-from infra.config import sizing
+from infra.config import resources
 from infra.config.faults import Fault
 from infra.config.secrets import BACKUP_KEY, SecretError, SecretStore, backup_key
 from infra.config.settings import Values
@@ -49,10 +49,10 @@ def repository(values: Values) -> Iterator[str]:
 def queue(values: Values) -> Iterator[str]:
     """Check that the log that waits for the repository leaves the data their space."""
     half = values.integer("POSTGRES_DISK_MB") // 2
-    if values.integer("BACKUP_QUEUE_MB") + sizing.wal_demand_mb(values) > half:
+    if values.integer("BACKUP_QUEUE_MB") + resources.wal_demand_mb(values) > half:
         yield (
             f"{shown(values, 'BACKUP_QUEUE_MB')} + {shown(values, 'POSTGRES_MAX_WAL_MB')} x "
-            f"{sizing.wal_factor(values)} exceeds {half} MB, half of "
+            f"{resources.wal_factor(values)} exceeds {half} MB, half of "
             f"{shown(values, 'POSTGRES_DISK_MB')}; the log that waits for the repository "
             "would take the space of the data; lower it"
         )
@@ -63,7 +63,8 @@ def secrets(store: SecretStore, values: Values) -> tuple[dict[str, str], list[Fa
     key, faults = backup_key(store)
     found = {BACKUP_KEY: key}
     wanted = GIVEN.get(str(values.as_dict().get("BACKUP_REPOSITORY")), ())
-    for name in (*wanted, CA):
+    # That of a certificate which no public authority has signed.
+    for name in (*wanted, CA) if wanted else ():
         try:
             content = store.read(name)
         except SecretError as error:

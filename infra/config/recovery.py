@@ -6,13 +6,14 @@ change every password behind the running processes, and forget those that were s
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from infra.config import backups, names
+from infra.config import backups, names, scram
 from infra.config.certificates import ALSO_TRUSTED
 from infra.config.faults import Fault
-from infra.config.secrets import CLUSTER_ID, STAGED, TOKENS
+from infra.config.secrets import CLUSTER_ID, STAGED, TOKENS, SecretError, SecretStore
 
 RESTORE: Final = "make restore-secrets"
 CA: Final = "ca.crt"
@@ -54,6 +55,8 @@ _VERIFIERS: Final = {
     ),
     "pgbouncer/userlist.txt": re.compile(rf'^"(\w+)" "({_VERIFIER})"$', re.MULTILINE),
 }
+# The servers are operated, watched and followed by them, also by what was not yet updated.
+_BETWEEN_TIERS: Final = (names.OPERATOR, names.MONITOR, names.REPLICATION)
 _END: Final = b"-----END CERTIFICATE-----\n"
 # Of the applications and the owners of their databases; see infra/config/render.py.
 _APPLICATIONS: Final = "ops/clients"
@@ -68,7 +71,8 @@ def copies(out: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _of_backups(out: Path) -> tuple[str, ...]:
-    return tuple(name for name in backups.SECRETS if (out / "postgres" / name).exists())
+    paths = [out / "postgres" / name for name in backups.SECRETS]
+    return tuple(path.name for path in paths if path.exists() and path.stat().st_size)
 
 
 def passwords(out: Path) -> tuple[str, ...]:
@@ -115,6 +119,28 @@ def lost(secrets: Path, out: Path) -> tuple[str, ...]:
         for name in (*passwords(out), *TOKENS, CA, *_of_backups(out))
         if not _is_kept(secrets, name) and any((out / copy).exists() for copy in held[name])
     )
+
+
+def replaced(secrets: Path, out: Path) -> tuple[str, ...]:
+    """Return the CA and the passwords between tiers that are others than were compiled.
+
+    Where nothing was compiled with them, none is.
+    """
+    trusted = next((out / place for place in _COPIES[CA] if (out / place).exists()), None)
+    found = [CA] if trusted and not trusted.read_bytes().startswith(_kept(secrets, CA)) else []
+    held = _verifiers(out)
+    for role in _BETWEEN_TIERS:
+        verifier = held.get(f"{role}.scram", b"").decode("ascii")
+        password = _kept(secrets, f"{role}.password").decode("ascii", "backslashreplace")
+        if verifier and not scram.matches(password, verifier):
+            found.append(f"{role}.password")
+    return tuple(found)
+
+
+def _kept(secrets: Path, name: str) -> bytes:
+    with suppress(SecretError):
+        return (SecretStore(secrets).read(name) or b"").rstrip()
+    return b""
 
 
 def is_blank(secrets: Path, out: Path) -> bool:

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Backups of PostgreSQL, with the steps that need Docker: backup.sh NAME OPTION...
 #
-#   make [--json] [--new-cluster] [full|diff]
-#       make a backup now
+#   make [--json] [--new-cluster] [--new-repository] [full|diff]
+#       make a backup now; --new-cluster: of another cluster than the repository's; --new-repository:
+#       first put aside what cannot be read any more
 #   list [--json]
 #       what is in the repository, and the moments that a restore can go to
 #   verify [--json]
@@ -34,7 +35,7 @@ parse() {
     while (($#)); do
         case $1 in
             --json) begin_json ;;
-            --swap | --new-cluster | --replace) chosen+="$1 " ;;
+            --swap | --new-cluster | --new-repository | --replace) chosen+="$1 " ;;
             --to | --into | --cluster | --timeline | --from)
                 (($# > 1)) || usage
                 option[${1#--}]=$2
@@ -67,9 +68,9 @@ delegate() {
 }
 
 run_make() {
-    local asked=()
+    local asked=() one
     ((${#values[@]} <= 1)) || usage
-    ! given --new-cluster || asked+=(--new-cluster)
+    for one in --new-cluster --new-repository; do ! given "$one" || asked+=("$one"); done
     delegate make "${asked[@]}" "${values[@]:-diff}"
 }
 
@@ -142,8 +143,14 @@ require_volume() {
 
 require_files() {
     [[ -n $(docker images --quiet "$backup_image") ]] || quietly look build backup </dev/null || exit
-    has_volume postgres-config || quietly compose run --rm --no-deps config \
-        || die "the configuration cannot be compiled; see: make plan" 2
+    has_volume postgres-config || compile_configuration
+}
+
+compile_configuration() {
+    local status=0
+    quietly compose run --rm --no-deps config || status=$?
+    ((status != EXIT_REFUSED)) || exit "$EXIT_REFUSED"
+    ((status == 0)) || die "the configuration cannot be compiled; see: make plan" 2
 }
 
 run_restore() {
@@ -158,15 +165,21 @@ run_restore() {
     done
     printed=$(mktemp)
     temporary+=("$printed")
+    unfinished="the running data are untouched; the volume $volume holds nothing whole"
+    [[ -z $made ]] || unfinished+=": docker volume rm $made"
     if [[ -n $json ]]; then
         restore_into "$volume" "${asked[@]}" --json >"$printed" || status=$?
         collect restore "$printed" "$status"
     else
         restore_into "$volume" "${asked[@]}" || status=$?
     fi
-    # Refused: nothing is in it.
-    if ((status == 2 || status == EXIT_REFUSED)) && [[ -n $made ]]; then remove_volume "$made"; fi
+    # Refused, or not begun by Docker: nothing was put into it.
+    if ((status == 2 || status == EXIT_REFUSED || (status >= 125 && status <= 127))); then
+        unfinished=''
+        [[ -z $made ]] || remove_volume "$made"
+    fi
     ((status == 0)) || exit "$status"
+    unfinished=''
     if given --swap; then
         swap "$volume"
     else
@@ -183,12 +196,14 @@ run_restore() {
 # one. What the other two of three instances have becomes 17-2 and 17-3 of the volume: one of them may
 # have been the primary. Where a step fails all is as it was.
 exchange() {
-    local restored data suffix others=()
-    restored=$(docker volume inspect --format '{{.Mountpoint}}' "$from_volume") || return
-    data=$(docker volume inspect --format '{{.Mountpoint}}' "${project}_postgres-data") || return
+    local restored data suffix others=() where='{{.Mountpoint}} {{len .Options}}'
+    restored=$(docker volume inspect --format "$where" "$from_volume") || return
+    data=$(docker volume inspect --format "$where" "${project}_postgres-data") || return
     local mounts=(--volume "$from_volume:/volumes/restored" --volume "${project}_postgres-data:/volumes/data")
     local there=/volumes/restored here=/volumes/data
-    if [[ ${restored%/*/*} == "${data%/*/*}" ]]; then
+    # With options, another disk for one, it is mounted there only while a container has it.
+    if [[ ${restored%/*/*} == "${data%/*/*}" && $restored$data == *" 0"*" 0" ]]; then
+        restored=${restored% *} data=${data% *}
         mounts=(--volume "${data%/*/*}:/volumes")
         there=/volumes/${restored#"${data%/*/*}/"} here=/volumes/${data#"${data%/*/*}/"}
     fi
@@ -254,6 +269,7 @@ host_restart_postgres() {
 exchanged=''
 
 swap() {
+    local status=0
     from_volume=$1
     [[ -n $(docker volume ls --quiet --filter "name=^$1\$") ]] || die "FROM=$1: no such volume" 2
     own_project
@@ -269,20 +285,21 @@ swap() {
     elif [[ -n $container ]] && docker exec "$container" healthcheck 2>/dev/null </dev/null; then
         # The dead-man resumes every PgBouncer when the command below dies. It ends by itself.
         quietly look_run --detach --no-TTY ops dead-man
-        operate restart postgres
-        [[ -n $exchanged ]] || die "the data could not be exchanged: the server has those that it had"
+        operate restart postgres || status=$?
+        [[ -n $exchanged ]] \
+            || die "the data could not be exchanged: the server has those that it had" "$((status ? status : 1))"
     else
         swap_while_down
     fi
     # Its schema is that of the moment; and its log must not be without a backup.
     compose --progress quiet up --no-deps --exit-code-from migrate migrate >/dev/null 2>&1 \
-        || say "the migration failed; see: docker compose logs migrate"
+        || { status=1; say "the migration failed; see: docker compose logs migrate"; }
     say "the server has the restored data; those from before are in the volume $from_volume"
     say "backups go on by themselves; when nothing of the old data is needed: docker volume rm $from_volume"
+    exit "$status"
 }
 from_volume='' container=''
 
-readonly INSTANCES=(postgres-1 postgres-2 postgres-3)
 readonly OTHERS=(etcd-1 etcd-2 etcd-3 postgres)
 
 # As after a time with a single server: postgres-1 takes over what is in its volume, and the other two
@@ -367,13 +384,15 @@ run_drill() {
     remove_volume "$volume"
     [[ -z $json ]] || collect drill "$printed" "$status"
     if ((status)); then
+        # Of Docker and of signals, not of the restore.
+        ((status < 125)) || die "the drill did not begin or was ended, which says nothing of the backups" "$status"
         grep --after-context 3 '"faults"' "$printed" >&2 || true
         die "the drill failed: a restore would not have worked" "$status"
     fi
     seconds=$(awk '{print $1 + $2}' <<<"$(field restore_seconds "$printed") $(field recovery_seconds "$printed")")
-    in_service drill-end "$point" "$seconds" || exit
     say "recovery point: $point s, from the commit of a row until the repository had it"
     say "recovery time: $seconds s until the restored server answered, then $(field check_seconds "$printed") s of checks"
+    in_service drill-end "$point" "$seconds" || die "that is not written down for make status"
 }
 
 run_key() {
@@ -397,7 +416,7 @@ run_key() {
     docker run --rm --read-only --cap-drop ALL --cap-add DAC_READ_SEARCH --network none --user 0:0 \
         --volume "${project}_secrets:/secrets" --volume "$file:/given:ro" --entrypoint python \
         "$image" -m infra.backup.key "${asked[@]}" </dev/null || exit
-    quietly compose run --rm --no-deps config || die "the configuration cannot be compiled; see: make plan" 2
+    compile_configuration
 }
 
 _main() {

@@ -11,9 +11,9 @@ from typing import Any, cast
 import psycopg
 import pytest
 
-from infra.backup import checks, repository, restore, serve, verify
+from infra.backup import checks, recovery_target, repository, restore, serve, verify
+from infra.backup.recovery_target import BadTimeError
 from infra.backup.repository import Archive, Backup, Info, RepositoryError, Segment
-from infra.backup.restore import BadTimeError
 from infra.ops.outcome import RefusedError
 
 NOW = datetime(2026, 11, 29, 12, 0, tzinfo=UTC)
@@ -81,7 +81,7 @@ def test_info_has_the_backups_of_each_cluster() -> None:
 def test_a_repository_that_cannot_be_read_is_an_error_and_an_empty_one_is_not() -> None:
     code = {"code": 99, "message": "[CryptoError] unable to flush\n  HINT: is the key right?"}
     broken = {"name": "sluice", "repo": [{"status": code}]}
-    with pytest.raises(RepositoryError, match="unable to flush HINT: is the key right"):
+    with pytest.raises(RepositoryError, match="cannot be read with this key"):
         repository.parse_info([broken])
     empty = {"name": "sluice", "repo": [{"status": {"code": 1, "message": "missing stanza path"}}]}
     assert repository.parse_info([empty]) == repository.parse_info([]) == Info()
@@ -194,25 +194,25 @@ def test_a_failover_asks_for_none_unless_it_goes_back_behind_the_backup(
 @pytest.mark.parametrize("text", ["", "yesterday", "2026-11-24 10:00:00", "24.11.2026", "10:00+00"])
 def test_what_is_no_moment_is_refused_with_the_form(text: str) -> None:
     with pytest.raises(BadTimeError, match=r"write 2026-11-24 10:00:00\+00"):
-        restore.moment(text)
+        recovery_target.moment(text)
 
 
 @pytest.mark.parametrize(
     "text", ["2026-11-24 10:00:00+00", "2026-11-24T10:00:00Z", "2026-11-24 19:00:00.000+09:00"]
 )
 def test_a_moment_is_read_with_its_time_zone(text: str) -> None:
-    assert restore.moment(text) == datetime(2026, 11, 24, 10, tzinfo=UTC)
+    assert recovery_target.moment(text) == datetime(2026, 11, 24, 10, tzinfo=UTC)
 
 
 def test_the_newest_backup_that_was_finished_by_then_is_chosen() -> None:
     old, new = backup("full", 48), backup("diff", 24)
     info = Info((backup("full", 99, system_id=OTHER), old, new), CLUSTER, "17-1")
     held = archive(4, 5)
-    assert restore.choose(info, held, CLUSTER, None) == new
-    assert restore.choose(info, held, CLUSTER, new.stopped) == new
-    assert restore.choose(info, held, CLUSTER, new.stopped - timedelta(seconds=1)) == old
+    assert recovery_target.choose(info, held, CLUSTER, None) == new
+    assert recovery_target.choose(info, held, CLUSTER, new.stopped) == new
+    assert recovery_target.choose(info, held, CLUSTER, new.stopped - timedelta(seconds=1)) == old
     with pytest.raises(RefusedError, match="earliest moment that a restore can go back to"):
-        restore.choose(info, held, CLUSTER, old.stopped - timedelta(seconds=1))
+        recovery_target.choose(info, held, CLUSTER, old.stopped - timedelta(seconds=1))
 
 
 def test_a_backup_that_the_timeline_has_left_behind_is_passed_over() -> None:
@@ -220,13 +220,13 @@ def test_a_backup_that_the_timeline_has_left_behind_is_passed_over() -> None:
     old, new = backup("full", 48), backup("full", 24, first=segment(9), last=segment(9))
     info = Info((old, new), CLUSTER, "17-1")
     swapped = Archive(archive(4, 5, 6, 7, 8, 9).segments, (2,), 2, {1: 6})
-    assert restore.choose(info, swapped, CLUSTER, None) == old
+    assert recovery_target.choose(info, swapped, CLUSTER, None) == old
     # As long as the history is all that there is of it, and where only its segments are.
     seen = Archive((*archive(4, 5, 6, 7, 8, 9).segments, *archive(6, timeline=2).segments))
-    assert restore.choose(info, seen, CLUSTER, None) == old
-    assert restore.choose(info, replace(swapped, target=1, ends={}), CLUSTER, None) == new
+    assert recovery_target.choose(info, seen, CLUSTER, None) == old
+    assert recovery_target.choose(info, replace(swapped, target=1, ends={}), CLUSTER, None) == new
     with pytest.raises(RefusedError, match=r"no backup leads to timeline 2.*TIMELINE=1"):
-        restore.choose(Info((new,), CLUSTER, "17-1"), swapped, CLUSTER, None)
+        recovery_target.choose(Info((new,), CLUSTER, "17-1"), swapped, CLUSTER, None)
     # What is missing of the way that was left is no gap.
     left = Archive(archive(4, 5, 7, 9).segments, (2,), 2, {1: 6})
     assert repository.gaps(left, segment(4), NOW) == ()
@@ -234,9 +234,9 @@ def test_a_backup_that_the_timeline_has_left_behind_is_passed_over() -> None:
 
 @pytest.mark.parametrize("text", ["latest", "0", "01", "1 -c x", "x" * 99])
 def test_a_timeline_is_a_number(text: str) -> None:
-    assert (restore.require_timeline(""), restore.require_timeline("12")) == (0, 12)
+    assert (recovery_target.require_timeline(""), recovery_target.require_timeline("12")) == (0, 12)
     with pytest.raises(RefusedError, match="is no timeline; write its number"):
-        restore.require_timeline(text)
+        recovery_target.require_timeline(text)
 
 
 def test_pgbackrest_is_told_of_another_timeline_and_its_settings_do_not_stay(
@@ -306,29 +306,29 @@ def test_another_cluster_is_restored_only_where_it_is_asked_for(
     both = (backup("full", 9, system_id=OTHER), backup("full", 1))
     info = Info(both, CLUSTER, "17-2")
     if isinstance(expected, int):
-        assert restore.require_cluster(info, running, asked) == expected
+        assert recovery_target.require_cluster(info, running, asked) == expected
         return
     with pytest.raises(RefusedError, match=expected):
-        restore.require_cluster(info, running, asked)
+        recovery_target.require_cluster(info, running, asked)
 
 
 def test_an_empty_repository_is_said() -> None:
     with pytest.raises(RefusedError, match="no backup in the repository"):
-        restore.require_cluster(Info(), None, "")
+        recovery_target.require_cluster(Info(), None, "")
 
 
 def test_a_moment_after_the_log_is_refused_and_one_before_a_gap_is_not() -> None:
     until = NOW - timedelta(minutes=10)
-    restore.require_window(archive(4), None)
-    restore.require_window(archive(4), until)
+    recovery_target.require_window(archive(4), None)
+    recovery_target.require_window(archive(4), until)
     with pytest.raises(RefusedError, match="when the last segment"):
-        restore.require_window(archive(4), until + timedelta(seconds=2))
+        recovery_target.require_window(archive(4), until + timedelta(seconds=2))
     one = backup("full", 1)
     broken = archive(4, 6)
-    restore.require_no_gap(broken, one, until, NOW)
+    recovery_target.require_no_gap(broken, one, until, NOW)
     for to in (None, until + timedelta(seconds=1)):
         with pytest.raises(RefusedError, match=f"{segment(5)}.*TO can be"):
-            restore.require_no_gap(broken, one, to, NOW)
+            recovery_target.require_no_gap(broken, one, to, NOW)
 
 
 def test_a_restored_cluster_is_judged_by_its_own_archive(
@@ -440,6 +440,24 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     }
     monkeypatch.setattr(repository, "settings", lambda: values)
     return values
+
+
+def test_when_backups_are_made_is_said_at_the_start_and_after_a_change(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse() -> None:
+        raise RepositoryError("not yet")
+
+    monkeypatch.setattr(serve, "require_writable", refuse)
+    monkeypatch.setattr(serve, "record", lambda _: None)
+    service = serve.Service()
+    for time_utc in ("02:30", "02:30", "04:00"):
+        service.look(settings | {"time_utc": time_utc})
+    said = [line for line in capsys.readouterr().err.splitlines() if "each day" in line]
+    assert said == [
+        "a backup is made each day at 02:30 UTC, a full one every 7 days",
+        "a backup is made each day at 04:00 UTC, a full one every 7 days",
+    ]
 
 
 def test_no_commit_of_the_service_waits_for_a_standby(settings: dict[str, Any]) -> None:
