@@ -3,20 +3,25 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 COMPOSE := docker compose $(if $(SLUICE_ENV_DIR),--env-file $(SLUICE_ENV_DIR)/stack.env)
+ENV_FILE := $(or $(SLUICE_ENV_DIR),infra/env)/stack.env
 # What builds, looks or stops needs no setting but which servers there are, so it works whatever is
 # in the env file.
-INSTANCES := $(if $(shell grep -sx POSTGRES_INSTANCES=3 $(or $(SLUICE_ENV_DIR),infra/env)/stack.env),3,1)
+INSTANCES := $(if $(shell test -f $(ENV_FILE) && grep -sx POSTGRES_INSTANCES=3 $(ENV_FILE)),3,1)
 LOOK := POSTGRES_INSTANCES=$(INSTANCES) docker compose --env-file infra/env/presets/laptop.env
 # Whatever the env file says now, all that was started.
 EVERYTHING := POSTGRES_INSTANCES=3 docker compose --env-file infra/env/presets/laptop.env --profile '*'
 RUN := $(LOOK) --progress quiet run --rm --no-deps
 # The optional services of the env file; Compose reads them itself where no profile is named.
-PROFILES = $(shell sed -n 's/^COMPOSE_PROFILES=//p' $(or $(SLUICE_ENV_DIR),infra/env)/stack.env 2>/dev/null)
+PROFILES = $(shell test -f $(ENV_FILE) && sed -n 's/^COMPOSE_PROFILES=//p' $(ENV_FILE) 2>/dev/null)
 VENV := .venv
-# Passwords that an operator has chosen.
-GIVEN = $(if $(FROM),--volume "$(abspath $(FROM)):/given:ro")
+# What operators' commands take. Of the command line alone: a shell can have variables of these names.
+SWITCHES := CA DUE FULL JSON NEW_CLUSTER NEW_REPOSITORY REPLACE RESTART SWAP WATCH
+VALUES := CLUSTER CONFIRM FILE FOLLOW FROM INTO KEEP LINES N NAME REQUEST SINCE SQL TABLE TIMELINE TO TYPE
+$(foreach one,$(SWITCHES) $(VALUES),$(if $(filter environment,$(origin $(one))),$(eval $(one) :=)))
+$(foreach one,$(SWITCHES),$(if $(filter-out yes no,$($(one))),$(error $(one)=$($(one)): must be yes or no)))
+option = $(if $(filter yes,$($(1))),$(2))
 # For programs: JSON=yes prints one JSON document on standard output, the rest on standard error.
-AS_JSON = $(if $(JSON),--json)
+AS_JSON = $(call option,JSON,--json)
 HOST_CA_BUNDLE := $(firstword $(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem))
 export CA_BUNDLE ?= $(HOST_CA_BUNDLE)
 export BASE_IMAGE ?= debian:trixie-slim
@@ -36,11 +41,12 @@ assess: up ## From nothing to a finished assessment of eight sites
 up: build ## Install Docker if missing, build, start; output: V=1
 	@infra/host/operate.sh check --warn
 	@echo 'starting the stack, waiting until every tier is healthy' >&2
+	@infra/host/operate.sh compile
 	@$(COMPOSE) --progress $(if $(V),auto,quiet) up --detach --wait --remove-orphans || { $(LOOK) ps --all >&2; exit 1; }
 	@infra/host/operate.sh remove-disabled
 	@$(RUN) --no-TTY ops pgbouncer reconnect --if-changed --wait 30 </dev/null \
 		|| echo 'if the schema changed: make reconnect' >&2
-	@! $(COMPOSE) logs --no-log-prefix --since 10m config 2>&1 | grep --quiet '^renewed:' || infra/host/operate.sh rotate-certificates --due
+	@! docker logs --since 10m "$$($(COMPOSE) ps --all --quiet config)" 2>&1 | grep --count '^renewed:' >/dev/null || infra/host/operate.sh rotate-certificates --due
 	@echo "healthy: $$(infra/host/operate.sh url)" >&2
 
 engine:
@@ -58,10 +64,10 @@ project:
 	@infra/host/operate.sh check project
 
 plan: engine ## What the env file would change; whole budget: FULL=yes
-	@infra/host/operate.sh plan $(AS_JSON) $(if $(FULL),--full)
+	@infra/host/operate.sh plan $(AS_JSON) $(call option,FULL,--full)
 
 apply: check ## Apply the env file, live; with restarts: RESTART=yes
-	@infra/host/operate.sh apply $(AS_JSON) $(if $(RESTART),--restart)
+	@infra/host/operate.sh apply $(AS_JSON) $(call option,RESTART,--restart)
 
 preset: engine ## Make a preset the env file, its plan first: NAME=small
 	@infra/host/operate.sh preset $(AS_JSON) $(NAME)
@@ -72,15 +78,14 @@ down: project ## Stop the stack; volumes (the data) stay
 destroy: project ## Delete all: CONFIRM=yes; but the backups: KEEP=backups
 	@infra/host/destroy.sh "$(CONFIRM)" "$(KEEP)"
 
-# LINES only where it was asked for: some shells have the height of the terminal in it.
-logs: project ## Follow every log: [LINES=] [SINCE=10m] [FOLLOW=no] [REQUEST=id]
-	@infra/host/logs.sh $(AS_JSON) $(if $(filter command,$(origin LINES)),--lines "$(LINES)") $(if $(SINCE),--since "$(SINCE)") $(if $(filter no,$(FOLLOW)),--no-follow) $(if $(REQUEST),--request "$(REQUEST)")
+logs: project ## Every log: [LINES=] [SINCE=10m] [FOLLOW=no] [REQUEST=]
+	@infra/host/logs.sh $(AS_JSON) $(if $(LINES),--lines "$(LINES)") $(if $(SINCE),--since "$(SINCE)") $(if $(filter no,$(FOLLOW)),--no-follow) $(if $(REQUEST),--request "$(REQUEST)")
 
 ps: project ## Show every container and its health
 	@$(LOOK) ps --all
 
 status: project ## The whole path on one screen; repeatedly: WATCH=yes
-	@SLUICE_CONTAINERS="$$(infra/host/containers.sh)" $(RUN) --env SLUICE_CONTAINERS ops status $(AS_JSON) $(if $(WATCH),--watch)
+	@SLUICE_CONTAINERS="$$(infra/host/containers.sh)" $(RUN) --env SLUICE_CONTAINERS ops status $(AS_JSON) $(call option,WATCH,--watch)
 
 doctor: project ## What breaks behind the pool, live or in files: SQL=path
 	@infra/host/operate.sh doctor $(AS_JSON) $(if $(SQL),"$(SQL)")
@@ -98,15 +103,15 @@ restart-app: check ## Apply and restart api and workers; no request fails
 	@infra/host/operate.sh restart-app $(AS_JSON)
 
 rotate-passwords: project ## New passwords and tokens, live [FROM=directory]
-	@$(RUN) $(GIVEN) ops rotate passwords $(AS_JSON) $(if $(FROM),--from /given)
+	@infra/host/operate.sh rotate-passwords $(AS_JSON) $(if $(FROM),--from "$(abspath $(FROM))")
 
 rotate-certificates: project ## New certificates [CA=yes] [DUE=yes] [FROM=directory]
-	@infra/host/operate.sh rotate-certificates $(AS_JSON) $(if $(CA),--ca) $(if $(DUE),--due) $(if $(FROM),--from "$(abspath $(FROM))")
+	@infra/host/operate.sh rotate-certificates $(AS_JSON) $(call option,CA,--ca) $(call option,DUE,--due) $(if $(FROM),--from "$(abspath $(FROM))")
 
-client: engine ## The file of an application behind the path: NAME=billing
+client: engine ## The file of an application: NAME=billing
 	@infra/host/operate.sh client $(AS_JSON) $(NAME)
 
-client-url: project ## How it connects: NAME=billing; its secrets: TO=directory
+client-url: project ## How it connects: NAME=billing; secrets: TO=directory
 	@infra/host/operate.sh client-url $(AS_JSON) $(if $(TO),--to "$(abspath $(TO))") $(NAME)
 
 restore-secrets: project ## Write a lost secrets volume back
@@ -118,7 +123,7 @@ scale-pgbouncer: ## Run another number of PgBouncer replicas: N=3
 bench-pool: check ## What a checkout costs against three other ways
 	@$(COMPOSE) --progress quiet run --rm --no-deps --no-TTY api python -m app.pool.benchmark --settings /etc/sluice/api.json
 
-bench-writes: check ## What storing a batch of results costs against a COPY of its rows
+bench-writes: check ## What storing results costs against a COPY of their rows
 	@$(COMPOSE) --progress quiet run --rm --no-deps --no-TTY worker python -m app.assessments.benchmark --settings /etc/sluice/worker.json
 
 load: check ## Load on the api: [USERS=20] [SHAPE=spike] [WEB_PORT=N]
@@ -145,20 +150,20 @@ report: engine ## Open the list of load test reports
 results: engine ## Write docs/results.md from the latest load tests
 	@loadtest/run document
 
-backup: check ## Make a backup now: [TYPE=full|diff] [NEW_CLUSTER=yes]
-	@infra/host/backup.sh make $(AS_JSON) $(if $(filter yes,$(NEW_CLUSTER)),--new-cluster) $(TYPE)
+backup: check ## Backup: [TYPE=full] [NEW_CLUSTER=] [NEW_REPOSITORY=]
+	@infra/host/backup.sh make $(AS_JSON) $(call option,NEW_CLUSTER,--new-cluster) $(call option,NEW_REPOSITORY,--new-repository) $(TYPE)
 
 backups: project ## List the backups, and the moments a restore can go to
 	@infra/host/backup.sh list $(AS_JSON)
 
 backup-key: project ## Print the key of backups; put: FROM=dir [REPLACE=yes]
-	@infra/host/backup.sh key $(if $(FROM),--from "$(FROM)") $(if $(filter yes,$(REPLACE)),--replace)
+	@infra/host/backup.sh key $(if $(FROM),--from "$(FROM)") $(call option,REPLACE,--replace)
 
 verify-backup: project ## Read every backup; name what a restore would miss
 	@infra/host/backup.sh verify $(AS_JSON)
 
-restore: project ## Restore beside the data: [TO=time] [INTO=volume] [SWAP=yes]
-	@infra/host/backup.sh restore $(AS_JSON) $(if $(TO),--to "$(TO)") $(if $(INTO),--into "$(INTO)") $(if $(CLUSTER),--cluster "$(CLUSTER)") $(if $(TIMELINE),--timeline "$(TIMELINE)") $(if $(filter yes,$(SWAP)),--swap)
+restore: project ## Restore beside: [TO=time] [INTO=volume] [SWAP=yes]
+	@infra/host/backup.sh restore $(AS_JSON) $(if $(TO),--to "$(TO)") $(if $(INTO),--into "$(INTO)") $(if $(CLUSTER),--cluster "$(CLUSTER)") $(if $(TIMELINE),--timeline "$(TIMELINE)") $(call option,SWAP,--swap)
 
 restore-swap: project ## Make what was restored the server's data: FROM=volume
 	@infra/host/backup.sh swap $(AS_JSON) "$(FROM)"
@@ -170,7 +175,7 @@ reconnect: project ## New server connections of PgBouncer, after DDL
 	@$(RUN) ops pgbouncer reconnect $(AS_JSON)
 
 load-reference: project ## Load a CSV: TABLE=buildings FILE=b.csv [REPLACE=yes]
-	@infra/host/operate.sh load-reference $(AS_JSON) $(if $(filter yes,$(REPLACE)),--replace) "$(TABLE)" "$(FILE)"
+	@infra/host/operate.sh load-reference $(AS_JSON) $(call option,REPLACE,--replace) "$(TABLE)" "$(FILE)"
 
 swarm-up: build ## Several machines: build, distribute, deploy to a swarm
 	@infra/host/swarm.sh images
@@ -213,22 +218,26 @@ lint: engine $(VENV)/.installed ## ruff, mypy, shellcheck, hadolint, yamllint, C
 test-unit: $(VENV)/.installed ## Tests that need no container
 	@$(VENV)/bin/pytest tests/unit
 
-# The tests of the stack wait half of their time: those that need no container run beside them.
-test: lint up ## Lint, units, stack, a fault and operation of each kind
+# Building the images and the tests of the stack wait half of their time: those that need no container
+# run beside them. (Not the variable MAKE: make -n would run the line.)
+test: lint ## Lint, units, stack, a fault and operation of each kind
 	@$(VENV)/bin/pytest -m 'not slow' -p no:cacheprovider tests/unit >$(VENV)/unit.log 2>&1 & units=$$!; status=0; \
+	make --no-print-directory up || { status=$$?; kill $$units; exit $$status; }; \
 	$(VENV)/bin/pytest -m 'not slow' --ignore tests/unit || status=$$?; \
 	wait $$units || status=$$?; cat $(VENV)/unit.log; exit $$status
 
 test-all: test ## Every test
-	@$(VENV)/bin/pytest -m slow
+	@$(VENV)/bin/pytest -m slow --ignore tests/unit
 
-chaos: check $(VENV)/.installed ## Faults under load, and a page: [MINUTES=10] [SEED=1]
+chaos: check $(VENV)/.installed ## Faults under load: [MINUTES=10|EACH=n] [ONLY=] [SEED=1]
 	@[[ "$(or $(MINUTES),10)" =~ ^([1-9]|[1-5][0-9]|60)$$ ]] || { echo "MINUTES=$(MINUTES): must be a whole number from 1 to 60" >&2; exit 2; }
+	@[[ -z "$(EACH)" || -z "$(MINUTES)" ]] || { echo "EACH=$(EACH) takes as long as its rounds take; leave MINUTES out" >&2; exit 2; }
+	@[[ "$(or $(EACH),1)" =~ ^([1-9]|[1-4][0-9]|50)$$ ]] || { echo "EACH=$(EACH): must be a whole number from 1 to 50" >&2; exit 2; }
 	@[[ "$(or $(SEED),1)" =~ ^[0-9]{1,9}$$ ]] || { echo "SEED=$(SEED): must be a whole number of at most nine digits" >&2; exit 2; }
-	@why=$$($(VENV)/bin/python -c 'from tests.chaos import faults; print(faults.why_not_here())'); [[ -z $$why ]] || { echo "chaos: $$why" >&2; exit 2; }
-	@CHAOS_MINUTES="$(or $(MINUTES),10)" CHAOS_SEED="$(or $(SEED),1)" $(VENV)/bin/pytest --quiet -s -m slow tests/chaos
+	@why=$$(CHAOS_ONLY="$(ONLY)" $(VENV)/bin/python -c 'from tests.chaos import faults; print(faults.why_not_here())'); [[ -z $$why ]] || { echo "chaos: $$why" >&2; exit 2; }
+	@CHAOS_MINUTES="$(if $(EACH),,$(or $(MINUTES),10))" CHAOS_EACH="$(EACH)" CHAOS_ONLY="$(ONLY)" CHAOS_SEED="$(or $(SEED),1)" $(VENV)/bin/pytest --quiet -s -m slow tests/chaos
 
-# Beside test-all: it has three Docker engines run, each with the images, for a quarter of an hour.
+# Beside test-all: it has three Docker engines run, each with the images, for about ten minutes.
 test-swarm: $(VENV)/.installed engine ## Several machines, as three Docker hosts on this one
 	@$(MAKE) --no-print-directory build INSTANCES=3
 	@$(VENV)/bin/pytest tests/swarm

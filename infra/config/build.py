@@ -145,7 +145,7 @@ def _compile(
     faults = [*checked.faults, *faults, *more, *bad_tokens, *bad_key, *others]
     if faults or pairs is None:
         raise FaultyInputError(faults)
-    expiry = certificates.expiry(store)
+    expiry = certificates.expiry(store, validity.servers)
     cluster_id = secrets.cluster_id(store, replicated=sizing.is_replicated(checked.values))
     inputs = Inputs(
         checked.values, passwords, verifiers, tokens, backup_secrets, pairs, expiry, cluster_id

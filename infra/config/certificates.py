@@ -7,6 +7,7 @@ refused with a reason, never changed. `plan`, `config`, `apply` and the rotation
 import datetime
 import os
 import ssl
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -84,10 +85,10 @@ class Certificates:
     servers: dict[str, tuple[bytes, bytes]] = field(repr=False)
 
 
-def expiry(store: SecretStore) -> tuple[Expiry, ...]:
-    """Return when the CA and each server certificate expires; unreadable ones are left out."""
+def expiry(store: SecretStore, servers: Iterable[str] = (*SERVERS, *PEERS)) -> tuple[Expiry, ...]:
+    """Return when the CA and these servers' certificates expire; unreadable ones are left out."""
     found = []
-    for name in ("ca", *SERVERS, *PEERS):
+    for name in ("ca", *servers):
         try:
             pem = store.read(f"{name}.crt")
             pair = Pair(_parse_certificate(pem or b""), b"", None, b"")
@@ -101,9 +102,11 @@ def expiry(store: SecretStore) -> tuple[Expiry, ...]:
 def warnings(store: SecretStore, validity: Validity) -> tuple[Fault, ...]:
     """Return a warning for each certificate that is due, with the command that renews it.
 
-    Also for a CA made here whose key is gone, so that nothing can be renewed.
+    Also for a CA made here whose key is gone, so that nothing can be renewed. What three instances
+    had is nobody's while there is one.
     """
-    due, found = datetime.timedelta(days=validity.renew_days), expiry(store)
+    due = datetime.timedelta(days=validity.renew_days)
+    found = expiry(store, validity.servers)
     told = [
         store.fault(one.file, _warning(one, validity))
         for one in found

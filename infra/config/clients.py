@@ -146,7 +146,15 @@ def read(env_file: Path, shown: str) -> Assigned:
     directory = Path(shown).parent
     if directory.name == "presets":
         directory = directory.parent
-    for path in sorted((env_file.parent / DIRECTORY).glob("*.env")):
+    try:
+        found = sorted((env_file.parent / DIRECTORY).iterdir())
+    except FileNotFoundError:
+        found = []
+    except OSError as error:
+        # Not no clients: those that are would be retired.
+        place = str(directory / DIRECTORY)
+        return Assigned(values, (Fault(place, f"cannot be listed: {error.strerror}"),))
+    for path in (one for one in found if one.suffix == ".env"):
         place = str(directory / DIRECTORY / path.name)
         if problem := name_problem(path.stem):
             faults.append(Fault(place, problem))

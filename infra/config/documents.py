@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from types import MappingProxyType
 
-from infra.config import names, roles, sizing
+from infra.config import names, resources, roles, sizing
 from infra.config.derived import derived_settings
 from infra.config.names import (
     API,
@@ -209,8 +209,8 @@ def ops(values: Values, verifiers: Mapping[str, str] = MappingProxyType({})) -> 
             "port": 5432,
             "dbname": names.DATABASE,
             "instances": list(sizing.instances(values)),
-            "processors": sizing.processors(values),
-            "disk_reserve_mb": sizing.disk_reserve_mb(values),
+            "processors": resources.processors(values),
+            "disk_reserve_mb": resources.disk_reserve_mb(values),
             "verifier_digests": {role: roles.digest(one) for role, one in verifiers.items()},
         },
         "pgbouncer": {

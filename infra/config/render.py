@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from infra.config import clients, documents, extra, names, observability, roles, sizing
+from infra.config import backups, clients, documents, extra, names, observability, roles, sizing
 from infra.config.certificates import Certificates, Expiry
 from infra.config.derived import derived_settings
 from infra.config.secrets import CLUSTER_ID
@@ -88,7 +88,9 @@ def _postgres(inputs: Inputs) -> Iterator[Rendered]:
         suffixes=sizing.suffixes(inputs.values),
     )
     yield _secret("postgres/pgbackrest.conf", "postgres", text.encode())
-    for name, secret in inputs.backup_secrets.items():
+    # Empty where the repository takes none: what another one took does not stay.
+    for name in backups.SECRETS:
+        secret = inputs.backup_secrets.get(name, "")
         yield _secret(f"postgres/{name}", "postgres", secret.encode())
     yield _secret("postgres/backups.json", "postgres", _json(documents.backups(inputs.values)))
     yield from _server_files(inputs, "postgres")

@@ -12,7 +12,7 @@ from decimal import ROUND_CEILING
 from itertools import combinations
 from typing import Final
 
-from infra.config import backups, clients, measured, observability, sizing
+from infra.config import backups, clients, measured, observability, resources, sizing
 from infra.config.faults import Fault
 from infra.config.names import SERVICES
 from infra.config.settings import UnavailableError, Values
@@ -21,7 +21,7 @@ from infra.config.times import TIME_RULES, Rule, at_most, shown
 # Patroni puts 100 in the place of less.
 PATRONI_CONNECTIONS_MIN = 25
 STANDBY_SENDERS = 4
-# A pool serves its threads, the heartbeat and the health check; more cannot be used.
+# A pool serves its threads and the health check, and has one to spare.
 _WORKER_EXTRA_BORROWERS = 2
 # Of the operator at PostgreSQL: one to look and one to compare; one to change and one to look.
 _CONSOLE_SESSIONS = 2
@@ -101,23 +101,24 @@ def client_connections(values: Values) -> Iterator[str]:
 
 def open_files(values: Values) -> Iterator[str]:
     """Rule 2: client and server connections of a replica fit into its open-file limit."""
-    demand = sizing.file_demand(values)
+    demand = resources.file_demand(values)
     if demand > values.integer("PGBOUNCER_OPEN_FILES"):
         yield (
             f"{shown(values, 'PGBOUNCER_MAX_CLIENT_CONNECTIONS')} + "
             f"{sizing.per_replica(values)} server connections + "
-            f"{sizing.OPEN_FILES_SLACK} others = {demand} exceeds "
+            f"{resources.OPEN_FILES_SLACK} others = {demand} exceeds "
             f"{shown(values, 'PGBOUNCER_OPEN_FILES')}; a replica would refuse clients"
         )
 
 
 def pgbouncer_memory(values: Values) -> Iterator[str]:
     """Check that a replica full of TLS clients, and one long message, fit into its memory."""
-    demand = sizing.pgbouncer_memory_kb(values)
+    demand = resources.pgbouncer_memory_kb(values)
     if demand > values.integer("PGBOUNCER_MEMORY_MB") * 1024:
         yield (
             f"{shown(values, 'PGBOUNCER_MAX_CLIENT_CONNECTIONS')} TLS clients and "
-            f"{sizing.PGBOUNCER_PACKET_COPIES} x {shown(values, 'PGBOUNCER_MAX_PACKET_KB')} need "
+            f"{resources.PGBOUNCER_PACKET_COPIES} x "
+            f"{shown(values, 'PGBOUNCER_MAX_PACKET_KB')} need "
             f"about {-(-demand // 1024)} MB, which exceeds "
             f"{shown(values, 'PGBOUNCER_MEMORY_MB')}; a full replica would be killed"
         )
@@ -125,10 +126,10 @@ def pgbouncer_memory(values: Values) -> Iterator[str]:
 
 def longest_packet(values: Values) -> Iterator[str]:
     """Check that PgBouncer lets the results of a batch pass."""
-    demand = sizing.app_packet_kb(values)
+    demand = resources.app_packet_kb(values)
     if demand > values.integer("PGBOUNCER_MAX_PACKET_KB"):
         yield (
-            f"{shown(values, 'WORKER_BATCH_TASKS')} x {sizing.TASK_PACKET_KB} kB of results = "
+            f"{shown(values, 'WORKER_BATCH_TASKS')} x {resources.TASK_PACKET_KB} kB of results = "
             f"{demand} kB exceeds {shown(values, 'PGBOUNCER_MAX_PACKET_KB')}; PgBouncer would end "
             "the connection"
         )
@@ -183,15 +184,15 @@ def api_processes(values: Values) -> Iterator[str]:
             f"{shown(values, setting)} exceeds {shown(values, 'API_CPUS')} rounded up; "
             "a process without a processor of its own only takes connections and memory"
         )
-    threads = sizing.api_threads(values)
-    if threads > sizing.API_THREADS_LIMIT:
+    threads = resources.api_threads(values)
+    if threads > resources.API_THREADS_LIMIT:
         yield (
             f"{shown(values, setting, 'API_THREADS', 'APP_POOL_CONNECTORS')} need {threads} "
-            f"threads while the api is restarted (one process more, {sizing.API_OTHER_THREADS} "
-            f"other threads in each), and the container may have {sizing.API_THREADS_LIMIT}; "
+            f"threads while the api is restarted (one process more, {resources.API_OTHER_THREADS} "
+            f"other threads in each), and the container may have {resources.API_THREADS_LIMIT}; "
             "lower one of them"
         )
-    demand = sizing.api_memory_mb(values)
+    demand = resources.api_memory_mb(values)
     if demand > values.integer("API_MEMORY_MB"):
         names = (setting, "API_THREADS", "API_EVENT_STREAMS_MAX")
         yield (
@@ -203,15 +204,15 @@ def api_processes(values: Values) -> Iterator[str]:
 
 def memory(values: Values) -> Iterator[str]:
     """Rule 5: PostgreSQL's worst case fits into its container."""
-    demand = sizing.memory_demand_kb(values)
-    if demand <= sizing.memory_kb(values):
+    demand = resources.memory_demand_kb(values)
+    if demand <= resources.memory_kb(values):
         return
     names = ("POSTGRES_MAX_CONNECTIONS", "POSTGRES_AUTOVACUUM_WORKERS")
     yield (
-        f"{shown(values, *names)}: shared_buffers {sizing.shared_buffers_kb(values)} kB + "
-        f"sessions x (work_mem {sizing.work_mem_kb(values)} kB x {sizing.WORK_MEM_FACTOR} + "
-        f"{sizing.SESSION_OVERHEAD_KB} kB) + autovacuum x maintenance_work_mem "
-        f"{sizing.maintenance_work_mem_kb(values)} kB = {-(-demand // 1024)} MB exceeds "
+        f"{shown(values, *names)}: shared_buffers {resources.shared_buffers_kb(values)} kB + "
+        f"sessions x (work_mem {resources.work_mem_kb(values)} kB x {resources.WORK_MEM_FACTOR} + "
+        f"{resources.SESSION_OVERHEAD_KB} kB) + autovacuum x maintenance_work_mem "
+        f"{resources.maintenance_work_mem_kb(values)} kB = {-(-demand // 1024)} MB exceeds "
         f"{shown(values, 'POSTGRES_MEMORY_MB')}; lower POSTGRES_MAX_CONNECTIONS, "
         "POSTGRES_SHARED_BUFFERS_PERCENT, POSTGRES_WORK_MEM_KB or "
         "POSTGRES_MAINTENANCE_WORK_MEM_MB, or raise the memory"
@@ -220,19 +221,19 @@ def memory(values: Values) -> Iterator[str]:
 
 def smallest_work_mem(values: Values) -> Iterator[str]:
     """Check that PostgreSQL accepts a chosen work_mem: it keeps the old value of one it refuses."""
-    if 0 < values.integer("POSTGRES_WORK_MEM_KB") < sizing.WORK_MEM_MIN_KB:
+    if 0 < values.integer("POSTGRES_WORK_MEM_KB") < resources.WORK_MEM_MIN_KB:
         yield (
-            f"{shown(values, 'POSTGRES_WORK_MEM_KB')} is below {sizing.WORK_MEM_MIN_KB} kB, the "
+            f"{shown(values, 'POSTGRES_WORK_MEM_KB')} is below {resources.WORK_MEM_MIN_KB} kB, the "
             "least that PostgreSQL accepts; 0 derives it"
         )
 
 
 def disk(values: Values) -> Iterator[str]:
     """Check that the write-ahead log fits into its share of the disk."""
-    share = sizing.disk_share_mb(values)
-    if sizing.wal_demand_mb(values) > share:
+    share = resources.disk_share_mb(values)
+    if resources.wal_demand_mb(values) > share:
         yield (
-            f"{shown(values, 'POSTGRES_MAX_WAL_MB')} x {sizing.wal_factor(values)} exceeds "
+            f"{shown(values, 'POSTGRES_MAX_WAL_MB')} x {resources.wal_factor(values)} exceeds "
             f"{share} MB, a quarter of {shown(values, 'POSTGRES_DISK_MB')}; the log would take the "
             "space of the data; lower it or give the volume more disk"
         )
@@ -281,7 +282,7 @@ def idle_capacity(values: Values) -> Iterator[str]:
         names = ("WORKER_POOL_MAX_SIZE", "WORKER_THREADS")
         yield (
             f"{shown(values, *names)}: more than threads + {_WORKER_EXTRA_BORROWERS} "
-            "(heartbeat, health check) is never used"
+            "(one for the health check, one to spare) is never used"
         )
 
 
@@ -298,12 +299,12 @@ def dropped_cancels(values: Values) -> Iterator[str]:
 
 def scarce_work_mem(values: Values) -> Iterator[str]:
     """Warn of a work_mem so small that ordinary sorts go to disk."""
-    found = sizing.work_mem_kb(values)
-    if found < sizing.WORK_MEM_USEFUL_KB:
+    found = resources.work_mem_kb(values)
+    if found < resources.WORK_MEM_USEFUL_KB:
         names = ("POSTGRES_MEMORY_MB", "POSTGRES_MAX_CONNECTIONS")
         yield (
             f"{shown(values, *names)} leave work_mem {found} kB, below "
-            f"{sizing.WORK_MEM_USEFUL_KB} kB: sorts go to disk; raise the memory"
+            f"{resources.WORK_MEM_USEFUL_KB} kB: sorts go to disk; raise the memory"
         )
 
 

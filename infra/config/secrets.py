@@ -16,8 +16,8 @@ _GENERATED_BYTES = 32
 # A set of new secrets that is whole and counts, though not all are in their place yet.
 STAGED = ".staged"
 # Tells one set of three instances from another: made with three, and gone only when the single
-# server has taken over the primary's data (infra/host/operate.sh). What a standby or etcd kept from
-# before a time with a single server must not come back.
+# server has taken over the primary's data (infra/host/operate-apply.sh). What a standby or etcd
+# kept from before a time with a single server must not come back.
 CLUSTER_ID = "postgres-cluster.id"
 _CLUSTER_ID_BYTES = 8
 # The repository of the backups is encrypted with it. Without it they are worth nothing, and it

@@ -16,7 +16,8 @@ if [[ ${1-} == postgres ]]; then
     exec 3<>/dev/tcp/127.0.0.1/9999
     printf 'show stat\n' >&3
     while IFS=, read -r -t 3 -a row <&3; do
-        [[ ${row[0]-} != primary || ${row[17]-} != UP || ${row[36]-} != L7OK ]] || exit 0
+        # With an asterisk while the next check is under way.
+        [[ ${row[0]-} != primary || ${row[17]-} != UP || ${row[36]-} != ?('* ')L7OK ]] || exit 0
     done
     exit 1
 fi

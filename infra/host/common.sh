@@ -113,6 +113,8 @@ compose() {
 # How many servers the env file asks for; whatever else is in it.
 instances() { if grep --quiet --no-messages --line-regexp POSTGRES_INSTANCES=3 "$env_file"; then echo 3; else echo 1; fi; }
 
+readonly INSTANCES=(postgres-1 postgres-2 postgres-3)
+
 # Whether three servers run, or ran last; the env file may ask for another number by now.
 is_replicated() { [[ -n $(containers_of postgres-1) ]]; }
 
@@ -125,9 +127,9 @@ containers_of() {
 server() {
     local one running=()
     is_replicated || { echo postgres; return; }
-    for one in postgres-1 postgres-2 postgres-3; do
-        case $(look exec --no-TTY "$one" psql --no-psqlrc --quiet --tuples-only --no-align \
-            --dbname postgres --command 'SELECT pg_is_in_recovery()' </dev/null 2>/dev/null) in
+    for one in "${INSTANCES[@]}"; do
+        case $(within exec --no-TTY "$one" psql --no-psqlrc --quiet --tuples-only --no-align \
+            --dbname 'dbname=postgres connect_timeout=3' --command 'SELECT pg_is_in_recovery()' </dev/null 2>/dev/null) in
             f) echo "$one"; return ;;
             t) running+=("$one") ;;
         esac
@@ -139,6 +141,14 @@ server() {
 look() {
     # Those of three servers, when the env file asks for one again, are no news.
     POSTGRES_INSTANCES=$(instances) COMPOSE_IGNORE_ORPHANS=1 docker compose --env-file infra/env/presets/laptop.env "$@"
+}
+
+# `look`, for what may never end: a container that is frozen, a server that hangs. Longer than any `df`
+# of a local disk, or a query of nothing.
+readonly INSIDE_SECONDS=5
+within() {
+    POSTGRES_INSTANCES=$(instances) COMPOSE_IGNORE_ORPHANS=1 timeout "$INSIDE_SECONDS" \
+        docker compose --env-file infra/env/presets/laptop.env "$@"
 }
 
 # Without the lines about networks that it makes where the stack is down.
@@ -375,3 +385,6 @@ write_env_file() {
     cp --attributes-only --preserve=mode,ownership "$present" "$1"
     mv --force "$1" "$present"
 }
+
+# What is read more than once is no pipe, and waits for nobody.
+[[ ! -e $env_file || -f $env_file || -d $env_file ]] || die "$env_file is not a regular file" 2

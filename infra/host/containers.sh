@@ -6,18 +6,11 @@ cd "$(dirname "$0")/../.."
 # shellcheck source=infra/host/common.sh
 . infra/host/common.sh
 
-# Longer than any `df` of a local disk; a frozen container must not hold up the status.
-readonly INSIDE_SECONDS=5
 readonly DF=(df --block-size=1 '--output=size,avail' /var/lib/postgresql/data)
 readonly FORMAT='{"service": {{json (index .Config.Labels "com.docker.compose.service")}}, "name": {{json .Name}},
 "state": {{json .State.Status}}, "started": {{json .State.StartedAt}}, "finished": {{json .State.FinishedAt}},
 "memory_limit": {{.HostConfig.Memory}}, "exit_code": {{.State.ExitCode}}, "restarts": {{.RestartCount}}, "oom_killed": {{.State.OOMKilled}},
 "health": {{if .State.Health}}{{json .State.Health.Status}}{{else}}""{{end}}}'
-
-within() {
-    POSTGRES_INSTANCES=$(instances) timeout "$INSIDE_SECONDS" \
-        docker compose --env-file infra/env/presets/laptop.env "$@"
-}
 
 # What the processes of each PgBouncer hold, without the kernel's caches, by cgroups of version 2 or 1.
 # Its console does not know it, and `docker stats` takes two seconds.

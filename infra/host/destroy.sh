@@ -26,4 +26,8 @@ for label in "${labels[@]}"; do
     done < <(docker volume ls --quiet --filter "label=$label")
 done
 ((${#gone[@]} == 0)) || docker volume rm "${gone[@]}" >/dev/null
+# Compose leaves those that the settings above have no service on, as that of a repository elsewhere.
+while read -r network; do
+    docker network rm "$network" >/dev/null
+done < <(docker network ls --quiet --filter "label=com.docker.compose.project=$project")
 [[ -z $keep ]] || say "kept: ${project}_backups and ${project}_secrets; to have the data back: make restore SWAP=yes"

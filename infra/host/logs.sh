@@ -21,7 +21,8 @@ formatted() {
         --network none --memory 256m --pids-limit 64 "$image" logs "${format[@]}"
 }
 
-printed() { look logs --no-color --timestamps ${since:+--since "$since"} "$@" </dev/null; }
+# The optional services too, where they run.
+printed() { look --profile '*' logs --no-color --timestamps ${since:+--since "$since"} "$@" </dev/null; }
 
 # The api's lines first; grep is quicker than reading them all.
 of_request() {

@@ -23,6 +23,8 @@
 #       apply and restart both, or one of them
 #   scale-pgbouncer [--json] N (make scale-pgbouncer N=3)
 #       change PGBOUNCER_REPLICAS in the env file, then the replicas
+#   rotate-passwords [--json] [--from DIRECTORY]
+#       give every role and service a new secret
 #   rotate-certificates [--json] [--ca] [--due] [--from DIRECTORY]
 #       give every server a new certificate
 #   restore-secrets [--json]
@@ -31,6 +33,8 @@
 #       load a CSV file into a table of reference data; --replace: also remove all other rows
 #   doctor [--json] [PATH] (make doctor SQL=path)
 #       find what breaks behind transaction pooling: in the running path, or in the files of PATH
+#   compile
+#       compile the env file, once no operation is under way
 #   remove-disabled
 #       remove the containers of optional services that the env file does not name
 #   url
@@ -42,14 +46,16 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=infra/host/common.sh
 . infra/host/common.sh
+# shellcheck source=infra/host/operate-apply.sh
+. infra/host/operate-apply.sh
+# shellcheck source=infra/host/operate-restarts.sh
+. infra/host/operate-restarts.sh
 
 readonly OPERATION=${1:-}
 program=${OPERATION:-operate}
 candidate=$env_file.candidate
 # Of the arguments: values in their order, and options that are given.
 values=() from='' to=''
-# The services that `apply --restart` names.
-touched=()
 
 # parse OPTIONS ARGUMENT...: take the options that this operation has, as "--due --from=", and --json.
 parse() {
@@ -127,180 +133,11 @@ run_plan() {
     look_run --no-deps --env SLUICE_HOST ops plan "$@"
 }
 
-# apply ---------------------------------------------------------------------------------------
-
-host_restart() { touched+=("$@"); }
-host_recreate() { touched+=("$@"); }
-
-is_touched() { [[ " ${touched[*]} " == *" $1 "* ]]; }
-
-# What a run that was killed had compiled and not yet replaced: no process says what memory and
-# processors its container has.
-touch_outdated() {
-    local service container
-    for service in postgres backup pgbouncer worker api; do
-        while read -r container; do
-            ! has_another_definition "$service" "$container" || touched+=("$service")
-        done < <(compose ps --quiet "$service")
-    done
-    is_gateway_as_wanted || touched+=(gateway)
-    are_observers_as_wanted || touched+=(observability)
-}
-
-# Whether its one container is there, as compose.yaml and the env file define it.
-is_as_defined() {
-    local container
-    container=$(compose ps --all --quiet "$1")
-    [[ -n $container ]] && ! has_another_definition "$1" "$container"
-}
-
-# There is one with PGBOUNCER_PORT, and none without.
-is_gateway_as_wanted() {
-    if [[ -n $(setting PGBOUNCER_PORT) ]]; then
-        is_as_defined gateway
-    else
-        [[ -z $(compose ps --all --quiet gateway) ]]
-    fi
-}
-
-# A backup under way is made again.
-replace_backup() {
-    quietly compose rm --stop --force backup || return
-    start_missing backup
-}
-
-replace_gateway() {
-    quietly compose rm --stop --force gateway || return
-    start_missing gateway || return
-    if [[ -n $(setting PGBOUNCER_PORT) ]]; then
-        say "PgBouncer is published: 127.0.0.1:$(setting PGBOUNCER_PORT)"
-    else
-        say "PgBouncer is published no more"
-    fi
-}
-
-# The services of the profile, one a line.
-observers() {
-    comm -13 <(COMPOSE_PROFILES='' look config --services | sort) \
-        <(look --profile observability config --services | sort)
-}
-
-# The services of it that have containers although the env file does not name it.
-disabled_observers() {
-    [[ $(setting COMPOSE_PROFILES) == observability ]] || comm -12 <(observers) <(
-        docker ps --all --filter "label=com.docker.compose.project=$project" \
-            --filter label=com.docker.compose.oneoff=False \
-            --format '{{.Label "com.docker.compose.service"}}' | sort --unique
-    )
-}
-
-are_observers_as_wanted() {
-    local service
-    [[ -z $(disabled_observers) ]] || return
-    [[ $(setting COMPOSE_PROFILES) == observability ]] || return 0
-    while read -r service; do is_as_defined "$service" || return; done < <(observers)
-}
-
-# Compose leaves the containers of a profile alone that is no longer named.
-run_remove_disabled() {
-    local disabled
-    mapfile -t disabled < <(disabled_observers)
-    ((${#disabled[@]})) || return 0
-    quietly look --profile observability rm --stop --force "${disabled[@]}" || return
-    say "removed: ${disabled[*]}; their volumes stay"
-}
-
-replace_observers() {
-    local service
-    run_remove_disabled
-    [[ $(setting COMPOSE_PROFILES) == observability ]] || return 0
-    while read -r service; do
-        is_as_defined "$service" || quietly compose rm --stop --force "$service" || return
-        start_missing "$service" || return
-    done < <(observers)
-    say "the console: http://$(compose port console 8090)"
-}
-
-migrate() {
-    compose up --no-deps --exit-code-from migrate migrate \
-        || die "the migration failed; see: docker compose logs migrate"
-}
-
-# PostgreSQL first: what is above it grows only when it can carry that.
-restart_in_order() {
-    local replicas workers
-    replicas=$(setting PGBOUNCER_REPLICAS)
-    workers=$(setting WORKER_REPLICAS)
-    if is_touched postgres; then another restart-postgres --compiled; fi
-    if is_touched migrate; then migrate; fi
-    if is_touched backup; then replace_backup; fi
-    if is_touched pgbouncer; then
-        (($(running pgbouncer) == replicas)) || another scale-pgbouncer "$replicas"
-        another restart-pgbouncer
-    fi
-    if is_touched gateway; then replace_gateway; fi
-    if is_touched worker; then
-        (($(running worker) == workers)) || start_missing worker
-        another restart-app --compiled worker
-    fi
-    if is_touched api; then another restart-app --compiled api; fi
-    if is_touched observability; then replace_observers; fi
-}
-
-# Where the files are compiled for one server already, the standbys of a new primary cannot follow it.
-# The id of the set is the same when they are compiled for three again.
-readonly FOR_THREE="write POSTGRES_INSTANCES=3, make down, make up, and then POSTGRES_INSTANCES=1 again"
-
-# From one server to three or back: the first takes the data over as they are. Compose replaces what
-# differs, in the order that infra/postgres/instances-3.yaml has; requests are answered 503 meanwhile.
-change_instances() {
-    if is_replicated; then
-        (($(instances) == 1)) || return 0
-        [[ $(server) == postgres-1 ]] || die "postgres-1 is not the primary any more: $FOR_THREE"
-        say 'three servers become one; writes fail until it is up'
-        # shellcheck disable=SC2046  # ids of containers, one word each
-        quietly docker stop $(containers_of postgres-2) $(containers_of postgres-3) || return
-        if ! quietly docker exec "$(containers_of postgres-1)" entrypoint leave; then
-            # shellcheck disable=SC2046
-            quietly docker start $(containers_of postgres-2) $(containers_of postgres-3) || true
-            die "postgres-1 is not the primary any more: $FOR_THREE"
-        fi
-        # Not before: with another id the others would copy a postgres-1 that may be behind them.
-        unfinished="three servers are not one yet; again: make apply RESTART=yes"
-        forget_set || return
-        unfinished=''
-    else
-        (($(instances) == 3)) || return 0
-        say 'one server becomes three; requests fail until the first is the primary'
-    fi
-    quietly compose up --detach --wait --remove-orphans || die "see: docker compose ps --all"
-    compile
-    # All that was to be restarted is new.
-    touched=()
-}
-
-run_apply() {
-    local status=0
-    parse --restart "$@"
-    ((${#values[@]} == 0)) || usage
-    if ! given --restart; then
-        operate apply
-        return
-    fi
-    # With one server again, it is the first of three, which then must have everything. Before anything
-    # is compiled for one.
-    if is_replicated && (($(instances) == 1)) && [[ $(server) != postgres-1 ]]; then
-        unfinished="nothing is changed; if make up or another operation has compiled for one already: $FOR_THREE"
-        another switchover --to postgres-1
-        unfinished=''
-    fi
-    operate apply --restart || status=$?
-    ((status == 0 || status == EXIT_NEEDS_RESTART)) || return "$status"
-    change_instances
-    touch_outdated
-    ((status + ${#touched[@]})) || return 0
-    restart_in_order
-    operate apply
+# Before `make up` replaces anything: an operation under way may need what is there. Not `up --no-deps`,
+# after which the next `up` would make another container, without this one's log.
+run_compile() {
+    quietly compose create config || exit
+    quietly docker start --attach "$(compose ps --all --quiet config)" || exit
 }
 
 # preset --------------------------------------------------------------------------------------
@@ -340,8 +177,8 @@ run_client() {
         exit "$status"
     fi
     [[ ! -e $file ]] || die "$file is there already; change it, then: make plan" "$EXIT_REFUSED"
-    mkdir -p "$env_dir/clients"
-    (umask 022 && cat "$made" >"$file")
+    # Readable for the containers that judge and compile it.
+    (umask 022 && mkdir -p "$env_dir/clients" && cat "$made" >"$file")
     say "$file is written; size it, then: make plan, make apply, make client-url NAME=${values[0]}"
 }
 
@@ -366,180 +203,29 @@ run_client_url() {
         >&"${document:-1}"
 }
 
-# restart-postgres: every client waits and none fails -----------------------------------------
+# rotations and restore-secrets, while the stack serves or is down -------------------------------
 
-# The server itself reads the compiled file and says whether it would start with it.
-check_configuration() {
-    # shellcheck disable=SC2016  # expanded in the container
-    quietly compose exec --no-TTY "$(server)" bash -c \
-        'postgres -C max_connections -D "$PGDATA" -c config_file=/etc/sluice/postgresql.conf' \
-        || die "postgres refuses the new configuration; nothing was paused" "$EXIT_REFUSED"
+# What an operator has chosen is mounted; where it is not there Docker would make it, empty.
+take_given() {
+    [[ -n $from ]] || return 0
+    [[ -d $from ]] || die "FROM=$from: no such directory" 2
+    ops_options=(--volume "$from:/given:ro")
+    asked=(--from /given)
 }
 
-# Decided before the pause: asking Compose takes half a second.
-choose_step() {
-    ! is_replicated || return 0
-    container=$(compose ps --quiet postgres)
-    [[ -n $container ]] || die "postgres does not run; start it: make up" "$EXIT_REFUSED"
-    replace=no
-    ! needs_new_container postgres "$container" || replace=yes
-    [[ $replace == no ]] || say "its image or definition changed: a new container"
-}
-
-host_restart_postgres() {
-    if [[ $replace == yes ]]; then
-        quietly compose create postgres || return
-        quietly docker start "$(compose ps --all --quiet postgres)"
-    else
-        quietly docker restart "$container"
-    fi
-}
-
-# An instance of three, whose place the others take meanwhile.
-host_replace_instance() {
-    local container
-    container=$(compose ps --all --quiet "$1")
-    if [[ -n $container ]] && ! needs_new_container "$1" "$container"; then
-        quietly docker restart "$container"
-        return
-    fi
-    if [[ -n $container ]]; then
-        quietly docker stop "$container" || return
-        quietly docker rm "$container" || return
-    fi
-    start_missing "$1"
-}
-
-# It resumes every PgBouncer when the command below dies. It ends by itself.
-host_dead_man() { quietly look_run --detach --no-TTY ops dead-man; }
-
-run_switchover() {
+run_rotate_passwords() {
     local asked=()
-    parse '--to=' "$@"
+    parse '--from=' "$@"
     ((${#values[@]} == 0)) || usage
-    [[ -z $to ]] || asked+=(--to "$to")
-    operate switchover "${asked[@]}"
+    take_given
+    operate rotate passwords "${asked[@]}"
 }
-
-run_restart_postgres() {
-    parse --compiled "$@"
-    ((${#values[@]} == 0)) || usage
-    given --compiled || compile
-    check_configuration
-    choose_step
-    # Of three instances each is restarted first that does not hold the clients up.
-    is_replicated || host_dead_man
-    operate restart postgres
-    # What the budget could not hold before the restart is live now.
-    given --compiled || compile
-}
-
-# restart-pgbouncer and scale-pgbouncer: one replica at a time, while the others serve ---------
-
-host_replace_pgbouncer() {
-    if needs_new_container pgbouncer "$1"; then
-        quietly docker rm --force "$1" || return
-        start_missing pgbouncer
-    else
-        quietly docker restart "$1"
-    fi
-}
-
-host_remove_pgbouncer() { quietly docker rm --force "$1"; }
-
-run_restart_pgbouncer() {
-    parse '' "$@"
-    ((${#values[@]} == 0)) || usage
-    operate restart pgbouncer
-}
-
-# The replica with the highest number.
-last_replica() { compose ps --format '{{.Name}}' pgbouncer | sort --version-sort | tail -n 1; }
-
-# First what else the new number needs of the env file, such as smaller pools; then the replica;
-# then what follows from its being there.
-grow() {
-    compile
-    start_missing pgbouncer
-    compile
-    operate pgbouncer spread "$1"
-}
-
-shrink() {
-    while (($(running pgbouncer) > $1)); do
-        operate pgbouncer retire "$(last_replica)"
-    done
-    compile
-    operate pgbouncer spread "$1"
-}
-
-# The env file is the truth: it is changed first, after the budget was checked with the new number.
-run_scale_pgbouncer() {
-    local wanted before
-    parse '' "$@"
-    wanted=${values[*]}
-    [[ $wanted =~ ^[1-9][0-9]*$ ]] || usage
-    before=$(setting PGBOUNCER_REPLICAS)
-    temporary+=("$candidate")
-    sed "s/^PGBOUNCER_REPLICAS=.*/PGBOUNCER_REPLICAS=$wanted/" "$env_file" >"$candidate"
-    check "$(basename "$candidate")"
-    write_env_file "$candidate"
-    unfinished="PGBOUNCER_REPLICAS is $wanted; to finish: make scale-pgbouncer N=$wanted"
-    ((before == wanted)) || unfinished+="; to go back: make scale-pgbouncer N=$before"
-    if ((wanted > $(running pgbouncer))); then grow "$wanted"; else shrink "$wanted"; fi
-}
-
-# restart-app: no request fails and no task is lost --------------------------------------------
-
-# A container is stopped before it is removed: it has work in hand.
-replace() {
-    quietly docker stop "$2" || return
-    quietly docker rm "$2" || return
-    start_missing "$1"
-}
-
-host_replace_api() { replace api "$1"; }
-
-host_replace_worker() {
-    if needs_new_container worker "$1"; then replace worker "$1"; else quietly docker restart "$1"; fi
-}
-
-# The port of the api belongs to one container at a time: requests in hand are answered, and new
-# connections are refused for the seconds that a new container takes to start.
-needs_new_api() {
-    local api
-    api=$(compose ps --quiet api)
-    [[ -n $api ]] || die "api does not run; start it: make up" "$EXIT_REFUSED"
-    needs_new_container api "$api" || return 1
-    say "the image or definition of api changed: new connections are refused for some seconds"
-}
-
-run_restart_app() {
-    local service new_api=()
-    parse --compiled "$@"
-    for service in "${values[@]}"; do
-        [[ $service == api || $service == worker ]] || usage
-    done
-    ((${#values[@]})) || values=(api worker)
-    given --compiled || compile
-    if [[ " ${values[*]} " == *" api "* ]] && needs_new_api; then
-        new_api=(--new-api-container)
-    fi
-    operate restart app "${new_api[@]}" "${values[@]}"
-    # What the budget could not hold before the restart is live now.
-    given --compiled || compile
-}
-
-# rotate-certificates and restore-secrets, while the stack serves or is down -------------------
 
 run_rotate_certificates() {
     local asked=()
     parse '--ca --due --from=' "$@"
     ((${#values[@]} == 0)) || usage
-    if [[ -n $from ]]; then
-        ops_options=(--volume "$from:/given:ro")
-        asked=(--from /given)
-    fi
+    take_given
     ! given --ca || asked+=(--ca)
     ! given --due || asked+=(--due)
     operate rotate certificates "${asked[@]}"
@@ -548,9 +234,10 @@ run_rotate_certificates() {
 # Neither HAProxy nor etcd takes another CA by itself. One etcd after the other: two have a majority.
 host_trust() {
     local one
-    quietly docker exec "$(containers_of postgres)" sh -c 'kill -USR2 1'
+    quietly docker exec "$(containers_of postgres)" sh -c 'kill -USR2 1' || return
     for one in etcd-1 etcd-2 etcd-3; do
-        quietly docker restart "$(containers_of "$one")" && await_healthy "$one"
+        quietly docker restart "$(containers_of "$one")" || return
+        await_healthy "$one" || return
     done
     quietly look_run --no-deps --no-TTY --entrypoint touch ops "/out/ops/$1"
 }
@@ -642,7 +329,7 @@ run_url() {
 _main() {
     case $OPERATION in
         check | plan | apply | preset | client | client-url | restart-postgres | switchover | restart-pgbouncer | restart-app) ;;
-        scale-pgbouncer | rotate-certificates | restore-secrets | load-reference | doctor | remove-disabled | url) ;;
+        scale-pgbouncer | rotate-passwords | rotate-certificates | restore-secrets | load-reference | doctor | compile | remove-disabled | url) ;;
         *) die "usage: operate.sh NAME OPTION...; the names are in its first lines" 2 ;;
     esac
     "run_${OPERATION//-/_}" "${@:2}"

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from infra.config import clients
+from infra.config import clients, names
 from infra.config.build import Compiled, compile_values
 from infra.config.faults import FaultyInputError
 from infra.config.secrets import SecretStore
@@ -181,11 +181,12 @@ class Apply:
         for replica in pgbouncer.replicas(self._settings) if retired else ():
             with PgBouncerAdmin(replica, self._settings) as admin:
                 counts.update(row["database"] for row in admin.show("CLIENTS"))
+        open_ones = {name: counts[name] + counts[name + names.STANDBY_SUFFIX] for name in retired}
         return [
-            f"{clients.file(name)} is gone, and {counts[name]} connections of {name} are open; "
+            f"{clients.file(name)} is gone, and {count} connections of {name} are open; "
             "stop the application first"
-            for name in retired
-            if counts[name]
+            for name, count in open_ones.items()
+            if count
         ]
 
     def _tell_of_databases(self) -> None:
@@ -296,7 +297,9 @@ class Apply:
         self, found: Running, deviations: tuple[Deviation, ...], *, prepare_restart: bool
     ) -> None:
         waiting, held = self._part.waiting, self._part.held
-        restart, recreate = plan.tiers_to_restart(waiting)
+        differing = {one.process for one in deviations if one.needs_restart}
+        tiers = {one.tier for one in found.processes if one.name in differing}
+        restart, recreate = plan.tiers_to_restart(waiting, tiers)
         self._operation.note(
             waiting=list(waiting), held=list(held), restart=list(restart), recreate=list(recreate)
         )
@@ -318,9 +321,10 @@ class Apply:
         else:
             self._operation.show("make apply RESTART=yes does the rest, with restarts")
             if prepare_restart:
-                self._write(self._wanted)
+                # Asked first: what is written waits no more, so another run would not ask again.
                 self._ask_for("restart", restart)
                 self._ask_for("recreate", recreate)
+                self._write(self._wanted)
             self._operation.fail(Exit.NEEDS_RESTART)
             self._operation.ends_as("what is live is applied; the rest waits")
 

@@ -10,7 +10,7 @@ from typing import Final
 from rich import box
 from rich.table import Table
 
-from infra.config import extra, sizing
+from infra.config import extra, resources, sizing
 from infra.config.derived import derived_settings
 from infra.config.names import SERVICES
 from infra.config.settings import Values
@@ -64,33 +64,33 @@ def _client_connections(values: Values) -> Table:
     left = limit - sizing.client_demand(values)
     shown.add_row(f"left of {limit}", str(left), "PGBOUNCER_MAX_CLIENT_CONNECTIONS")
     files = values.integer("PGBOUNCER_OPEN_FILES")
-    spare = files - sizing.file_demand(values)
+    spare = files - resources.file_demand(values)
     shown.add_row(f"open files left of {files}", str(spare), "PGBOUNCER_OPEN_FILES")
     return shown
 
 
 def _memory(values: Values) -> Table:
     title = "PostgreSQL memory, worst case"
-    shown = _parts(title, ("Part", "MB"), sizing.memory_parts(values), form=_megabytes)
-    left = sizing.memory_kb(values) - sizing.memory_demand_kb(values)
+    shown = _parts(title, ("Part", "MB"), resources.memory_parts(values), form=_megabytes)
+    left = resources.memory_kb(values) - resources.memory_demand_kb(values)
     limit = values.integer("POSTGRES_MEMORY_MB")
     shown.add_row(f"left of {limit}", _megabytes(left), "POSTGRES_MEMORY_MB")
     return shown
 
 
 def _api_memory(values: Values) -> Table:
-    parts = sizing.api_memory_parts(values)
+    parts = resources.api_memory_parts(values)
     shown = _parts("Api memory, worst case", ("Part", "MB"), parts, form=_megabytes)
     limit = values.integer("API_MEMORY_MB")
-    left = limit * sizing.KB_PER_MB - sizing.total(parts)
+    left = limit * resources.KB_PER_MB - sizing.total(parts)
     shown.add_row(f"left of {limit}", _megabytes(left), "API_MEMORY_MB")
     return shown
 
 
 def _disk(values: Values) -> Table:
-    shown = _parts("Data volume, worst case", ("Part", "MB"), sizing.disk_parts(values))
+    shown = _parts("Data volume, worst case", ("Part", "MB"), resources.disk_parts(values))
     limit = values.integer("POSTGRES_DISK_MB")
-    shown.add_row("data", str(sizing.data_mb(values)), f"the rest of POSTGRES_DISK_MB={limit}")
+    shown.add_row("data", str(resources.data_mb(values)), f"the rest of POSTGRES_DISK_MB={limit}")
     return shown
 
 
@@ -181,22 +181,22 @@ def _connections_numbers(values: Values) -> dict[tuple[str, str, str], float]:
 
 def _memory_numbers(values: Values) -> dict[tuple[str, str, str], float]:
     sizes = {
-        "shared_buffers": sizing.shared_buffers_kb(values),
-        "work_mem": sizing.work_mem_kb(values),
-        "maintenance_work_mem": sizing.maintenance_work_mem_kb(values),
-        "worst case": sizing.memory_demand_kb(values),
-        "left of the container's memory": sizing.memory_kb(values)
-        - sizing.memory_demand_kb(values),
+        "shared_buffers": resources.shared_buffers_kb(values),
+        "work_mem": resources.work_mem_kb(values),
+        "maintenance_work_mem": resources.maintenance_work_mem_kb(values),
+        "worst case": resources.memory_demand_kb(values),
+        "left of the container's memory": resources.memory_kb(values)
+        - resources.memory_demand_kb(values),
     }
     return {("memory", name, "MB"): round(kb / 1024, 1) for name, kb in sizes.items()}
 
 
 def _disk_numbers(values: Values) -> dict[tuple[str, str, str], float]:
     sizes = {
-        "write-ahead log": sizing.wal_demand_mb(values),
-        "temp_file_limit": round(sizing.temp_file_limit_kb(values) / 1024, 1),
-        "ballast": sizing.ballast_mb(values),
-        "left for data": sizing.data_mb(values),
+        "write-ahead log": resources.wal_demand_mb(values),
+        "temp_file_limit": round(resources.temp_file_limit_kb(values) / 1024, 1),
+        "ballast": resources.ballast_mb(values),
+        "left for data": resources.data_mb(values),
     }
     return {("disk", name, "MB"): size for name, size in sizes.items()}
 

@@ -30,7 +30,10 @@ Directory = Annotated[
 Source = Annotated[
     Path | None,
     typer.Option(
-        "--from", help="Directory with the secrets to use; what is not in it is made.", exists=True
+        "--from",
+        help="Directory with the secrets to use; what is not in it is made.",
+        exists=True,
+        file_okay=False,
     ),
 ]
 
@@ -61,6 +64,12 @@ def register(app: typer.Typer) -> None:
 
 
 def _restart_postgres(
+    serving: Annotated[
+        int | None,
+        typer.Option(
+            "--serving", help="PgBouncer replicas that serve now, if not as compiled.", min=1
+        ),
+    ] = None,
     settings: Settings = SETTINGS,
     directory: Directory = _DIRECTORY,
     wait: Wait = 0.0,
@@ -72,6 +81,8 @@ def _restart_postgres(
     from infra.ops.operation import Request
 
     read = read_settings(settings, as_json=as_json)
+    if serving is not None:
+        read = read.serving(serving)
     work = switchover.restart_postgres if patroni.is_replicated(read) else restart.postgres
     sys.exit(work(read, Request(directory, wait, as_json)))
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from textwrap import wrap
 from typing import Any, Final
 
-from infra.config import clients, names
+from infra.config import clients, names, sizing
 from infra.config.names import Client
 from infra.config.settings import Values
 from infra.ops.operation import Paths
@@ -129,6 +129,9 @@ def _document(client: Client, values: Values, project: str) -> dict[str, object]
         "secrets": [f"{role}.password" for role in _roles(client)],
         "drivers": dict(_DRIVERS),
     }
+    if sizing.is_replicated(values):
+        standbys = pooled | {"PGDATABASE": client.entry + names.STANDBY_SUFFIX}
+        document["standbys"] = {"url": _url(standbys), "libpq": standbys}
     if port := values.integer("PGBOUNCER_PORT"):
         outside = _libpq(client.role, "localhost", port, client.entry, secrets="DIRECTORY")
         document["published"] = {"url": _url(outside), "libpq": outside}
@@ -162,8 +165,8 @@ def _url(libpq: Mapping[str, str]) -> str:
 
 def _text(document: dict[str, Any]) -> str:
     """Return the document for a person: each part can be copied as it stands."""
-    name, migrations, published = (
-        document.get(part) for part in ("client", "migrations", "published")
+    name, migrations, published, standbys = (
+        document.get(part) for part in ("client", "migrations", "published", "standbys")
     )
     lines = [
         f"{name}: database {document['database']}, pool_mode {document['pool_mode']}, at most "
@@ -176,6 +179,8 @@ def _text(document: dict[str, Any]) -> str:
         "URL (with the password from its file):",
         f"  {document['url']}",
     ]
+    if standbys:
+        lines += ["", "Reads from the standbys, some seconds behind:", f"  {standbys['url']}"]
     lines += ["", "On this host, outside containers:"]
     if published:
         lines.append(f"  {published['url']}")

@@ -18,7 +18,7 @@ from infra.ops import pause_record
 from infra.ops.clients import pgbouncer
 from infra.ops.clients.pgbouncer import PgBouncerAdmin
 from infra.ops.clients.processes import Answer, OpsSettings, Target, everywhere
-from infra.ops.outcome import Exit, RefusedError
+from infra.ops.outcome import Exit, FailedError, RefusedError
 from infra.ops.pause_record import PauseRecord, Phase
 from infra.ops.waiting import gone, wait_until
 
@@ -82,10 +82,18 @@ def paused(
     is done everywhere.
 
     Raises:
-        CannotPauseError: a replica did not pause within `drain_seconds`.
+        CannotPauseError: a replica did not pause within `drain_seconds`; all serve again.
+        FailedError: the same, and one does not serve again; the dead-man goes on trying.
 
     """
     pause = Pause(began=time.monotonic())
+
+    def put_back() -> None:
+        with shield():
+            pause.not_resumed = release(settings, replicas, limits, pause=pause)
+            if not pause.not_resumed:
+                on_released()
+
     try:
         with ExitStack() as stack:
             admins = _connect(stack, settings, replicas)
@@ -93,12 +101,18 @@ def paused(
             pause.began = time.monotonic()
             _pause_all(admins, limits)
             pause.drained = time.monotonic()
+    except BaseException as error:
+        put_back()
+        if isinstance(error, CannotPauseError) and pause.not_resumed:
+            left = "; ".join(pause.not_resumed)
+            raise FailedError(
+                f"{error}; not resumed, and tried again for minutes: {left}"
+            ) from error
+        raise
+    try:
         yield pause
     finally:
-        with shield():
-            pause.not_resumed = release(settings, replicas, limits, pause=pause)
-            if not pause.not_resumed:
-                on_released()
+        put_back()
 
 
 def release(
@@ -210,17 +224,26 @@ def _named(failed: Sequence[Answer[Any]]) -> str:
 
 
 def watch(settings: OpsSettings, directory: Path) -> int:
-    """Watch one operation until it is over; return 1 when a replica could not be resumed."""
-    began = time.monotonic()
+    """Watch one operation until it is over; return 1 when a replica could not be resumed.
+
+    One that does not answer is tried again: what it was sent before it stopped it may do when it
+    goes on, PAUSE too.
+    """
     bounds = limits(settings)
+    failed = False
+    # By what it says, not by its time: the clock begins anew where the host does.
+    before = pause_record.read(directory)
 
     def look() -> int | None:
+        nonlocal before, failed
         with pause_record.orphaned(directory) as (record, free):
-            is_of_this = record is not None and record.at > began
+            is_of_this = record is not None and record != before
             if _must_act(record, bounds, free=free):
-                code = _act(settings, directory, bounds)
-                # One from before belongs to another operation: go on watching this one.
-                return code if is_of_this else None
+                failed = _act(settings, directory, bounds) != Exit.OK
+                if not is_of_this and not failed:
+                    # It belonged to another operation: go on watching this one.
+                    before = pause_record.read(directory)
+                return Exit.OK if is_of_this and not failed else None
             is_over = record is not None and record.phase is Phase.OVER
             return Exit.OK if free and is_over and is_of_this else None
 
@@ -231,7 +254,7 @@ def watch(settings: OpsSettings, directory: Path) -> int:
             seconds=DEAD_MAN_LIFETIME_SECONDS,
             every=DEAD_MAN_POLL_SECONDS,
         )
-    return Exit.OK if code is None else code
+    return Exit.FAILED if code is None and failed else Exit.OK
 
 
 def _must_act(record: PauseRecord | None, limits: PauseLimits, *, free: bool) -> bool:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from infra.ops.operation import try_lock
+from infra.config.lock import try_lock
 from infra.ops.outcome import RefusedError
 from infra.ops.waiting import wait_until
 
@@ -102,6 +102,15 @@ def orphaned(directory: Path) -> Iterator[tuple[PauseRecord | None, bool]]:
     try:
         free = try_lock(descriptor)
         yield _read(descriptor), free
+    finally:
+        os.close(descriptor)
+
+
+def read(directory: Path) -> PauseRecord | None:
+    """Return the record as it is now, whoever holds it."""
+    descriptor = _open(directory / PAUSE_LOCK)
+    try:
+        return _read(descriptor)
     finally:
         os.close(descriptor)
 

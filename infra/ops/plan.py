@@ -23,7 +23,7 @@ from infra.config.names import SERVICES
 from infra.config.settings import SERVER_DEFAULT, Change, Value, Values
 from infra.ops import running
 from infra.ops.clients.processes import OpsSettings, OtherVersionError
-from infra.ops.running import Deviation, Running, SettingChange, read_record
+from infra.ops.running import COUNTS, Deviation, Running, SettingChange, read_record
 
 # A candidate is what the host's scripts are about to make of it.
 _ENV_FILE_NAMES = (ENV_FILE_NAME, f"{ENV_FILE_NAME}.candidate")
@@ -122,18 +122,30 @@ def steps(before: Values, wanted: Values) -> tuple[Step, ...]:
     return (Step(wanted, downwards=shrinks),)
 
 
-def tiers_to_restart(names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the services to restart and those to recreate for these settings, each in order."""
+def tiers_to_restart(
+    names: Iterable[str], tiers: Iterable[str] = ()
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the services to restart and those to recreate for these settings, each in order.
+
+    `tiers` are those of which a process has something else than what was compiled.
+    """
     known = catalogue.by_name()
     settings = [one for name in names if (one := known.get(name) or extra.setting_of(name))]
     recreate = {str(setting.tier) for setting in settings if setting.change is Change.RECREATE}
     restart = {tier for setting in settings for tier in _TIERS_OF.get(setting.change, ())}
+    restart.update(tiers)
+    # Another number of replicas makes no other containers of those that stay.
+    renewed = {
+        str(setting.tier)
+        for setting in settings
+        if setting.change is Change.RECREATE and setting.name not in COUNTS.values()
+    }
     order = (
         *("postgres", "migrate", "backup", "pgbouncer", "gateway", "api", "worker"),
         "observability",
     )
     return (
-        tuple(tier for tier in order if tier in restart - recreate),
+        tuple(tier for tier in order if tier in restart - renewed),
         tuple(tier for tier in order if tier in recreate),
     )
 

@@ -42,7 +42,7 @@ CONTAINERS: Final = (
     *("pgbouncer", "gateway", "api", "worker", "backup"),
 )
 # How many processes a tier has shows when they run, whatever was compiled.
-_COUNTS: Final = {"pgbouncer": "PGBOUNCER_REPLICAS", "worker": "WORKER_REPLICAS"}
+COUNTS: Final = {"pgbouncer": "PGBOUNCER_REPLICAS", "worker": "WORKER_REPLICAS"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ class Running:
 
     def expecting(self, values: Values) -> "Running":
         """Return the same, where a tier that was made smaller on purpose is complete."""
-        asked = {tier: values.integer(setting) for tier, setting in _COUNTS.items()}
+        asked = {tier: values.integer(setting) for tier, setting in COUNTS.items()}
         fewer = {tier: min(count, asked.get(tier, count)) for tier, count in self.wanted.items()}
         return Running(self.processes, fewer, self.recorded)
 
@@ -196,7 +196,7 @@ class Running:
         known = catalogue.by_name()
         found: dict[str, tuple[Value, ...]] = {
             setting: (count,)
-            for tier, setting in _COUNTS.items()
+            for tier, setting in COUNTS.items()
             if (count := sum(one.tier == tier for one in self.processes))
         }
         for name, source in SOURCES.items():

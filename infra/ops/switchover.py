@@ -8,18 +8,22 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from infra.ops import pause_record, restart
+import psycopg
+
+from infra.ops import pause_record
 from infra.ops.clients import patroni
 from infra.ops.clients.patroni import Instance
 from infra.ops.clients.postgres import PostgresAdmin
 from infra.ops.clients.processes import OpsSettings
 from infra.ops.operation import Operation, Request, operate
 from infra.ops.outcome import FailedError, RefusedError
+from infra.ops.paused_change import paused_change
 from infra.ops.waiting import wait_until
 
 # A container's stop, start, and the log since; a former primary may have to be rewound.
 _FOLLOWS_SECONDS: Final = 120.0
 _POLL_SECONDS: Final = 0.5
+_LED_SECONDS: Final = 5.0
 # A smaller max_connections reaches a standby only after it has reached the primary.
 _ROUNDS_MAX: Final = 2
 
@@ -63,13 +67,12 @@ def to(settings: OpsSettings, directory: Path, operation: Operation, candidate: 
     """Make this standby the primary; return for how long clients waited at most, in seconds.
 
     Raises:
-        RefusedError: the moment is wrong; nothing was changed.
+        RefusedError: a precondition is not met; nothing was changed.
         FailedError: it is not the primary, or the former one does not follow.
 
     """
     leader = patroni.require(settings)[0].name
-    with PostgresAdmin(settings) as admin:
-        before = admin.started_at()
+    before = _started_at(settings)
     # Patroni answers about a second after it is over.
     answers: list[Future[None]] = []
 
@@ -84,12 +87,38 @@ def to(settings: OpsSettings, directory: Path, operation: Operation, candidate: 
 
     operation.ask_host("dead-man")
     with ThreadPoolExecutor(1) as pool:
-        seconds = restart.paused_change(settings, directory, operation, change, is_over)
+        seconds = paused_change(settings, directory, operation, change, is_over)
     operation.done(candidate, "primary")
     operation.say(f"{candidate} is the primary; waiting until {leader} follows it")
     _await(settings, leader, lambda one: one.follows)
     operation.done(leader, "follows")
     return seconds
+
+
+def _started_at(settings: OpsSettings) -> str:
+    """Return when the primary has started.
+
+    Where a server has just come back under another address HAProxy leads nowhere for a moment.
+
+    Raises:
+        psycopg.OperationalError: for longer than that.
+
+    """
+    error: psycopg.OperationalError | None = None
+
+    def ask() -> str:
+        nonlocal error
+        try:
+            with PostgresAdmin(settings) as admin:
+                return admin.started_at()
+        except psycopg.OperationalError as refused:
+            error = refused
+            return ""
+
+    found = wait_until(ask, seconds=_LED_SECONDS, every=_POLL_SECONDS)
+    if not found and error:
+        raise error
+    return found
 
 
 def _rolling(settings: OpsSettings, directory: Path, operation: Operation) -> None:

@@ -8,6 +8,8 @@
 #   entrypoint roles          Patroni has made the cluster: apply the roles
 #   entrypoint callback EVENT ROLE CLUSTER
 #                             Patroni has started the server, or its role has changed
+#   entrypoint pgbackrest-push FILE
+#                             the server has finished a file of its log: to the repository with it
 #   entrypoint free-ballast   remove the ballast where the volume is about full
 set -euo pipefail
 
@@ -22,6 +24,11 @@ readonly FIRST=postgres-1
 # Space that is given back on a full disk, where a server that cannot write its log does not start
 # and so nothing could be deleted.
 readonly BALLAST=$VOLUME/ballast
+# pgBackRest's exit code where a file is not pushed in time, and how long that is.
+readonly STILL_PUSHING=82
+readonly PUSH_SECONDS=60
+readonly TRY_NO_MORE=143
+readonly LOOK_SECONDS=1
 # The ballast is made only where this many times its size is free.
 readonly BALLAST_ROOM=4
 
@@ -82,12 +89,12 @@ roles_are_current() {
 }
 
 # A server that only this container can reach: no TCP, and not the socket of PgBouncer, until the
-# roles are right.
+# roles are right. It archives nothing, which its end would wait for; the server after it does.
 apply_roles() {
     say "applying roles and their limits"
     trap 'pg_ctl stop --mode=fast --silent || true; exit 143' INT TERM
     pg_ctl start --wait --silent --log=/tmp/roles.log \
-        --options="-c config_file=$CONFIG/postgresql.conf -c listen_addresses='' -c unix_socket_directories=/tmp" \
+        --options="-c config_file=$CONFIG/postgresql.conf -c listen_addresses='' -c unix_socket_directories=/tmp -c archive_command=''" \
         || { cat /tmp/roles.log >&2; die "the server did not start"; }
     if ! psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 --host=/tmp \
         --dbname=postgres --file="$CONFIG/roles.sql" >/dev/null; then
@@ -107,6 +114,52 @@ apply_roles_live() {
         --dbname=postgres --file="$CONFIG/roles.sql" >/dev/null || die "$CONFIG/roles.sql failed"
     roles_digest >"$ROLES_APPLIED"
 }
+
+# archive_timeout is the checkpointer's to keep, and it goes to sleep at the start of a server, before
+# recovery has ended, for as long as there is no checkpoint: an idle server that was stopped cleanly
+# would archive nothing for checkpoint_timeout. A signal wakes it.
+wake_checkpointer() {
+    psql --no-psqlrc --quiet --tuples-only --dbname=postgres --command='SELECT pg_reload_conf()' >/dev/null
+}
+
+# Whether another timeline went on before the end of this segment. The server that began that one has
+# archived what was written, in its own first segment. What is left of it elsewhere has other bytes
+# behind that point, by which the repository refuses it, and then all that comes after it has to wait.
+# (What pgBackRest pushes ahead of its turn it may refuse; nobody waits for that.)
+is_past_its_timeline() {
+    local segment=$1 histories=(pg_wal/*.history) end
+    [[ $segment =~ ^[0-9A-F]{24}$ && -e ${histories[-1]} ]] || return
+    end=$(awk -v timeline="$((16#${segment:0:8}))" '$1 == timeline { print $2 }' "${histories[-1]}")
+    [[ -n $end ]] && ((16#${segment:8} >= (16#${end%/*} << 32) + (16#${end#*/} >> 24)))
+}
+
+archive() {
+    cd "$PGDATA"
+    if is_past_its_timeline "${1##*/}"; then
+        say "${1##*/} is left from before a failover: not archived"
+        return
+    fi
+    push "$1"
+}
+
+# The end of a server waits for this, six times over with pauses. Where the repository cannot be
+# reached that must not be: the server after it goes on. So each look at what has become of the file,
+# which a process of pgBackRest's own pushes, is a short one, and a server that ends is told by the code
+# of a signal, after which its archiver tries no more.
+push() {
+    local status=0 said until=$((SECONDS + PUSH_SECONDS))
+    while true; do
+        said=$(pgbackrest --config="$CONFIG/pgbackrest.conf" --stanza=sluice --archive-timeout="$LOOK_SECONDS" \
+            archive-push "$1" 2>&1) || status=$?
+        if ((status != STILL_PUSHING || SECONDS >= until)) || is_stopping; then break; fi
+        status=0
+    done
+    [[ -z $said ]] || printf '%s\n' "$said" >&2
+    ((status == 0)) || ! is_stopping || status=$TRY_NO_MORE
+    return "$status"
+}
+
+is_stopping() { grep --quiet '^stopping' postmaster.pid; }
 
 # After a time with one server only that one has what was written then, so the others take a copy
 # of it; and it must have been the primary when the time began. No data are removed for it but those
@@ -216,8 +269,11 @@ _main() {
     case $1 in
         free-ballast) free_ballast; return ;;
         leave) leave_cluster; return ;;
-        roles) apply_roles_live; return ;;
-        callback) [[ $3 != primary ]] || apply_roles_live; return ;;
+        # Patroni gives the role of the replication its password once more after this, by another
+        # verifier than the compiled one: the callback of the start is to put that back.
+        roles) apply_roles_live; rm -f "$ROLES_APPLIED"; return ;;
+        pgbackrest-push) archive "$2"; return ;;
+        callback) [[ $3 != primary ]] || { apply_roles_live; wake_checkpointer; }; return ;;
         patroni) become_patroni ;;
     esac
     require_config
@@ -230,6 +286,8 @@ _main() {
     require_same_major
     roles_are_current || apply_roles
     keep_ballast
+    # Once it answers: by no child of the server, which would wonder, and without the lock on its volume.
+    ( (until pg_isready --quiet; do sleep 1; done; wake_checkpointer) 9>&- & )
     exec "$@" -D "$PGDATA" -c config_file="$CONFIG/postgresql.conf"
 }
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
+
+from docker.errors import APIError
 
 from tests.fix_ops import Commands, EnvDir
 from tests.fix_probe import Probe
@@ -27,6 +29,7 @@ SMALL_POOL = {
     "PGBOUNCER_INTERACTIVE_RESERVE_SIZE": 0,
 }
 SECONDS = 60
+HOLD = "hold_transactions"
 
 
 @contextmanager
@@ -113,10 +116,26 @@ def checkpoint_storm(stack: Stack) -> Iterator[None]:
 
 
 @contextmanager
-def transactions_left_idle(probe: Probe, *, seconds: int = SECONDS) -> Iterator[None]:
-    """Have a client of the api's pool hold all of its server connections and do nothing."""
+def transactions_left_idle(stack: Stack, probe: Probe, *, seconds: int = SECONDS) -> Iterator[None]:
+    """Have a client of the api's pool hold all of its server connections and do nothing.
+
+    For the block, but no longer than the seconds.
+    """
     with ThreadPoolExecutor(1) as threads:
         # On each replica as many as there are with the reserve, and more.
-        held = threads.submit(probe, "hold_transactions", "4", str(seconds))
-        yield
+        held = threads.submit(probe, HOLD, "4", str(seconds))
+        try:
+            yield
+        finally:
+            end_probe(stack, HOLD)
         assert held.result()["held"] > 0
+
+
+def end_probe(stack: Stack, module: str) -> None:
+    """Send SIGTERM to a probe that runs on the pool's network."""
+    network = f"{stack.project}_pool"
+    for one in stack.client.containers.list(filters={"network": network}, ignore_removed=True):
+        if f"tests.stack.probes.{module}" in (one.attrs["Config"]["Cmd"] or []):
+            # It may have come to its end by itself.
+            with suppress(APIError):
+                one.kill("SIGTERM")

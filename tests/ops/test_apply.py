@@ -19,7 +19,7 @@ from tests.fix_sql import AdminConsole, Sql
 from tests.fix_stack import Stack, poll, run_in
 from tests.ops import witness
 
-APPLIES = 20
+APPLIES = 6
 # A load ends by itself after some minutes.
 APPLIES_PER_LOAD = 5
 NEEDS_RESTART = 4
@@ -101,7 +101,7 @@ def check_running(stack: Stack, console: AdminConsole, sql: Sql, settings: dict[
 
 
 @pytest.mark.slow
-def test_twenty_applies_that_grow_and_shrink_every_pool_fail_no_request(
+def test_applies_that_grow_and_shrink_every_pool_fail_no_request(
     stack: Stack,
     console: AdminConsole,
     sql: Sql,
@@ -161,7 +161,7 @@ def lock_held(stack: Stack) -> Iterator[None]:
     volume = {f"{stack.project}_ops-config": {"bind": "/out/ops", "mode": "rw"}}
     image = stack.containers("config", all_states=True)[0].attrs["Config"]["Image"]
     script = (
-        "import time; from pathlib import Path; from infra.ops.operation import operation_lock\n"
+        "import time; from pathlib import Path; from infra.config.lock import operation_lock\n"
         "with operation_lock(Path('/out/ops'), 'apply'):\n"
         "    print('held', flush=True); time.sleep(60)"
     )

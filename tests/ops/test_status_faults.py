@@ -135,13 +135,13 @@ def test_processors_that_are_short_are_named(stack: Stack) -> None:
 
 
 def test_clients_that_do_nothing_in_their_transactions_are_named(
-    probe: Probe, make_load: MakeLoad
+    stack: Stack, probe: Probe, make_load: MakeLoad
 ) -> None:
     row, setting = (
         "N of them belong to transactions in which the client does nothing",
         "API_IDLE_IN_TRANSACTION_TIMEOUT_MS",
     )
-    with transactions_left_idle(probe, seconds=35), make_load() as load:
+    with transactions_left_idle(stack, probe, seconds=35), make_load() as load:
         wait_for_traffic(load, 1)
         verdict = judged(row, "app transactions", setting, agreeing=2)
     assert verdict["command"].startswith("make psql\nSELECT pg_terminate_backend(")

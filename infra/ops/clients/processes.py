@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TypeVar
 
@@ -52,6 +52,11 @@ class OpsSettings:
                 "compile it with this one: make up"
             )
         return cls(values)
+
+    def serving(self, pgbouncers: int) -> Self:
+        """Return them with as many PgBouncer replicas as serve now, whatever was compiled."""
+        pgbouncer = self.values["pgbouncer"] | {"replicas": pgbouncers}
+        return replace(self, values=self.values | {"pgbouncer": pgbouncer})
 
     def conninfo(self, user: str, *, application_name: str) -> str:
         """Return the connection string straight to PostgreSQL; it contains the password.

@@ -33,7 +33,16 @@ from infra.ops.operation import Operation, Paths, Request, operate
 from infra.ops.outcome import FailedError, RefusedError
 from infra.ops.reloading import reload_observers
 from infra.ops.rotation import handshake, pending
-from infra.ops.rotation.pairs import CA_FILE, Changes, Files, Pairs, due_files, restored, steps
+from infra.ops.rotation.pairs import (
+    CA_FILE,
+    FILES,
+    Changes,
+    Files,
+    Pairs,
+    due_files,
+    restored,
+    steps,
+)
 from infra.ops.rotation.pending import Pending, compiled_values
 from infra.ops.rotation.sessions import Sessions, longest_loan, require_all
 from infra.ops.waiting import gone, wait_until
@@ -70,6 +79,7 @@ def rotate(
         pending.require_space(paths.secrets, request.directory)
         finish_secrets(paths.secrets)
         values, pairs = compiled_values(paths, env_file), Pairs(paths.secrets, source, new_ca)
+        pending.require_given(source, FILES)
         try:
             if due:
                 renewed, others = due_files(SecretStore(paths.secrets), values)

@@ -18,10 +18,12 @@ from infra.config.certificates import (
 from infra.config.faults import Fault, FaultyInputError
 from infra.config.secrets import SecretStore
 from infra.config.settings import Values
+from infra.config.sizing import is_replicated
 
 CA: Final = "ca"
 NAMES: Final = (CA, *SERVERS, *PEERS)
 CA_FILE: Final = "ca.crt"
+FILES: Final = tuple(f"{name}.{kind}" for name in NAMES for kind in ("crt", "key"))
 Files = dict[str, bytes]
 Changes = Mapping[str, bytes | None]
 
@@ -36,7 +38,7 @@ class Pairs:
 
     def old(self) -> Files:
         """Return every file of the present pairs, by name."""
-        paths = (self.secrets / file for name in NAMES for file in _both(name))
+        paths = (self.secrets / file for file in FILES)
         return {path.name: path.read_bytes() for path in paths if path.exists()}
 
     def changes(self) -> dict[str, bytes | None]:
@@ -73,8 +75,7 @@ class Pairs:
     def are_in_place(self) -> bool:
         """Return True if every file that was given is among the secrets already."""
         present = self.old()
-        given = (file for name in NAMES for file in _both(name))
-        return all(self._given(file) in (None, present.get(file)) for file in given)
+        return all(self._given(file) in (None, present.get(file)) for file in FILES)
 
     def placed(self, fault: Fault) -> Fault:
         """Return a fault under the name of the file that the operator gave."""
@@ -105,7 +106,8 @@ def _both(name: str) -> tuple[str, str]:
 def due_files(store: SecretStore, values: Values) -> tuple[set[str], list[str]]:
     """Return the files of certificates made here that are to be renewed, and warnings of others."""
     days, renew = (values.integer(f"CERTIFICATE_{name}DAYS") for name in ("", "RENEW_"))
-    validity = Validity(datetime.datetime.now(datetime.UTC), days, renew)
+    now, replicated = datetime.datetime.now(datetime.UTC), is_replicated(values)
+    validity = Validity(now, days, renew, replicated=replicated)
     own = {one.file for one in expiry(store) if one.made_here}
     due = {Path(one.file).name: one for one in warnings(store, validity)}
     if "ca.key" in due and own & due.keys():

@@ -36,6 +36,7 @@ def rotate(settings: OpsSettings, paths: Paths, source: Path | None, request: Re
     def work(operation: Operation) -> None:
         values = compiled_values(paths)
         choice = Choice(paths.secrets, source, tuple(clients.logins(values)))
+        pending.require_given(source, (*choice.passwords, *TOKENS))
         PasswordRotation(settings, paths, values, choice, operation).run()
 
     return operate(request, f"rotate {WHAT}", work, secrets=[], resumed=False, switch_seconds=None)
@@ -70,8 +71,16 @@ class Choice:
         verifiers = [f"{role}.scram" for role in self.roles]
         return {name: self._kept(name) for name in (*names, *verifiers, *TOKENS)}
 
+    def is_met_by(self, new: Mapping[str, bytes]) -> bool:
+        """Return True if every secret that was given is among these."""
+        given = (name for name in (*self.passwords, *TOKENS) if self._is_given(name))
+        return all(new.get(name) == self._new(name) for name in given)
+
+    def _is_given(self, name: str) -> bool:
+        return self.source is not None and (self.source / name).exists()
+
     def _new(self, name: str) -> bytes:
-        if self.source is not None and (self.source / name).exists():
+        if self.source is not None and self._is_given(name):
             return (self.source / name).read_bytes()
         if name in self.passwords and self._is_placed(name):
             return self._kept(name)
@@ -97,14 +106,21 @@ class PasswordRotation:
     operation: Operation
 
     def run(self) -> None:
-        """Rotate, replace every connection, prove it."""
+        """Finish what an interrupted run has left; then do what was asked for."""
         rotation = pending.load(self.paths.secrets, WHAT)
-        if rotation is None:
-            rotation, compiled, replicas = self._begun()
-        else:
+        if rotation is not None:
             self.operation.say("going on with a rotation that was not finished")
-            compiled = self._compile(rotation.new)
-            replicas = pgbouncer.replicas(self.settings)
+            compiled, replicas = self._compile(rotation.new), pgbouncer.replicas(self.settings)
+            self._go_through(rotation, compiled, replicas)
+            if self.choice.is_met_by(rotation.new):
+                return
+            self.operation.say("it is finished; now to the secrets that are given")
+        self._go_through(*self._begun())
+
+    def _go_through(
+        self, rotation: Pending, compiled: Compiled, replicas: tuple[Target, ...]
+    ) -> None:
+        """Rotate, replace every connection, prove it."""
         self.operation.note(resumed=rotation.resumed)
         with self.operation.ending.shield():
             seconds = self._switch(rotation, replicas).run(compiled)

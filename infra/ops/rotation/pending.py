@@ -6,13 +6,13 @@ there and goes on with the same new secrets.
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from infra.config import recovery
 from infra.config.build import check
-from infra.config.faults import FaultyInputError
+from infra.config.faults import Fault, FaultyInputError
 from infra.config.settings import Values
 from infra.ops.operation import Paths
 from infra.ops.outcome import RefusedError
@@ -49,6 +49,25 @@ class Pending:
         shutil.rmtree(gone, ignore_errors=True)
         self.directory.rename(gone)
         shutil.rmtree(gone)
+
+
+def require_given(source: Path | None, files: Iterable[str]) -> None:
+    """Judge the names in a directory of what an operator gives, before anything is made instead.
+
+    Raises:
+        FaultyInputError: it has none of the files, or one of their kind that is none of them.
+
+    """
+    if source is None:
+        return
+    known = tuple(files)
+    kinds = {Path(name).suffix for name in known}
+    here = sorted(one.name for one in source.iterdir())
+    strangers = [one for one in here if Path(one).suffix in kinds and one not in known]
+    if strangers or not set(known) & set(here):
+        listed = ", ".join(known)
+        faults = [Fault(str(source / one), f"is none of: {listed}") for one in strangers]
+        raise FaultyInputError(faults or [Fault(str(source), f"has none of: {listed}")])
 
 
 def compiled_values(paths: Paths, env_file: Path | None = None) -> Values:

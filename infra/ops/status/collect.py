@@ -1,7 +1,7 @@
 """Take a sample: every process asked at once, none able to delay the others.
 
-Each is looked at several times: a queue is there at one instant and not at the next. What
-waits or runs is then the mean of the looks, rounded; connections in use are the most of them.
+Each is looked at several times: a queue is there at one instant and not at the next. What that
+comes to is in looks.py.
 """
 
 import json
@@ -10,10 +10,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import fmean
 from typing import Any, TypeVar
 
 import psycopg
@@ -38,6 +37,16 @@ from infra.ops.clients.processes import (
     resolve,
 )
 from infra.ops.running import CONTAINERS, Process, Running
+from infra.ops.status.looks import (
+    Counters,
+    ServerLook,
+    pools_over,
+    preparing,
+    process_over,
+    server_over,
+    totals,
+    users,
+)
 from infra.ops.status.sample import (
     AppProcess,
     Backups,
@@ -47,12 +56,8 @@ from infra.ops.status.sample import (
     HostFacts,
     LastMinute,
     Pooler,
-    PreparingClient,
-    RoleSessions,
     Sample,
     Server,
-    ServerPool,
-    Session,
 )
 
 CALL_SECONDS = 3.0
@@ -62,31 +67,8 @@ PATIENCE = 3
 # States of a container that has ended.
 _ENDED = ("exited", "dead", "restarting")
 _SECRETS = Path("/secrets")
-_ADMIN_DATABASE = "pgbouncer"
 _P95 = 0.95
-_TOTALS = ("query_count", "xact_count", "query_time", "xact_time", "wait_time")
-Totals = dict[str, dict[str, int]]
-# A transaction that is at work sends its next statement sooner.
-IDLE_SECONDS = 0.5
-Rows = list[dict[str, Any]]
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class ServerLook:
-    """One look at PostgreSQL: its sessions, those that wait for a lock, and its checkpoint."""
-
-    activity: Rows
-    blocked: Rows = field(default_factory=list)
-    checkpointing: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Counters:
-    """What one replica has counted since its start, by database entry, and when."""
-
-    at: float
-    totals: Totals
 
 
 class Collector:
@@ -183,19 +165,13 @@ class Collector:
         with self._consoles.session(
             target, lambda: PgBouncerAdmin(target, self._settings, **self._session)
         ) as admin:
-            before = Counters(time.monotonic(), _totals(admin.show("STATS")))
+            before = Counters(time.monotonic(), totals(admin.show("STATS")))
             looks = self._looks(admin.pools)
-            now = Counters(time.monotonic(), _totals(admin.show("STATS")))
+            now = Counters(time.monotonic(), totals(admin.show("STATS")))
             paused = admin.state().get("paused") == "yes"
             clients = admin.show("CLIENTS")
             databases = admin.databases()
-        seen: dict[tuple[str, str], list[ServerPool]] = {}
-        for row in (row for look in looks for row in look):
-            name = row["database"]
-            if name != _ADMIN_DATABASE and name in databases:
-                pool = _pool(row, databases[name], before, now)
-                seen.setdefault((pool.database, pool.user), []).append(pool)
-        pools = tuple(pool_over(seen[key]) for key in sorted(seen))
+        pools = pools_over(looks, databases, before, now)
         hops = {server_hop(row["host"]) for row in databases.values() if row["host"]}
         return Pooler(target.name, paused, " and ".join(sorted(hops)), pools, preparing(clients))
 
@@ -229,22 +205,7 @@ def _missing_pooler() -> Pooler:
 def _app_process(service: str, answer: Answer[list[ProcessState]]) -> AppProcess:
     if answer.value is None:
         return AppProcess(service, answer.target.name, error=answer.error)
-    pools, last = [state.pool for state in answer.value], answer.value[-1]
-    return AppProcess(
-        service,
-        answer.target.name,
-        size=last.pool.size,
-        max_size=last.pool.max_size,
-        in_use=max(pool.in_use for pool in pools),
-        idle=_mean(pool.idle for pool in pools),
-        waiting=_mean(pool.waiting for pool in pools),
-        max_waiting=last.pool.max_waiting,
-        needs_restart=last.needs_restart,
-    )
-
-
-def _mean(counts: Iterable[int]) -> int:
-    return round(fmean(counts))
+    return process_over(service, answer.target.name, answer.value)
 
 
 def last_minute(processes: Iterable[dict[str, Any]]) -> LastMinute:
@@ -261,74 +222,6 @@ def last_minute(processes: Iterable[dict[str, Any]]) -> LastMinute:
             p95 = seconds
             break
     return LastMinute(requests, errors, p95)
-
-
-def _totals(rows: Rows) -> Totals:
-    return {row["database"]: {name: int(row[f"total_{name}"]) for name in _TOTALS} for row in rows}
-
-
-def pool_over(looks: Sequence[ServerPool]) -> ServerPool:
-    """Return what several looks at one pool come to."""
-    return replace(
-        looks[-1],
-        clients_waiting=_mean(one.clients_waiting for one in looks),
-        servers_active=max(one.servers_active for one in looks),
-        servers_idle=_mean(one.servers_idle for one in looks),
-        max_wait_seconds=max(one.max_wait_seconds for one in looks),
-    )
-
-
-def preparing(clients: Rows) -> PreparingClient | None:
-    """Return the client of SHOW CLIENTS with most prepared statements, if any has one."""
-    row = max(clients, key=lambda one: int(one["prepared_statements"]), default=None)
-    if row is None or not int(row["prepared_statements"]):
-        return None
-    return PreparingClient(
-        id=int(row["id"]),
-        user=row["user"],
-        address=row["addr"],
-        application_name=row["application_name"],
-        statements=int(row["prepared_statements"]),
-    )
-
-
-def _pool(
-    row: dict[str, Any], database: dict[str, Any], before: Counters, now: Counters
-) -> ServerPool:
-    return ServerPool(
-        database=row["database"],
-        user=row["user"],
-        clients_active=int(row["cl_active"]),
-        clients_waiting=int(row["cl_waiting"]),
-        servers_active=int(row["sv_active"]),
-        # Used and tested are idle ones that are due for, or in, a check.
-        servers_idle=int(row["sv_idle"]) + int(row["sv_used"]) + int(row["sv_tested"]),
-        servers_login=int(row["sv_login"]),
-        max_wait_seconds=int(row["maxwait"]) + int(row["maxwait_us"]) / 1e6,
-        pool_size=int(database["pool_size"]),
-        reserve_size=int(database["reserve_pool_size"]),
-        **rates(row["database"], before, now),
-    )
-
-
-def rates(database: str, before: Counters, now: Counters) -> dict[str, float]:
-    """Return rates and mean times between two looks; all zero for a pool that is new.
-
-    Taken from the totals: the averages of SHOW STATS are of the last full period, which may
-    be a minute old.
-    """
-    new, old = now.totals.get(database, {}), before.totals.get(database, {})
-    if not old or not new:
-        return {}
-    done = {name: new[name] - old[name] for name in _TOTALS}
-    seconds = max(now.at - before.at, 1e-6)
-    return {
-        "queries_per_second": done["query_count"] / seconds,
-        "transactions_per_second": done["xact_count"] / seconds,
-        "query_ms": done["query_time"] / 1000 / max(done["query_count"], 1),
-        "transaction_ms": done["xact_time"] / 1000 / max(done["xact_count"], 1),
-        "wait_ms": done["wait_time"] / 1000 / max(done["xact_count"], 1),
-    }
 
 
 def outside(server: Process, recorded: Mapping[str, Value] | None) -> tuple[str, ...] | None:
@@ -349,9 +242,8 @@ def outside(server: Process, recorded: Mapping[str, Value] | None) -> tuple[str,
 def _server(
     admin: PostgresAdmin, found: Process, looks: Sequence[ServerLook], processors: int
 ) -> Server:
-    activity = looks[-1].activity
-    names = sorted({row["usename"] for row in activity if row["usename"]})
-    limits = {name: role.connection_limit for name, role in admin.roles(names).items()}
+    roles = admin.roles(users(looks[-1]))
+    limits = {name: role.connection_limit for name, role in roles.items()}
     maximum = int(found.found["settings.max_connections"])
     # Last: it alone can meet a lock or a schema that is not there, and all else is known then.
     tasks: dict[str, int | None] = {}
@@ -360,19 +252,10 @@ def _server(
     backups = None
     with suppress(psycopg.Error, TimedOutError):
         backups = Backups(**admin.backups())
-    median = median_look(looks)
-    blocked = tuple(_session(row) for row in median.blocked)
-    return Server(
+    return replace(
+        server_over(looks, limits),
         max_connections=maximum,
         processors=processors,
-        roles=tuple(_role(name, limits.get(name, -1), activity) for name in names),
-        on_cpu=_mean(sum(map(_runs, look.activity)) for look in looks),
-        on_disk=_mean(sum(map(_waits_for_disk, look.activity)) for look in looks),
-        checkpointing=2 * sum(look.checkpointing for look in looks) >= len(looks),
-        idle=idle(activity),
-        oldest=next((_session(row) for row in activity if row["xact_seconds"] is not None), None),
-        blocked=blocked,
-        holders=_holders(blocked, median.activity),
         backups=backups,
         tasks_queued=tasks.get("queued"),
         tasks_running=tasks.get("running"),
@@ -381,60 +264,6 @@ def _server(
 
 def _look(admin: PostgresAdmin) -> ServerLook:
     return ServerLook(admin.activity(), admin.blocked(), admin.is_checkpoint_urgent())
-
-
-def median_look(looks: Sequence[ServerLook]) -> ServerLook:
-    """Return the look with the median wait for a lock.
-
-    Without a wait unless half of the looks saw one: a lock held for a moment delays nobody.
-    """
-
-    def longest(look: ServerLook) -> float:
-        return max((float(row["wait_seconds"]) for row in look.blocked), default=0.0)
-
-    return sorted(looks, key=longest)[len(looks) // 2]
-
-
-def _runs(row: dict[str, Any]) -> bool:
-    return row["state"] == "active" and not row["wait_event_type"]
-
-
-def _waits_for_disk(row: dict[str, Any]) -> bool:
-    """Return True if the session reads or writes, or waits for who writes the log for it."""
-    on_log = row["wait_event_type"] == "LWLock" and str(row["wait_event"]).startswith("WAL")
-    return row["state"] == "active" and (row["wait_event_type"] == "IO" or on_log)
-
-
-def idle(activity: Rows) -> tuple[Session, ...]:
-    """Return the sessions in a transaction that have sent nothing lately, the longest first."""
-    found = (
-        replace(_session(row), seconds=float(row["query_seconds"]))
-        for row in activity
-        if (row["state"] or "").startswith("idle in transaction")
-        and row["query_seconds"] >= IDLE_SECONDS
-    )
-    return tuple(sorted(found, key=lambda one: -one.seconds))
-
-
-def _holders(blocked: Iterable[Session], activity: Rows) -> tuple[Session, ...]:
-    pids = {pid for one in blocked for pid in one.blocked_by}
-    return tuple(_session(row) for row in activity if row["pid"] in pids)
-
-
-def _role(name: str, limit: int, activity: Rows) -> RoleSessions:
-    states = [row["state"] or "starting" for row in activity if row["usename"] == name]
-    return RoleSessions(name, limit, {state: states.count(state) for state in sorted(set(states))})
-
-
-def _session(row: dict[str, Any]) -> Session:
-    return Session(
-        pid=row["pid"],
-        user=row["usename"] or "?",
-        seconds=float(row.get("wait_seconds") or row.get("xact_seconds") or 0.0),
-        query=" ".join((row["query"] or "").split()),
-        blocked_by=tuple(row.get("blocked_by") or ()),
-        state=row.get("state") or "",
-    )
 
 
 def host_facts(text: str) -> HostFacts | None:

@@ -80,6 +80,18 @@ def test_it_takes_its_part_of_every_budget(tmp_path: Path) -> None:
     assert limits["billing_owner"] == 2
 
 
+def test_its_standby_entry_is_no_second_part_of_the_client_connections(tmp_path: Path) -> None:
+    write_client(tmp_path, "billing", MAX_CLIENT_CONNECTIONS=300)
+    checked = judged(tmp_path, POSTGRES_INSTANCES=3, PGBOUNCER_SERVER_HOP="tls")
+    parts = [one for one in sizing.client_parts(checked.values) if one.name == "billing"]
+    assert [part.size for part in parts] == [300]
+
+
+def test_a_directory_that_cannot_be_listed_is_not_one_without_clients(tmp_path: Path) -> None:
+    (tmp_path / "clients").write_text("no directory")
+    assert "clients: cannot be listed: Not a directory" in messages(judged(tmp_path))
+
+
 def test_it_has_an_entry_a_user_and_lines_of_both_hba_files(compiled: Compiled) -> None:
     ini = text(compiled, "pgbouncer/pgbouncer.ini")
     entry = "billing = host=/run/postgresql port=5432 dbname=billing pool_size=3 "

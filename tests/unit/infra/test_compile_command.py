@@ -7,6 +7,7 @@ import pytest
 
 from infra.config import write
 from infra.config.__main__ import main
+from infra.config.lock import LOCK_FILE_NAME, operation_lock
 from infra.config.render import Rendered
 from tests.unit.infra.support import write_env
 
@@ -27,6 +28,23 @@ def _run(directory: Path) -> int:
     )
 
 
+def test_an_operation_under_way_is_waited_for_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("infra.config.__main__.OPERATION_SECONDS", 0.1)
+    monkeypatch.setattr("infra.config.lock.GRACE_SECONDS", 0.1)
+    write_env(tmp_path)
+    (tmp_path / "out" / "ops").mkdir(parents=True)
+    with operation_lock(tmp_path / "out" / "ops", "rotate passwords"):
+        assert _run(tmp_path) == 3
+    assert [path.name for path in (tmp_path / "out").rglob("*")] == ["ops", LOCK_FILE_NAME]
+    assert not (tmp_path / "secrets").exists()
+    waited, refused = capsys.readouterr().err.splitlines()
+    assert waited.startswith("waiting until it is over: rotate passwords in container")
+    assert refused.endswith("is under way; wait for it; nothing was written")
+    assert _run(tmp_path) == 0
+
+
 def test_a_sound_env_file_is_compiled(tmp_path: Path) -> None:
     write_env(tmp_path)
     assert _run(tmp_path) == 0
@@ -34,7 +52,8 @@ def test_a_sound_env_file_is_compiled(tmp_path: Path) -> None:
     assert tiers == {"postgres", "pgbouncer", "app", "ops", "observability"}
     expected = (
         "postgresql.conf pg_hba.conf pg_ident.conf roles.sql server.crt server.key "
-        "pgbackrest.conf backups.json backup.key"
+        "pgbackrest.conf backups.json "
+        "backup.key backup.ca backup.s3-key backup.s3-key-secret backup.sftp-key"
     )
     found = {path.name for path in (tmp_path / "out" / "postgres").iterdir()}
     assert found == {*expected.split(), "ca.crt", "monitor.pgpass"}

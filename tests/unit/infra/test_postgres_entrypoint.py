@@ -97,3 +97,93 @@ def test_no_server_starts_where_the_data_are_only_not_in_their_place(instance: I
     done = instance.run("postgres-1", "require_exchanged")
     assert done.returncode == 1
     assert f"rename one of them to {instance.data}" in done.stderr
+
+
+def test_the_roles_of_a_new_cluster_are_applied_again_once_patroni_is_done(
+    instance: Instance,
+) -> None:
+    instance.program("psql", f"#!/bin/sh\necho ran >>{instance.folder}/psql.log\n")
+    (instance.folder / "roles.sql").write_text(
+        "ALTER ROLE sluice_replication PASSWORD 'verifier'\n"
+    )
+    for words in ("roles", "callback on_start primary risk", "callback on_restart primary risk"):
+        assert instance.run("postgres-1", f"_main {words}").returncode == 0
+    ran = (instance.folder / "psql.log").read_text().splitlines()
+    # The roles twice; at each of the two starts the checkpointer is woken too.
+    assert len(ran) == 2 + 2
+
+
+@pytest.fixture
+def log(instance: Instance) -> Instance:
+    """Return an instance on timeline 26, with a repository that takes whatever it is given."""
+    instance.program("pgbackrest", '#!/bin/sh\nfor file; do :; done; echo "pushed $file"\n')
+    directory = instance.data / "pg_wal"
+    directory.mkdir()
+    lines = {
+        "00000019": "24\t0/3D0000A0\tno recovery target specified\n",
+        "0000001A": "24\t0/3D0000A0\tno recovery target specified\n\n"
+        "25\t2/3F0000A0\tno recovery target specified\n",
+    }
+    for timeline, text in lines.items():
+        (directory / f"{timeline}.history").write_text(text)
+    return instance
+
+
+@pytest.mark.parametrize(
+    ("file", "is_pushed"),
+    [
+        # Timeline 24 ended within segment 3D of its first 4 GB, 25 within 3F of its third.
+        ("00000018000000000000003C", True),
+        ("00000018000000000000003D", False),
+        ("00000018000000000000003E", False),
+        ("000000180000000100000000", False),
+        ("00000019000000000000003F", True),
+        ("00000019000000020000003E", True),
+        ("00000019000000020000003F", False),
+        # Its own timeline, and one that led to none of them.
+        ("0000001A000000020000003F", True),
+        ("000000170000000000000050", True),
+        ("0000001A.history", True),
+        ("00000018000000000000003D.partial", True),
+        ("00000018000000000000003C.00000028.backup", True),
+    ],
+)
+def test_what_is_left_behind_the_end_of_a_timeline_is_not_archived(
+    log: Instance, file: str, is_pushed: bool
+) -> None:
+    done = log.run("postgres-1", f"archive pg_wal/{file}")
+    assert done.returncode == 0, done.stderr
+    assert (f"pushed pg_wal/{file}\n" == done.stderr) is is_pushed
+    assert ("not archived" in done.stderr) is not is_pushed
+
+
+def test_everything_is_archived_on_the_first_timeline(log: Instance) -> None:
+    for path in (log.data / "pg_wal").iterdir():
+        path.unlink()
+    done = log.run("postgres-1", "archive pg_wal/000000010000000000000002")
+    assert done.stderr == "pushed pg_wal/000000010000000000000002\n"
+
+
+def test_a_file_that_the_repository_does_not_take_is_offered_again(log: Instance) -> None:
+    log.program("pgbackrest", "#!/bin/sh\nexit 45\n")
+    assert log.run("postgres-1", "archive pg_wal/0000001A000000020000003F").returncode == 45
+
+
+@pytest.mark.parametrize(
+    ("state", "looks", "code"),
+    [("ready", [82, 82, 0], 0), ("ready", [82, 45], 45), ("stopping", [82], 143)],
+)
+def test_a_push_is_waited_for_but_not_by_a_server_that_ends(
+    log: Instance, state: str, looks: list[int], code: int
+) -> None:
+    (log.data / "postmaster.pid").write_text(f"7\n{log.data}\n{state}\n")
+    calls, codes = log.folder / "calls", log.folder / "codes"
+    codes.write_text("".join(f"{one}\n" for one in looks))
+    log.program(
+        "pgbackrest",
+        f"#!/bin/sh\necho x >>{calls}\necho said\nexit $(sed -n $(wc -l <{calls})p {codes})\n",
+    )
+    done = log.run("postgres-1", "archive pg_wal/0000001A000000020000003F")
+    assert done.returncode == code
+    assert len(calls.read_text().splitlines()) == len(looks)
+    assert done.stderr == "said\n"

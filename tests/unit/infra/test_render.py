@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.config import catalogue
+from infra.config import catalogue, recovery
 from infra.config.backups import GIVEN
 from infra.config.build import Compiled, compile_stack
 from infra.config.certificates import SERVERS, Certificates
@@ -15,7 +15,7 @@ from infra.config.names import CONTROL_ALIASES
 from infra.config.render import Inputs, render, template
 from infra.config.secrets import SecretStore, passwords, tokens, verifiers
 from infra.config.settings import Value, Values
-from infra.config.write import write_secrets
+from infra.config.write import write_all, write_secrets
 from tests.unit.infra.support import LOGIN_ROLES, NOW, REPOSITORY, write_env
 
 COMMENTED = (".conf", ".ini", ".sql", ".txt", ".pgpass", ".yml")
@@ -122,9 +122,17 @@ def test_a_repository_elsewhere_has_its_secrets_and_an_inner_one_has_none(tmp_pa
     lines = _text(made, "postgres/pgbackrest.conf").splitlines()
     assert {"repo1-type=s3", "repo1-s3-key=the-backup.s3-key"} <= set(lines)
     assert "repo1-s3-endpoint=s3.example.org" in lines
-    here = _text(compile_stack(write_env(tmp_path), secrets, now=NOW), "postgres/pgbackrest.conf")
+    out = tmp_path / "out"
+    write_all(made.new_secrets, secrets, made.files, out, chown=lambda *_: None)
+    inner = compile_stack(write_env(tmp_path), secrets, now=NOW)
+    here = _text(inner, "postgres/pgbackrest.conf")
     assert "repo1-path=/var/lib/pgbackrest\n" in here
     assert "s3" not in here
+    # And what the other one took is gone, so that it may be from the secrets as well.
+    write_all(inner.new_secrets, secrets, inner.files, out, chown=lambda *_: None)
+    for name in GIVEN["s3"]:
+        (secrets / name).unlink()
+    assert recovery.lost(secrets, out) == ()
 
 
 def test_each_of_three_instances_has_its_data_where_the_backups_see_them(tmp_path: Path) -> None:

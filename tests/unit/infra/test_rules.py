@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from infra.config import catalogue, measured, sizing
+from infra.config import catalogue, measured, resources, sizing
 from infra.config.build import check
 from infra.config.derived import derived_settings
 from infra.config.settings import Values
@@ -423,17 +423,17 @@ def test_derived_work_mem_always_fits_unless_it_is_at_its_minimum(
 ) -> None:
     changed = {"POSTGRES_MEMORY_MB": memory, "POSTGRES_MAX_CONNECTIONS": sessions}
     values = Values(catalogue.defaults().as_dict() | changed)
-    fits = sizing.memory_demand_kb(values) <= sizing.memory_kb(values)
-    assert fits or sizing.work_mem_kb(values) == sizing.WORK_MEM_MIN_KB
+    fits = resources.memory_demand_kb(values) <= resources.memory_kb(values)
+    assert fits or resources.work_mem_kb(values) == resources.WORK_MEM_MIN_KB
 
 
 @pytest.mark.parametrize("disk", [1024, 20_480, 524_288])
 def test_all_that_may_spill_at_once_fits_into_a_quarter_of_the_disk(disk: int) -> None:
     values = Values(catalogue.defaults().as_dict() | {"POSTGRES_DISK_MB": disk})
-    limit = sizing.temp_file_limit_kb(values)
-    assert 0 < limit * sizing.spilling_processes(values) <= disk * 1024 // 4
+    limit = resources.temp_file_limit_kb(values)
+    assert 0 < limit * resources.spilling_processes(values) <= disk * 1024 // 4
     # Every direct session but the owner's, those of two PgBouncers, two parallel workers.
-    assert sizing.spilling_processes(values) == 9 + 12 + 2
+    assert resources.spilling_processes(values) == 9 + 12 + 2
 
 
 @pytest.mark.parametrize(
@@ -441,7 +441,7 @@ def test_all_that_may_spill_at_once_fits_into_a_quarter_of_the_disk(disk: int) -
 )
 def test_the_ballast_follows_the_disk_within_bounds(disk: int, ballast: int) -> None:
     values = Values(catalogue.defaults().as_dict() | {"POSTGRES_DISK_MB": disk})
-    assert sizing.ballast_mb(values) == ballast
+    assert resources.ballast_mb(values) == ballast
 
 
 def test_every_derived_setting_has_a_formula() -> None:
@@ -461,7 +461,7 @@ def test_work_mem_that_postgresql_would_refuse_is_refused(
 def test_the_threads_of_the_api_are_those_that_compose_allows() -> None:
     compose = (REPOSITORY / "compose.yaml").read_text()
     service = compose.partition("\n  api:\n")[2].partition("\n\n")[0]
-    assert f"pids_limit: {sizing.API_THREADS_LIMIT}\n" in service
+    assert f"pids_limit: {resources.API_THREADS_LIMIT}\n" in service
 
 
 @pytest.mark.parametrize(("reserve", "warned"), [(0, False), (1, False), (2, True), (5, True)])

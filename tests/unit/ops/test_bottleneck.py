@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from infra.ops.status.bottleneck import Verdict, bottleneck
-from infra.ops.status.collect import (
+from infra.ops.status.collect import host_facts
+from infra.ops.status.looks import (
     Counters,
     ServerLook,
-    host_facts,
     idle,
     median_look,
     pool_over,

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
+import psycopg
 import pytest
 
+from infra.ops import switchover
 from infra.ops.clients.patroni import Instance
 from infra.ops.outcome import RefusedError
 from infra.ops.status.bottleneck import bottleneck
@@ -66,3 +70,41 @@ def test_a_switchover_takes_the_synchronous_standby_with_the_least_lag() -> None
 def test_a_switchover_to_what_is_no_standby_is_refused(candidate: str) -> None:
     with pytest.raises(RefusedError, match=f"TO={candidate} is"):
         _choose((PRIMARY, STANDBY, OTHER), candidate)
+
+
+class Led:
+    """A primary that HAProxy leads to only after some connections."""
+
+    def __init__(self, refused: int) -> None:
+        self.left = refused
+
+    def __call__(self, _settings: object) -> Led:
+        self.left -= 1
+        if self.left >= 0:
+            raise psycopg.OperationalError("server closed the connection unexpectedly")
+        return self
+
+    def __enter__(self) -> Any:
+        return SimpleNamespace(started_at=lambda: "2026-11-29 20:00:00+00")
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("refused", [0, 2])
+def test_a_primary_that_haproxy_leads_to_in_a_moment_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, refused: int
+) -> None:
+    monkeypatch.setattr(switchover, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(switchover, "PostgresAdmin", Led(refused))
+    assert switchover._started_at(SimpleNamespace()) == "2026-11-29 20:00:00+00"  # type: ignore[arg-type]
+
+
+def test_a_primary_that_haproxy_does_not_lead_to_ends_it_with_what_it_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(switchover, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(switchover, "_LED_SECONDS", 0.05)
+    monkeypatch.setattr(switchover, "PostgresAdmin", Led(10_000))
+    with pytest.raises(psycopg.OperationalError, match="closed the connection"):
+        switchover._started_at(SimpleNamespace())  # type: ignore[arg-type]

@@ -66,6 +66,23 @@ def test_an_application_is_told_where_it_connects_and_how_much_it_may(
     assert (told["server_connections"], told["client_connections"]) == (2 * (3 + 1), 50)
 
 
+def test_reads_from_standbys_are_offered_where_there_are_standbys(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    three = compiled(
+        tmp_path,
+        POSTGRES_INSTANCES=3,
+        PGBOUNCER_SERVER_HOP="tls",
+        POSTGRES_BACKUP_CONNECTIONS=6,
+    )
+    join.show("billing", three, "sluice", as_json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert told["standbys"]["libpq"]["PGDATABASE"] == "billing_ro"
+    assert "@pgbouncer:6432/billing_ro?" in told["standbys"]["url"]
+    join.show("billing", three, "sluice", as_json=False)
+    assert told["standbys"]["url"] in capsys.readouterr().out
+
+
 def test_an_application_outside_containers_is_told_the_published_port(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,8 +12,8 @@ import typer
 from typer.testing import CliRunner, Result
 
 from infra.config import catalogue, documents
+from infra.config.lock import operation_lock
 from infra.ops.cli import create_app
-from infra.ops.operation import operation_lock
 from infra.ops.outcome import Exit
 
 APP = create_app()

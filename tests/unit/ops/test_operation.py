@@ -15,15 +15,13 @@ from typing import Any
 import psycopg
 import pytest
 
+from infra.config.lock import LockHeldError, holder, operation_lock
 from infra.ops.operation import (
     LIFELINE,
     EndedBySignalError,
-    LockHeldError,
     Operation,
     Request,
-    holder,
     operate,
-    operation_lock,
 )
 from infra.ops.outcome import Exit, FailedError, RefusedError
 
@@ -161,7 +159,7 @@ def test_a_signal_ends_the_work_and_not_the_document(tmp_path: Path, capsys: Cap
 
 
 HOLD = (
-    "import sys, time; from pathlib import Path; from infra.ops.operation import operation_lock\n"
+    "import sys, time; from pathlib import Path; from infra.config.lock import operation_lock\n"
     "with operation_lock(Path(sys.argv[1]), 'restart'):\n"
     "    print('held', flush=True); time.sleep(60)"
 )

@@ -165,6 +165,11 @@ def test_every_change_that_is_not_live_names_a_service(setting: Setting) -> None
 def test_a_service_that_gets_a_new_container_is_not_restarted_too() -> None:
     names = ["API_THREADS", "API_MEMORY_MB", "POSTGRES_MAX_CONNECTIONS", "TCP_USER_TIMEOUT_MS"]
     assert tiers_to_restart(names) == (("postgres", "worker"), ("api",))
+    # A process that has something else than what was compiled.
+    assert tiers_to_restart(["API_MEMORY_MB"], ["api", "postgres"]) == (("postgres",), ("api",))
+    # Another number of replicas leaves those that are there as they are.
+    names = ["PGBOUNCER_REPLICAS", key(PGBOUNCER_FILE, "track_extra_parameters")]
+    assert tiers_to_restart(names) == (("pgbouncer",), ("pgbouncer",))
 
 
 def test_the_largest_part_that_holds_is_taken() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -9,8 +10,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from typer.testing import CliRunner
 
-from infra.ops import pause, pause_record, restart, rolling
+from infra.config import catalogue, documents
+from infra.ops import pause, pause_record, paused_change, restart, rolling
+from infra.ops.cli import create_app
 from infra.ops.clients import app_control, pgbouncer
 from infra.ops.clients.app_control import (
     Control,
@@ -19,7 +23,7 @@ from infra.ops.clients.app_control import (
     PoolNumbers,
     ProcessState,
 )
-from infra.ops.clients.processes import Target
+from infra.ops.clients.processes import OpsSettings, Target
 from infra.ops.operation import EndedBySignalError, Operation
 from infra.ops.outcome import Exit
 from infra.ops.pause import Pause
@@ -434,8 +438,9 @@ def paused(monkeypatch: pytest.MonkeyPatch) -> Pause:
     monkeypatch.setattr(pause, "paused", pausing)
     monkeypatch.setattr(pause_record, "pause_record", record)
     monkeypatch.setattr(pgbouncer, "require", lambda *_: POOLERS)
-    monkeypatch.setattr(restart, "PostgresAdmin", Server)
-    monkeypatch.setattr(restart, "PgBouncerAdmin", Console)
+    for module in (restart, paused_change):
+        monkeypatch.setattr(module, "PostgresAdmin", Server)
+    monkeypatch.setattr(paused_change, "PgBouncerAdmin", Console)
     return done
 
 
@@ -460,6 +465,25 @@ def test_a_replica_that_was_not_resumed_is_a_fault(document_of: Run, paused: Pau
 
 
 @pytest.mark.usefixtures("paused")
+@pytest.mark.parametrize(("told", "expected"), [([], 2), (["--serving", "5"], 5)])
+def test_as_many_replicas_are_asked_for_as_are_told_to_serve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[str], expected: int
+) -> None:
+    asked: list[int] = []
+
+    def require(_: OpsSettings, number: int) -> tuple[Target, ...]:
+        asked.append(number)
+        return POOLERS
+
+    monkeypatch.setattr(pgbouncer, "require", require)
+    settings = tmp_path / "ops.json"
+    settings.write_text(json.dumps(documents.ops(catalogue.defaults())))
+    places = ["--settings", str(settings), "--directory", str(tmp_path)]
+    CliRunner().invoke(create_app(), ["restart", "postgres", *told, *places])
+    assert asked == [expected]
+
+
+@pytest.mark.usefixtures("paused")
 def test_a_server_that_does_not_come_back_leaves_the_length_of_the_pause(
     document_of: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -477,7 +501,7 @@ def test_a_transaction_in_the_way_is_named_and_no_pause_is_reported(
 ) -> None:
     row = {"pid": 7, "usename": "risk_api", "xact_seconds": 9.0, "query": "SELECT\n 1"}
     monkeypatch.setattr(Server, "activity", lambda _: [row])
-    monkeypatch.setattr(restart, "CALM_SECONDS", 0.0)
+    monkeypatch.setattr(paused_change, "CALM_SECONDS", 0.0)
     document = document_of(lambda request: restart.postgres(SETTINGS, request))
     assert document["exit_code"] == Exit.REFUSED
     assert document["paused_seconds"] is None

@@ -6,6 +6,7 @@ import pytest
 
 from infra.config import scram
 from infra.config.certificates import ALSO_TRUSTED
+from infra.config.faults import FaultyInputError
 from infra.config.secrets import TOKENS
 from infra.ops.outcome import RefusedError
 from infra.ops.rotation import pending
@@ -46,6 +47,44 @@ def test_a_given_secret_is_taken_and_the_rest_made(kept: Path, tmp_path: Path) -
     new = Choice(kept, given, LOGIN_ROLES).new()
     assert new["risk_api.password"] == b"chosen-by-an-operator"
     assert len(new["risk_worker.password"]) >= 40
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([], r"given: has none of: .*, risk_api\.password, "),
+        (["README"], "given: has none of: "),
+        (["risk-api.password"], r"given/risk-api\.password: is none of: .*, risk_api\.password, "),
+        (["risk_api.password", "risk_apl.token"], r"given/risk_apl\.token: is none of: "),
+    ],
+)
+def test_a_directory_without_what_it_was_given_for_is_refused(
+    kept: Path, tmp_path: Path, files: list[str], message: str
+) -> None:
+    given = tmp_path / "given"
+    given.mkdir()
+    for name in files:
+        (given / name).write_bytes(b"chosen-by-an-operator")
+    with pytest.raises(FaultyInputError, match=message):
+        pending.require_given(given, (*Choice(kept, given, LOGIN_ROLES).passwords, *TOKENS))
+
+
+def test_a_directory_may_hold_what_another_rotation_takes(tmp_path: Path) -> None:
+    for name in ("risk_api.password", "ca.crt", "notes.txt"):
+        (tmp_path / name).touch()
+    pending.require_given(tmp_path, PASSWORDS)
+    pending.require_given(None, PASSWORDS)
+
+
+def test_what_is_given_is_looked_for_in_what_was_finished(kept: Path, tmp_path: Path) -> None:
+    given = tmp_path / "given"
+    given.mkdir()
+    (given / "risk_api.password").write_bytes(b"chosen-by-an-operator")
+    made = Choice(kept, None, LOGIN_ROLES).new()
+    choice = Choice(kept, given, LOGIN_ROLES)
+    assert Choice(kept, None, LOGIN_ROLES).is_met_by(made)
+    assert not choice.is_met_by(made)
+    assert choice.is_met_by(made | {"risk_api.password": b"chosen-by-an-operator"})
 
 
 def test_a_password_that_was_placed_beforehand_is_taken_and_the_old_one_unknown(kept: Path) -> None:

@@ -336,6 +336,17 @@ def test_what_is_due_is_rotated_with_its_ca_where_that_is(
     assert _contents(site) == after
 
 
+def test_what_three_instances_had_is_never_due_while_there_is_one(site: Site) -> None:
+    site.start(days_ago=340)
+    left = {kind: (site.secrets / f"postgres.{kind}").read_bytes() for kind in ("crt", "key")}
+    site.start()
+    for kind, content in left.items():
+        (site.secrets / f"patroni.{kind}").write_bytes(content)
+    before = _contents(site)
+    assert site.rotate(DUE) == Exit.OK
+    assert _contents(site) == before
+
+
 def test_without_the_key_of_the_ca_what_is_due_is_rotated_with_a_new_one(site: Site) -> None:
     site.start(days_ago=340)
     (site.secrets / "ca.key").unlink()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from infra.config import catalogue
 from infra.config.faults import Fault, FaultyInputError
 from infra.config.secrets import TOKENS
+from infra.ops.clients import pgbouncer
 from infra.ops.operation import Paths
 from infra.ops.outcome import Exit, FailedError
 from infra.ops.rotation import certificates, passwords, pending
@@ -74,6 +76,40 @@ def test_a_rotation_names_what_is_new_and_shows_no_secret(document_of: Run, rota
         for name in ("postgres.invalid", *(one.name for one in POOLERS))
     ]
     assert "a-new-secret" not in json.dumps(document)
+
+
+@pytest.mark.parametrize(("given", "rotations"), [(b"made-before", 1), (b"chosen", 2), (None, 1)])
+def test_what_was_asked_for_follows_what_was_not_finished(
+    document_of: Run,
+    rotated: Paths,
+    monkeypatch: pytest.MonkeyPatch,
+    given: bytes | None,
+    rotations: int,
+) -> None:
+    new = {"risk_api.password": b"made-before"}
+    left = pending.Pending("passwords", rotated.secrets / "rotation", {}, new, resumed=True)
+
+    def begin(_: object) -> tuple[pending.Pending, None, Any]:
+        return pending.begin(rotated.secrets, "passwords", old={}, new=new), None, POOLERS
+
+    monkeypatch.setattr(pending, "load", lambda *_: left)
+    monkeypatch.setattr(pgbouncer, "replicas", lambda _: POOLERS)
+    monkeypatch.setattr(passwords.PasswordRotation, "_compile", lambda *_: None)
+    monkeypatch.setattr(passwords.PasswordRotation, "_begun", begin)
+    proven: list[bool] = []
+    monkeypatch.setattr(
+        passwords.PasswordRotation,
+        "_prove",
+        lambda _, rotation, __: proven.append(rotation.resumed),
+    )
+    source = None
+    if given is not None:
+        source = rotated.secrets / "given"
+        source.mkdir()
+        (source / "risk_api.password").write_bytes(given)
+    document = document_of(lambda request: passwords.rotate(SETTINGS, rotated, source, request))
+    assert document["exit_code"] == Exit.OK
+    assert proven == [True, False][:rotations]
 
 
 def test_a_rotation_that_fails_after_the_switch_says_what_is_new_already(
