@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from docker.models.containers import Container
 
+from tests import command
 from tests.command import Done
 from tests.fix_stack import Stack
 
@@ -13,27 +16,15 @@ from tests.fix_stack import Stack
 class Secrets:
     """The secrets volume and the tiers' files, as root sees them in a container of its own."""
 
-    def __init__(self, stack: Stack) -> None:
-        self._stack = stack
-        self._image = stack.container("postgres").attrs["Config"]["Image"]
+    def __init__(self, container: Container) -> None:
+        self._container = container
 
     def sh(self, script: str, *arguments: str) -> str:
         """Run a shell script where every volume is mounted; return what it printed."""
-        tiers = ("postgres", "pgbouncer", "app", "ops")
-        volumes = {
-            f"{self._stack.project}_{tier}-config": {"bind": f"/out/{tier}", "mode": "rw"}
-            for tier in tiers
-        } | {f"{self._stack.project}_secrets": {"bind": "/secrets", "mode": "rw"}}
-        output = self._stack.client.containers.run(
-            self._image,
-            ["-c", script, "sh", *arguments],
-            entrypoint="sh",
-            user="0:0",
-            network_mode="none",
-            volumes=volumes,
-            remove=True,
-        )
-        return str(output.decode())
+        words = ("docker", "exec", "--user", "0:0", str(self._container.name))
+        done = command.run(*words, "sh", "-c", script, "sh", *arguments)
+        assert done.exit_code == 0, done.stderr
+        return done.stdout
 
     def read(self, name: str) -> str:
         """Return a secret."""
@@ -54,9 +45,28 @@ class Given:
 
 
 @pytest.fixture(scope="session")
-def secrets(stack: Stack) -> Secrets:
+def secrets(stack: Stack) -> Iterator[Secrets]:
     """Return the secrets volume; nothing is remembered of it."""
-    return Secrets(stack)
+    tiers = ("postgres", "pgbouncer", "app", "ops")
+    volumes = {
+        f"{stack.project}_{tier}-config": {"bind": f"/out/{tier}", "mode": "rw"} for tier in tiers
+    } | {f"{stack.project}_secrets": {"bind": "/secrets", "mode": "rw"}}
+    container = stack.client.containers.run(
+        stack.container("postgres").attrs["Config"]["Image"],
+        ["infinity"],
+        entrypoint=["sleep"],
+        user="0:0",
+        network_mode="none",
+        volumes=volumes,
+        # The image carries the project's name; `docker compose down` would remove the container.
+        labels={"com.docker.compose.project": ""},
+        init=True,
+        detach=True,
+    )
+    try:
+        yield Secrets(container)
+    finally:
+        container.remove(force=True)
 
 
 @pytest.fixture

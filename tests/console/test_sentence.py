@@ -27,10 +27,10 @@ from tests.ops.path_faults import (
     transactions_left_idle,
 )
 
-LOOKS, RIGHT = 20, 19
+LOOKS, RIGHT = 12, 11
 # These come and go: between two checkpoints nobody waits for the disk, and a transaction that does
 # nothing is ended by its timeout before the next one begins.
-RIGHT_OF = {"postgres disk": 15, "app transactions": 17}
+RIGHT_OF = {"postgres disk": 9, "app transactions": 10}
 FAULTS = {
     "app pool": "API_POOL_MAX_SIZE",
     "pgbouncer pool": "PGBOUNCER_INTERACTIVE_POOL_SIZE",
@@ -86,7 +86,7 @@ def test_a_fault_is_named_in_nearly_every_look(
             fault.enter_context(checkpoint_storm(stack))
             load(50, **WRITERS)
         else:
-            fault.enter_context(transactions_left_idle(probe))
+            fault.enter_context(transactions_left_idle(stack, probe))
             load(1)
         seen = looks(console_url)
         # The first may have begun before the fault was there.

@@ -169,6 +169,40 @@ def test_a_switchover_fails_no_request(cluster: Cluster) -> None:
     assert 0 < document["paused_seconds"] < PROCESS_SECONDS
 
 
+# Offers the archive a segment, with a last byte of its own; waits until it is done with.
+OFFER = """
+cd "$PGDATA/pg_wal"
+[[ -e $1 ]] || cp "$(ls | grep -E '^[0-9A-F]{24}$' | head -n 1)" "$1"
+printf %s "$2" | dd of="$1" bs=1 seek=16777215 conv=notrunc status=none
+rm -f "archive_status/$1.done"
+touch "archive_status/$1.ready"
+psql -qXAt --command "SELECT pg_logical_emit_message(false, 'test', 'for another segment')" \\
+    --command 'SELECT pg_switch_wal()' >/dev/null
+for _ in {1..40}; do
+    [[ -e archive_status/$1.ready ]] || exit 0
+    sleep 0.5
+done
+exit 1
+"""
+
+
+def test_what_two_servers_have_of_the_end_of_a_timeline_does_not_stop_the_archive(
+    cluster: Cluster,
+) -> None:
+    def run(instance: str, script: str, *arguments: str) -> Done:
+        words = ("exec", container(instance), "bash", "-euc", script, "-", *arguments)
+        return command.run("docker", *words, seconds=60)
+
+    first = cluster.primary()
+    last = run(first, 'tail -n 1 "$(ls "$PGDATA"/pg_wal/*.history | tail -n 1)"').stdout.split()
+    high, low = (int(part, 16) for part in last[1].split("/"))
+    segment = f"{int(last[0]):08X}{high:08X}{low >> 24:08X}"
+    # Each has bytes of its own behind the end. Whether both offer it is up to their checkpoints.
+    assert (done := run(first, OFFER, segment, "1")).exit_code == 0, done.text
+    assert (done := cluster.make("switchover")).exit_code == 0, done.text
+    assert (done := run(cluster.primary(), OFFER, segment, "2")).exit_code == 0, done.text
+
+
 def test_the_loss_of_the_primary_s_process_loses_no_write(cluster: Cluster) -> None:
     lost = cluster.primary()
     with cluster.load() as load:
@@ -237,6 +271,32 @@ def test_etcd_without_a_quorum_is_named_and_nothing_stops(cluster: Cluster) -> N
         cluster.docker("start", *lost)
     assert verdict["where"] == "etcd"
     assert f"{leader} stays the primary" in verdict["line"]
+    assert cluster.primary() == leader
+
+
+def test_an_etcd_that_has_lost_its_volume_comes_back_as_a_new_member(cluster: Cluster) -> None:
+    ask = [
+        *("exec", container("etcd-1"), "etcdctl", "--endpoints", "https://localhost:2379"),
+        *("--cacert", "/etc/sluice/etcd-ca.crt", "--cert", "/etc/sluice/etcd.crt"),
+        *("--key", "/etc/sluice/etcd.key", "member", "list"),
+    ]
+
+    def member() -> list[str]:
+        lines = [one.split(", ") for one in cluster.docker(*ask).splitlines()]
+        return next((one for one in lines if one[3] == "https://etcd-2:2380"), [])
+
+    before, leader = member(), cluster.primary()
+    cluster.docker("rm", "--force", container("etcd-2"))
+    cluster.docker("volume", "rm", f"{PROJECT}_etcd-data-2")
+    assert (done := cluster.make("up")).exit_code == 0, done.text
+    poll(
+        lambda: (one := member()) and one[0] != before[0] and one[1:3] == ["started", "etcd-2"],
+        seconds=60,
+        what="another member in its place",
+    )
+    cluster.docker("exec", container("etcd-2"), "healthcheck")
+    # It counts: without the first there is a majority still.
+    cluster.docker("restart", "--time", "1", container("etcd-1"))
     assert cluster.primary() == leader
 
 

@@ -13,10 +13,11 @@ import httpx
 import pytest
 from docker.models.containers import Container
 
-from tests.fix_api import ASSESSMENTS, BUSAN, SEOUL, Api, assessment_body
+from tests.fix_api import ASSESSMENTS, SEOUL, Api, assessment_body
 from tests.fix_sql import AdminConsole, Sql
 from tests.fix_stack import Stack, poll
 
+SITES = 30
 LEASED = "SELECT count(*) FROM risk.tasks WHERE state = 'running'"
 
 
@@ -51,7 +52,8 @@ def connected(stack: Stack, console: AdminConsole, user: str) -> int:
 def test_a_stopped_worker_leaves_no_lease_and_no_connection(
     stack: Stack, api: Api, sql: Sql, console: AdminConsole, stopped: list[Container]
 ) -> None:
-    accepted = api.submit(assessment_body(SEOUL, BUSAN)).json()["assessment_id"]
+    sites = [{**SEOUL, "site_id": f"site-{number}"} for number in range(SITES)]
+    accepted = api.submit(assessment_body(*sites)).json()["assessment_id"]
     poll(lambda: int(sql.value(LEASED)) > 0, seconds=20, what="a batch is in hand", every=0.0)
     stopped += stack.containers("worker")
     threads = [threading.Thread(target=stop, args=(one,)) for one in stopped]
@@ -64,10 +66,16 @@ def test_a_stopped_worker_leaves_no_lease_and_no_connection(
         assert container.attrs["State"]["ExitCode"] == 0
         assert b'"worker stopped"' in container.logs(tail=20)
     assert sql.value(LEASED) == "0"
+    attempts = sql.value(
+        "SELECT coalesce(max(attempt), 0) FROM risk.tasks WHERE state = 'queued'"
+        f" AND assessment_id = '{accepted}'"
+    )
+    assert attempts == "0", "an attempt that was given back counts against the task"
     assert connected(stack, console, "risk_worker") == 0
     for container in stopped:
         container.start()
-    assert api.wait_finished(accepted)["status"] == "succeeded"
+    final = api.wait_finished(accepted)
+    assert (final["status"], final["done_tasks"]) == ("succeeded", SITES * 320)
 
 
 def answered(container: Container, path: str) -> list[int]:

@@ -2,12 +2,14 @@
 
     python -m tests.stack.probes.hold_transactions COUNT SECONDS
 
-COUNT connections to each, for SECONDS. Prints {"held": how many transactions}.
+COUNT connections to each, for SECONDS or until SIGTERM. Prints {"held": how many transactions}.
 """
 
 import json
 import random
+import signal
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,19 +22,26 @@ PAUSE_SECONDS = 3.0, 4.5
 
 count, seconds = sys.argv[1:]
 until = time.monotonic() + float(seconds)
+ended = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: ended.set())
+
+
+def is_over() -> bool:
+    """Return True after the seconds, or the signal."""
+    return ended.is_set() or time.monotonic() >= until
 
 
 def hold(address: Address) -> int:
     """Hold one transaction after the other; return how many."""
     held = 0
-    while time.monotonic() < until:
+    while not is_over():
         try:
             with connect(address) as connection:
-                while time.monotonic() < until:
+                while not is_over():
                     with connection.transaction():
                         connection.execute("SELECT 1")
                         held += 1
-                        time.sleep(random.uniform(*PAUSE_SECONDS))  # noqa: S311  # no secret
+                        ended.wait(random.uniform(*PAUSE_SECONDS))  # noqa: S311  # no secret
         except Error:
             # The queue for a server connection was too long.
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from app.assessments import tasks
 from infra.ops.doctor.python_files import read_source
 from infra.ops.doctor.scripts import Piece, read_with_placeholders, split
 from infra.ops.doctor.statements import STATEMENT_BYTES, NotSqlError, judge, read
@@ -33,6 +34,12 @@ def test_what_the_parser_does_not_take_is_refused_with_the_reason(text: str, rea
 def test_the_line_is_that_of_the_statement_or_of_the_function() -> None:
     hits = judge("/* é */\n\nSET a = 1;\nSELECT 'ü',\n  pg_advisory_lock(1)")
     assert [(hit.line, hit.evidence) for hit in hits] == [(2, "SET a"), (4, "pg_advisory_lock()")]
+
+
+@pytest.mark.parametrize("text", [tasks.CLAIM, tasks.AWAIT_CLAIM])
+def test_the_lock_of_a_claim_ends_with_its_transaction(text: str) -> None:
+    assert "pg_advisory_xact_lock" in text
+    assert evidence(text) == []
 
 
 def test_a_later_reset_does_not_undo_what_was_committed() -> None:
