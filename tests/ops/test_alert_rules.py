@@ -117,6 +117,13 @@ CASES: list[tuple[str, Series, int, Series]] = [
         # Batch work may wait longer.
         {MAX_WAIT.format("risk_batch"): "8x400"},
     ),
+    # It is firing for a minute after the last long wait.
+    (
+        "MaxWait",
+        {MAX_WAIT.format("risk"): "3x14 0x400"},
+        1,
+        {MAX_WAIT.format("risk"): "3x10 0x400"},
+    ),
     (
         "PoolSaturated",
         {'dbpool_waiting{job="api", instance="a", pool="risk"}': "1x400"},
