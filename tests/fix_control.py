@@ -76,7 +76,7 @@ def operator(stack: Stack) -> Iterator[Operator]:
     }
     container = stack.client.containers.run(
         config.attrs["Config"]["Image"],
-        entrypoint=["sleep", "3600"],
+        entrypoint=["sleep", "infinity"],
         command=[],
         user="0:0",
         network=f"{stack.project}_control",

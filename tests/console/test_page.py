@@ -55,9 +55,13 @@ def test_the_page_fits_its_screen_and_asks_nobody_else(
         what="four charts",
     )
     assert page.run("return document.documentElement.scrollWidth <= innerWidth")
-    for tier in ("callers", "app", "pgbouncer", "postgres"):
-        assert page.state(f"#{tier}") in ("ok", "wait")
-        assert page.text(f"#{tier} > div")
+    tiers = [f"#{tier}" for tier in ("callers", "app", "pgbouncer", "postgres")]
+    poll(
+        lambda: all(page.state(one) in ("ok", "wait") for one in tiers),
+        seconds=60,
+        what="every tier is up",
+    )
+    assert all(page.text(f"{one} > div") for one in tiers)
     others = (
         "return performance.getEntriesByType('resource').map(one => one.name)"
         ".filter(name => !name.startsWith(location.origin))"
@@ -74,9 +78,12 @@ def test_the_page_fits_its_screen_and_asks_nobody_else(
 
 def test_the_page_shows_the_budget_the_alerts_and_the_configuration(page: Page) -> None:
     poll(lambda: "What runs is what" in page.text("#pending"), seconds=60, what="the plan")
-    assert "sessions of PostgreSQL" in page.text("#bars")
-    # Without the rest of the profile.
-    assert "Prometheus does not answer" in page.text("#firing")
+    for part, words in {
+        "#bars": "sessions of PostgreSQL",
+        # Without the rest of the profile.
+        "#firing": "Prometheus does not answer",
+    }.items():
+        poll(lambda part=part, words=words: words in page.text(part), seconds=60, what=words)  # type: ignore[misc]
     poll(lambda: "kept by the console" in page.text("#span"), seconds=60, what="the charts' span")
     assert "API_POOL_MAX_SIZE" in page.text("#running")
 
@@ -133,7 +140,7 @@ def test_a_postgres_that_is_paused_is_shown(
     with frozen([stack.container("postgres")]):
         shown(page, "postgres", "down", "postgres: ", record_property)
         # What answers is shown all the same.
-        assert page.state("#app") in ("ok", "wait")
+        poll(lambda: page.state("#app") in ("ok", "wait"), seconds=60, what="the app is up")
 
 
 def test_a_console_that_is_gone_is_noticed_and_comes_back(page: Page, stack: Stack) -> None:

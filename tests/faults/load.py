@@ -53,6 +53,8 @@ class Load:
     seconds_max: float = 300.0
     kinds: dict[str, int] = field(default_factory=lambda: dict(KINDS))
     samples: list[Sample] = field(default_factory=list)
+    # When this process did not run, and for how long: (monotonic seconds, seconds).
+    stalls: list[tuple[float, float]] = field(default_factory=list)
     # When the callers were told to stop, in monotonic seconds.
     ended: float = 0.0
     _waiting: dict[int, float] = field(default_factory=dict)
@@ -69,7 +71,7 @@ class Load:
             maxsize=self.threads + 2, retries=False, timeout=CLIENT_TIMEOUT_SECONDS
         )
         self._deadline = time.monotonic() + self.seconds_max
-        targets = [self._call_in_a_loop] * self.threads + [self._probe_health]
+        targets = [self._call_in_a_loop] * self.threads + [self._probe_health, self._watch_clock]
         self._running = [threading.Thread(target=one, daemon=True) for one in targets]
         for thread in self._running:
             thread.start()
@@ -121,6 +123,14 @@ class Load:
         while self._active():
             self._request("health", "GET", "/health/live")
             self._stop.wait(0.05)
+
+    def _watch_clock(self) -> None:
+        last = time.monotonic()
+        while not self._stop.wait(0.05):
+            now = time.monotonic()
+            if (stall := now - last - 0.05) > 0.05:
+                self.stalls.append((now, stall))
+            last = now
 
     def _submit(self) -> None:
         key = f"{self._run}-{next(self._numbers)}"

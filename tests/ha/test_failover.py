@@ -31,9 +31,9 @@ pytestmark = pytest.mark.slow
 
 PROJECT, PORT = "sluice-test-ha", 18088
 INSTANCES = ("postgres-1", "postgres-2", "postgres-3")
-# Patroni takes a node for lost after ttl; then as after the loss of a process.
-TTL_SECONDS, TAKES_OVER_SECONDS = 20, 8
-# A promise of 5 s on a machine of its own; this one has all the other tests.
+# Patroni takes a node for lost after ttl; then as after the loss of a process. Promises of 8 s and
+# of 5 s on a machine of its own; this one has all the other tests.
+TTL_SECONDS, TAKES_OVER_SECONDS = 20, 16
 PROCESS_SECONDS = 10
 DEADLINE_SECONDS = 10.0
 SIZES = {

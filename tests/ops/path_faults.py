@@ -28,7 +28,8 @@ SMALL_POOL = {
     "PGBOUNCER_INTERACTIVE_POOL_SIZE": 1,
     "PGBOUNCER_INTERACTIVE_RESERVE_SIZE": 0,
 }
-SECONDS = 60
+# At most: each ends with its block.
+SECONDS = 180
 HOLD = "hold_transactions"
 
 
@@ -116,15 +117,17 @@ def checkpoint_storm(stack: Stack) -> Iterator[None]:
 
 
 @contextmanager
-def transactions_left_idle(stack: Stack, probe: Probe, *, seconds: int = SECONDS) -> Iterator[None]:
-    """Have a client of the api's pool hold all of its server connections and do nothing.
-
-    For the block, but no longer than the seconds.
-    """
+def transactions_left_idle(stack: Stack, probe: Probe, sql: Sql) -> Iterator[None]:
+    """Have a client of the api's pool hold all of its server connections and do nothing."""
+    idle = (
+        "SELECT count(*) FROM pg_stat_activity WHERE usename = 'risk_api'"
+        " AND state = 'idle in transaction' AND state_change < now() - interval '0.5 s'"
+    )
     with ThreadPoolExecutor(1) as threads:
         # On each replica as many as there are with the reserve, and more.
-        held = threads.submit(probe, HOLD, "4", str(seconds))
+        held = threads.submit(probe, HOLD, "4", str(SECONDS))
         try:
+            poll(lambda: int(sql.value(idle)) > 1, seconds=60, what="transactions are left idle")
             yield
         finally:
             end_probe(stack, HOLD)

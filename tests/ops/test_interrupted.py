@@ -12,7 +12,7 @@ from tests.fix_host import Host
 from tests.fix_stack import Stack, poll, run_in
 
 # From the death of the caller until a replica that it had taken out serves again.
-BACK_SECONDS = 10.0
+BACK_SECONDS = 25.0
 RESTART, POSTGRES = "restart-pgbouncer", "restart-postgres"
 
 

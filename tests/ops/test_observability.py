@@ -255,19 +255,26 @@ def test_every_query_of_the_dashboards_has_data(observers: Observers, api: Api) 
 def test_no_metric_has_the_id_of_a_request(
     observers: Observers, stack: Stack, sql: Sql, api: Api
 ) -> None:
-    request = uuid.uuid4().hex
-    caller = threading.Thread(
-        target=lambda: api.http.post(
-            ASSESSMENTS, json=assessment_body(), headers={"X-Request-ID": request}
-        )
-    )
+    request, seen = uuid.uuid4().hex, threading.Event()
+
+    def call() -> None:
+        # Each waits for the lock for some seconds only.
+        while not seen.is_set():
+            api.http.post(ASSESSMENTS, json=assessment_body(), headers={"X-Request-ID": request})
+
+    caller = threading.Thread(target=call)
     # A transaction that is seen by a scrape.
     with locked_table(stack, sql):
         caller.start()
-        poll(
-            lambda: observers.query('pg_stat_activity_count{application_name="sluice-api/submit"}'),
-            seconds=20,
-            what="the exporter reads sluice.pg_stat_activity (its search_path), without ids",
-        )
+        try:
+            poll(
+                lambda: observers.query(
+                    'pg_stat_activity_count{application_name="sluice-api/submit"}'
+                ),
+                seconds=30,
+                what="the exporter reads sluice.pg_stat_activity (its search_path), without ids",
+            )
+        finally:
+            seen.set()
     caller.join(30)
     assert observers.query('{__name__=~"pg_.*", application_name=~".*/.*/.*"}') == []

@@ -96,7 +96,7 @@ def test_certificates_are_rotated_under_load_without_a_failure(
 
 
 # Long enough to be placed and applied on a busy machine.
-SOON_DAYS = 40 / 86400
+SOON_DAYS = 90 / 86400
 PLACE = (
     "umask 277; cd /secrets; rm -f pgbouncer.crt pgbouncer.key;"
     'printf %s "$1" >pgbouncer.crt; printf %s "$2" >pgbouncer.key'

@@ -55,17 +55,19 @@ def document() -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
-def judged(row: str, where: str, setting: str = "", *, agreeing: int = 1) -> dict[str, Any]:
-    """Return the verdict once so many looks agree with a row of the runbook, before as many differ.
+def judged(
+    row: str, where: str, setting: str = "", *, agreeing: int = 1, differing: int = 0
+) -> dict[str, Any]:
+    """Return the verdict once so many looks agree with a row of the runbook.
 
-    In the row NAME stands for a name and N for a number. A queue needs two looks: the machine
-    under the tests is now and then somebody else's.
+    Before so many differ; as many, if not stated. In the row NAME stands for a name and N for a
+    number. A queue needs two looks: the machine under the tests is now and then somebody else's.
     """
     assert f"\n| `{row}` |" in RUNBOOK
     line = re.escape(row).replace("NAME", r"\S+").replace("N", r"\d+")
     right: list[dict[str, Any]] = []
     wrong: list[dict[str, Any]] = []
-    while len(right) < agreeing and len(wrong) < agreeing:
+    while len(right) < agreeing and len(wrong) < (differing or agreeing):
         found = document()["bottleneck"]
         agrees = found["where"] == where and found["setting"] == setting
         (right if agrees and re.search(line, found["line"]) else wrong).append(found)
@@ -82,11 +84,12 @@ def test_an_api_pool_that_is_too_small_is_named_also_beside_a_busy_batch_pool(
     with applied(ops, env, **sizes), make_load(**CALLERS) as load:
         wait_for_traffic(load, 200)
         assert judged(row, "app pool", setting, agreeing=2)["command"] == "make apply"
-        for number in range(3):
+        for number in range(6):
             sites = [{**SEOUL, "site_id": f"{number}-{site}"} for site in range(10)]
             assert api.submit(assessment_body(*sites)).status_code == 202
         assert document()["server"]["tasks_queued"] > 0
-        judged(row, "app pool", setting, agreeing=2)
+        # The batch takes processors, too.
+        judged(row, "app pool", setting, agreeing=2, differing=5)
         minute = document()["last_minute"]
     assert minute["requests"] > 100
     assert minute["p95_seconds"] > 0
@@ -124,7 +127,8 @@ def test_a_pgbouncer_pool_that_is_too_small_is_named(
     with applied(ops, env, **SMALL_POOL), make_load(**CALLERS) as load:
         wait_for_traffic(load, 200)
         row = "all N server connections of risk are taken"
-        assert judged(row, "pgbouncer pool", setting, agreeing=2)["command"] == "make apply"
+        verdict = judged(row, "pgbouncer pool", setting, agreeing=2, differing=3)
+    assert verdict["command"] == "make apply"
 
 
 def test_processors_that_are_short_are_named(stack: Stack) -> None:
@@ -135,13 +139,13 @@ def test_processors_that_are_short_are_named(stack: Stack) -> None:
 
 
 def test_clients_that_do_nothing_in_their_transactions_are_named(
-    stack: Stack, probe: Probe, make_load: MakeLoad
+    stack: Stack, sql: Sql, probe: Probe, make_load: MakeLoad
 ) -> None:
     row, setting = (
         "N of them belong to transactions in which the client does nothing",
         "API_IDLE_IN_TRANSACTION_TIMEOUT_MS",
     )
-    with transactions_left_idle(stack, probe, seconds=35), make_load() as load:
+    with transactions_left_idle(stack, probe, sql), make_load() as load:
         wait_for_traffic(load, 1)
         verdict = judged(row, "app transactions", setting, agreeing=2)
     assert verdict["command"].startswith("make psql\nSELECT pg_terminate_backend(")
@@ -153,7 +157,8 @@ def test_a_disk_that_a_storm_of_checkpoints_slows_is_named(
     row, setting = "PostgreSQL: N session(s) wait for the disk", "POSTGRES_MAX_WAL_MB"
     with checkpoint_storm(stack), make_load(**WRITERS) as load:
         wait_for_traffic(load)
-        verdict = judged(row, "postgres disk", setting, agreeing=2)
+        # It comes and goes: between two checkpoints nobody waits.
+        verdict = judged(row, "postgres disk", setting, agreeing=2, differing=5)
     assert verdict["command"] == "make apply"
 
 
@@ -246,9 +251,12 @@ def every_slot_taken(stack: Stack, settings: dict[str, str]) -> Iterator[None]:
     postgres = stack.container("postgres")
     sessions = int(settings["POSTGRES_MAX_CONNECTIONS"])
     psql = "psql --dbname risk --command 'SELECT pg_sleep(90)'"
-    script = f"for i in $(seq {sessions}); do {psql} & done; wait"
+    # Again, for a slot that somebody else had and has left.
+    again = f"until [ -e /tmp/slots-over ] || {psql}; do sleep 1; done"
+    script = f"rm -f /tmp/slots-over; for i in $(seq {sessions}); do ({again}) & done; wait"
     postgres.exec_run(["sh", "-c", script], detach=True)
     yield
+    assert run_in(postgres, ["touch", "/tmp/slots-over"])[0] == 0  # noqa: S108  # its container's
     # Through a free slot where there is one, else by what `make psql` lists.
     ending = (
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(90)'"

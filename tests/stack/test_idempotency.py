@@ -67,6 +67,8 @@ def no_standby(secrets: Secrets, sql: Sql) -> Iterator[None]:
     """Have every COMMIT wait for a standby that there is not, until the end of the block."""
     line, file = "synchronous_standby_names = 'nobody'", "/out/postgres/postgresql.conf"
     secrets.sh(f'echo "{line}" >>{file}')
+    # The checkpointer says whether a COMMIT waits, and in a checkpoint it does not look.
+    sql.rows("CHECKPOINT")
     try:
         sql.rows("SELECT pg_reload_conf()")
         yield

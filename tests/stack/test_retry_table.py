@@ -67,8 +67,11 @@ def test_the_failure_is_classified(provoked: dict[str, dict[str, str]], name: st
 
 def test_a_changed_result_type_is_a_stale_plan(sql: Sql, table: str, provoke: Any) -> None:
     answer = provoke("stale_plan")
-    prepared = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%FROM risk.probe%'"
-    poll(lambda: int(sql.value(prepared)) > 1, seconds=20, what="the probe runs its statement")
+    prepared = (
+        "SELECT count(*) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+        " AND query LIKE '%''risk.probe''::regclass'"
+    )
+    poll(lambda: int(sql.value(prepared)) > 0, seconds=20, what="the probe runs its statement")
     hold(0.5)
     sql.rows(f"ALTER TABLE {table} ADD COLUMN later int")
     found = answer.result()
@@ -130,7 +133,10 @@ def test_a_pooler_that_drops_the_client_is_lost(
     sql: Sql, console: AdminConsole, provoke: Any
 ) -> None:
     answer = provoke("long_query")
-    running = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(2.5)'"
+    running = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE query = 'SELECT pg_sleep(2.5)' AND state = 'active'"
+    )
     poll(lambda: sql.value(running) == "1", seconds=20, what="the statement runs")
     console.on_all("KILL risk")
     console.on_all("RESUME risk")

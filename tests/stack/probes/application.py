@@ -1,6 +1,7 @@
-"""An application behind the path, with a pool of psycopg's own: reads and writes for some seconds.
+"""An application behind the path, with a pool of psycopg's own: reads and writes until it is told.
 
-`python application.py NAME SECONDS`, with its secrets in /run/secrets. Prints one line of JSON: how
+`python application.py NAME SECONDS`, with its secrets in /run/secrets: it ends once there is a file
+`stop` beside them, or after the seconds. Prints one line of JSON: how
 many transactions it did, and every error that it saw.
 """
 
@@ -8,6 +9,7 @@ import json
 import sys
 import threading
 import time
+from pathlib import Path
 
 from psycopg_pool import ConnectionPool
 
@@ -25,10 +27,10 @@ def main() -> None:
     )
     errors: list[str] = []
     done = [0] * THREADS
-    until = time.monotonic() + seconds
+    until, stop = time.monotonic() + seconds, Path("/run/secrets/stop")
 
     def work(number: int, pool: ConnectionPool) -> None:
-        while time.monotonic() < until:
+        while time.monotonic() < until and not stop.exists():
             try:
                 with pool.connection() as connection:
                     connection.execute("INSERT INTO notes (thread) VALUES (%s)", [number])

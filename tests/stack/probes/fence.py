@@ -107,8 +107,8 @@ def main() -> None:
     pool.open(deadline=Deadline.after(30))
     report: dict[str, Any] = {}
     first = held()
-    results = assessed(first)
     report["leased_twice_at_once"] = claimed() is not None
+    results = assessed(first)
     time.sleep(LEASE_SECONDS * 2)
     second = held()
     report["attempts"] = [batch.tasks[0].attempt for batch in (first, second)]

@@ -220,7 +220,7 @@ def test_after_an_outage_leases_that_ran_out_are_left_to_their_holders(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "SWEEP_SECONDS", 0.0)
-    monkeypatch.setattr(loop, "RECOVERY_SECONDS", 0.3)
+    monkeypatch.setattr(loop, "RECOVERY_SECONDS", 2.0)
     workshop.crew.start()
     wait_until(lambda: workshop.called("fail lost") >= 2)
     workshop.database.answers["claim"] = in_turn(DatabaseUnavailable("gone", STATE), batch(1), None)
