@@ -46,6 +46,8 @@ def run(settings: OpsSettings, request: Request, candidate: str) -> int:
 def restart_postgres(settings: OpsSettings, request: Request) -> int:
     """Restart every instance: the standbys, then, after a switchover, the former primary.
 
+    One that does not follow comes first; with two of them it is refused.
+
     Returns the exit code.
     """
 
@@ -123,7 +125,13 @@ def _started_at(settings: OpsSettings) -> str:
 
 def _rolling(settings: OpsSettings, directory: Path, operation: Operation) -> None:
     waited = 0.0
-    due = {one.name for one in patroni.require(settings)}
+    found = patroni.look(settings)
+    due = {one.name for one in found}
+    ill = [one for one in found if not (one.is_primary or one.follows)]
+    # It may need what the restart brings, and the other two have every commit.
+    if len(ill) == 1 and patroni.primary(found):
+        _restart(settings, operation, ill[0])
+        due.remove(ill[0].name)
     for _ in range(_ROUNDS_MAX):
         leader, *standbys = patroni.require(settings)
         for one in standbys:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import psycopg
 import pytest
 
 from infra.ops import switchover
+from infra.ops.clients import patroni
 from infra.ops.clients.patroni import Instance
 from infra.ops.outcome import RefusedError
 from infra.ops.status.bottleneck import bottleneck
@@ -70,6 +73,57 @@ def test_a_switchover_takes_the_synchronous_standby_with_the_least_lag() -> None
 def test_a_switchover_to_what_is_no_standby_is_refused(candidate: str) -> None:
     with pytest.raises(RefusedError, match=f"TO={candidate} is"):
         _choose((PRIMARY, STANDBY, OTHER), candidate)
+
+
+class Cluster:
+    """Three instances that follow once they are restarted, and what was done to them."""
+
+    def __init__(self, *instances: Instance) -> None:
+        self.instances = {one.name: one for one in instances}
+        self.done: list[str] = []
+
+    def look(self, _settings: object) -> tuple[Instance, ...]:
+        return tuple(self.instances.values())
+
+    def ask_host(self, _step: str, name: str) -> None:
+        self.done.append(name)
+        self.instances[name] = replace(STANDBY, name=name, started=f"after {len(self.done)}")
+
+    def switch(self, _settings: object, _directory: object, _operation: object, to: str) -> float:
+        former = next(one.name for one in self.instances.values() if one.is_primary)
+        self.done.append(f"switchover to {to}")
+        self.instances |= {
+            to: replace(PRIMARY, name=to),
+            former: replace(STANDBY, name=former),
+        }
+        return 1.0
+
+
+def rolled(monkeypatch: pytest.MonkeyPatch, *instances: Instance) -> list[str]:
+    cluster = Cluster(*instances)
+    monkeypatch.setattr(patroni, "look", cluster.look)
+    monkeypatch.setattr(switchover, "to", cluster.switch)
+    operation = Mock(ask_host=cluster.ask_host)
+    switchover._rolling(SimpleNamespace(), Path(), operation)  # type: ignore[arg-type]
+    return cluster.done
+
+
+def test_restarts_go_from_the_standbys_over_a_switchover_to_the_former_primary(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done = rolled(monkeypatch, PRIMARY, STANDBY, OTHER)
+    assert done == ["postgres-2", "postgres-3", "switchover to postgres-2", "postgres-1"]
+
+
+def test_the_one_that_does_not_follow_is_restarted_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = rolled(monkeypatch, PRIMARY, STANDBY, LOST)
+    assert done == ["postgres-3", "postgres-2", "switchover to postgres-2", "postgres-1"]
+
+
+def test_with_two_that_do_not_follow_nothing_is_restarted(monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = replace(LOST, name="postgres-2")
+    with pytest.raises(RefusedError, match="postgres-2: connection refused; postgres-3"):
+        rolled(monkeypatch, PRIMARY, lost, LOST)
 
 
 class Led:
