@@ -73,6 +73,7 @@ def _limits(values: Values) -> dict[str, object]:
         "replicas": {"api": 1, "worker": workers, "pgbouncer": replicas},
         "wait_seconds": values.integer("PGBOUNCER_QUERY_WAIT_TIMEOUT_SECONDS"),
         "transaction_seconds": longest,
+        "standbys": values.integer("POSTGRES_INSTANCES") - 1,
         "backups": values.text("BACKUPS") == "on",
         "disk_bytes": values.integer("POSTGRES_DISK_MB") * _MB,
     }

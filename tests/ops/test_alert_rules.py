@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from infra.config import catalogue, secrets
-from infra.config.certificates import SERVERS, Certificates, Expiry
+from infra.config.certificates import PEERS, SERVERS, Certificates, Expiry
 from infra.config.clients import logins
 from infra.config.render import Inputs, render
 from infra.config.secrets import SecretStore
+from infra.config.settings import Value
 from tests import command
 from tests.command import Done
 
@@ -99,9 +100,9 @@ CASES: list[tuple[str, Series, int, Series]] = [
     ),
     (
         "ConnectionsNearLimit",
-        {'dbpool_in_use{job="api", pool="risk"}': "15x400"},
+        {'dbpool_in_use{job="api", pool="risk"}': "19x400"},
         1,
-        {'dbpool_in_use{job="api", pool="risk"}': "14x400"},
+        {'dbpool_in_use{job="api", pool="risk"}': "18x400"},
     ),
     (
         "ClientsWaiting",
@@ -169,6 +170,18 @@ CASES: list[tuple[str, Series, int, Series]] = [
         {"pg_stat_checkpointer_num_requested_total": "0x5 2x400"},
     ),
     (
+        "StandbyMissing",
+        {"sluice_replication_standbys": "1x400"},
+        1,
+        {"sluice_replication_standbys": "2x400"},
+    ),
+    (
+        "NoStandby",
+        {"sluice_replication_standbys": "0x400"},
+        1,
+        {"sluice_replication_standbys": "1x400"},
+    ),
+    (
         "DiskFilling",
         {
             'pg_database_size_bytes{datname="risk"}': "17000000000x400",
@@ -197,12 +210,14 @@ CASES: list[tuple[str, Series, int, Series]] = [
 
 @pytest.fixture(scope="module")
 def rules(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a directory with prometheus.yml and rules.yml of the default settings."""
-    values, store = catalogue.defaults(), SecretStore(Path("/nonexistent"))
+    """Return a directory with prometheus.yml and rules.yml of the defaults, with three servers."""
+    store = SecretStore(Path("/nonexistent"))
+    three: dict[str, Value] = {"POSTGRES_INSTANCES": 3, "PGBOUNCER_SERVER_HOP": "tls"}
+    values = catalogue.defaults().with_changes(three)
     passwords, _ = secrets.passwords(store, tuple(logins(values)))
     verifiers, _ = secrets.verifiers(store, passwords)
     tokens, _ = secrets.tokens(store)
-    pair = Certificates(b"ca", dict.fromkeys(SERVERS, (b"certificate", b"key")))
+    pair = Certificates(b"ca", dict.fromkeys((*SERVERS, *PEERS), (b"certificate", b"key")))
     directory = tmp_path_factory.mktemp("rules")
     for file in render(
         Inputs(values, passwords, verifiers, tokens, {"backup.key": "key"}, pair, EXPIRY)
