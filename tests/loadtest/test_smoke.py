@@ -161,7 +161,7 @@ def test_tune_measures_live_and_puts_back_what_was(
     before = _pool_sizes(console)
     assert "tuned" in before
     options = {"SLUICE_ENV_DIR": env.path}
-    run = start(runs, "tune", MINUTES=1, REPEATS=1, POINT_SECONDS=1, USERS=2, **options)
+    run = start(runs, "tune", MINUTES=0.75, REPEATS=1, POINT_SECONDS=1, USERS=2, **options)
     assert run.done.returncode == 0, run.done.stderr[-3000:]
     found = run.read("tune")
     assert len(found["measurements"]) > 1
