@@ -20,6 +20,8 @@ Cell = str | int | float | None
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("solid", "dash", "dot", "dashdot")
 HEIGHT = 420
+# Of a row of spans.
+SPAN_HEIGHT = 20
 # Pixels; the names of what a chart of spans shows are in its left one.
 MARGIN, SPANS_MARGIN = 70, 260
 Points = Sequence[tuple[float, float | None]]
@@ -139,8 +141,11 @@ def spans(title: str, rows: Mapping[str, Sequence[tuple[float, float]]], seconds
             showlegend=False,
         )
     figure.update_xaxes(title="time into the run, s", range=[0, seconds])
+    # Every name, the first on top; a figure of fixed height would leave out each second one.
+    figure.update_yaxes(tickmode="linear", dtick=1, autorange="reversed")
     figure.update_layout(barmode="overlay")
-    return _chart(title, figure, "", left=SPANS_MARGIN)
+    height = max(HEIGHT, SPAN_HEIGHT * len(rows) + 80)
+    return _chart(title, figure, "", left=SPANS_MARGIN, height=height)
 
 
 def against(
@@ -269,9 +274,11 @@ def _line(number: int) -> dict[str, Any]:
     }
 
 
-def _chart(title: str, figure: go.Figure, note: str, *, left: int = MARGIN) -> Chart:
+def _chart(
+    title: str, figure: go.Figure, note: str, *, left: int = MARGIN, height: int = HEIGHT
+) -> Chart:
     figure.update_layout(
-        height=HEIGHT,
+        height=height,
         margin={"l": left, "r": MARGIN, "t": 20, "b": 60},
         template="plotly_white",
         font={"family": "sans-serif", "size": 13},
