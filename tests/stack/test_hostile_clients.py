@@ -179,6 +179,7 @@ def test_many_downloads_at_once_are_whole_and_leave_the_memory_alone(
             # It waits for its turn at the pool as they do, and is answered within its deadline.
             assert api.http.get(download.partition("/results")[0]).status_code == 200
     assert any(one.result() for one in files)
+    assert api.http.get("/health/ready").status_code == 200
     assert largest - before < GROWTH_BYTES_MAX
     assert stack.container("api").attrs["RestartCount"] == restarts
 
