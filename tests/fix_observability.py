@@ -21,13 +21,14 @@ BUILD_SECONDS = 600
 SERVICES = ("prometheus", "alertmanager", "postgres-exporter", "console", "pgbouncer-exporter")
 # So that a window of sixty of them is a minute.
 SCRAPE_SECONDS = 1
-# Prints each notification on a line.
+# Prints each notification on a line, in one write: they come at the same time, each in its thread.
 RECEIVE = """
 import http.server
 
 class Receiver(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
-        print(self.rfile.read(int(self.headers["Content-Length"])).decode(), flush=True)
+        text = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        print(text + "\\n", end="", flush=True)
         self.send_response(200)
         self.end_headers()
 
