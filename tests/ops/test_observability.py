@@ -206,7 +206,7 @@ def test_alerts_fire_by_their_real_faults_reach_the_receiver_and_resolve(
                 seconds=30,
                 what="a scrape of what checkpoints there were",
             )
-            # As an apply does. What fires next is dropped, and must be sent again before it is over.
+            # As an apply does. What fires next is dropped, and has to be sent again in time.
             stack.container("prometheus").kill("HUP")
             for _ in range(5):
                 sql.rows("CHECKPOINT")
