@@ -250,7 +250,7 @@ SETTINGS: Final = (
         unit="processors",
         minimum=Decimal("0.1"),
         maximum=Decimal("256"),
-        default=Decimal("0.5"),
+        default=Decimal("0.2"),
         change=Change.RECREATE,
     ),
 )
