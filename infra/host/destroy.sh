@@ -25,9 +25,19 @@ for label in "${labels[@]}"; do
         [[ -n $keep && $volume == "$project"_@(backups|secrets) ]] || gone+=("$volume")
     done < <(docker volume ls --quiet --filter "label=$label")
 done
-((${#gone[@]} == 0)) || docker volume rm "${gone[@]}" >/dev/null
+if ((${#gone[@]})); then
+    mapfile -t uses < <(printf -- '--filter\nvolume=%s\n' "${gone[@]}")
+    # A command that was killed before its container started has left it, and it holds them.
+    mapfile -t left < <(docker ps --all --quiet --filter status=created "${uses[@]}")
+    ((${#left[@]} == 0)) || docker rm "${left[@]}" >/dev/null
+    mapfile -t users < <(docker ps --all --format '{{.Names}}' "${uses[@]}")
+    ((${#users[@]} == 0)) || die "the stack is stopped, but its volumes are in use: docker rm --force ${users[*]}, then make destroy again"
+    docker volume rm "${gone[@]}" >/dev/null
+fi
 # Compose leaves those that the settings above have no service on, as that of a repository elsewhere.
 while read -r network; do
+    mapfile -t users < <(docker ps --format '{{.Names}}' --filter "network=$network")
+    ((${#users[@]} == 0)) || die "the volumes are gone, but others are in the network $network: docker rm --force ${users[*]}, then make destroy again"
     docker network rm "$network" >/dev/null
-done < <(docker network ls --quiet --filter "label=com.docker.compose.project=$project")
+done < <(docker network ls --format '{{.Name}}' --filter "label=com.docker.compose.project=$project")
 [[ -z $keep ]] || say "kept: ${project}_backups and ${project}_secrets; to have the data back: make restore SWAP=yes"

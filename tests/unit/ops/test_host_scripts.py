@@ -218,6 +218,23 @@ def test_destroy_again_with_nothing_but_what_is_kept_is_no_failure(docker: Docke
     assert not any(call.startswith("volume rm") for call in ran.calls)
 
 
+def test_destroy_removes_what_a_killed_command_left_and_names_who_uses_the_volumes(
+    docker: Docker,
+) -> None:
+    volume = f"{project_of(docker)}_secrets"
+    docker.answer("volume ls --quiet --filter label=com.docker.compose", stdout=f"{volume}\n")
+    docker.answer("ps --all --quiet --filter status=created", stdout="left\n")
+    docker.answer("ps --all --format", stdout="client\n")
+    ran = docker.run("destroy.sh", "yes")
+    assert ran.exit_code == 1
+    assert "docker rm --force client" in ran.stderr
+    assert "rm left" in ran.calls
+    looks = [one for one in ran.calls if "--filter volume=" in one]
+    assert len(looks) == 2
+    assert all(one.endswith(f"--filter volume={volume}") for one in looks)
+    assert not any(one.startswith(("volume rm", "network rm")) for one in ran.calls)
+
+
 def project_of(docker: Docker) -> str:
     """Return the project whose volumes the scripts name."""
     (docker.folder / "given").mkdir()
